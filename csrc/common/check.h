@@ -1,0 +1,87 @@
+// Argument checks of the host entries. A failed check is a sentence: the op, the argument, what was expected, what came.
+//
+// They are the last line, and guard what would otherwise be undefined behaviour, however the op was reached. The Python
+// face of an op checks what a user types (names, ranges); nothing is checked in both places.
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "tensor.h"
+
+namespace handgrad {
+
+template <class... Parts>
+[[noreturn]] inline void fail(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  // The stable ABI turns any std::exception into Python's RuntimeError with this text.
+  throw std::runtime_error(text.str());
+}
+
+#define HANDGRAD_CHECK(condition, ...)                  \
+  do {                                                  \
+    if (!(condition)) [[unlikely]] {                    \
+      ::handgrad::fail(__VA_ARGS__);                    \
+    }                                                   \
+  } while (false)
+
+inline std::string shape_text(const Tensor& tensor) {
+  std::ostringstream text;
+  text << '(';
+  const Sizes sizes = tensor.sizes();
+  for (size_t d = 0; d < sizes.size(); ++d) text << (d ? ", " : "") << sizes[d];
+  text << (sizes.size() == 1 ? ",)" : ")");
+  return text.str();
+}
+
+inline const char* dtype_text(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Bool: return "bool";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::ComplexFloat: return "complex64";
+    case ScalarType::ComplexDouble: return "complex128";
+    default: return "another dtype";
+  }
+}
+
+inline bool is_floating(ScalarType dtype) {
+  return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+         dtype == ScalarType::BFloat16;
+}
+
+inline void check_floating(const char* op, const char* argument, const Tensor& tensor) {
+  HANDGRAD_CHECK(is_floating(tensor.scalar_type()), op, ": ", argument,
+                 " must be float32, float64, bfloat16 or float16; got ", dtype_text(tensor.scalar_type()));
+}
+
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  const Sizes left = a.sizes(), right = b.sizes();
+  if (left.size() != right.size()) return false;
+  for (size_t d = 0; d < left.size(); ++d) {
+    if (left[d] != right[d]) return false;
+  }
+  return true;
+}
+
+// `argument` goes elementwise with `model`: same shape, dtype and device.
+inline void check_like(const char* op, const char* argument, const Tensor& tensor, const char* model_name,
+                       const Tensor& model) {
+  HANDGRAD_CHECK(same_shape(tensor, model), op, ": ", argument, " must have the shape of ", model_name, ", ",
+                 shape_text(model), "; got ", shape_text(tensor));
+  HANDGRAD_CHECK(tensor.scalar_type() == model.scalar_type(), op, ": ", argument, " must have the dtype of ",
+                 model_name, ", ", dtype_text(model.scalar_type()), "; got ", dtype_text(tensor.scalar_type()));
+  HANDGRAD_CHECK(tensor.is_cpu() == model.is_cpu() && tensor.get_device_index() == model.get_device_index(), op, ": ",
+                 argument, " must be on the device of ", model_name);
+}
+
+}  // namespace handgrad

@@ -1,0 +1,197 @@
+// exp, log, log1p and pow that a loop can be vectorised over, on every compiler, with no vector-math library.
+//
+// On the CPU they are plain arithmetic on one element: no branch, no table, no call. The loop around them is vectorised by
+// the compiler at the width of whatever instruction set it builds for. Each is accurate to about 2 units in the last
+// place, keeps NaN, and treats infinities and zeros as <cmath> does (tests/test_scalar_math.py). On the device CUDA's own
+// functions are used: they are as accurate, and shorter there.
+//
+// The polynomials are Chebyshev fits of the relative error, made by tools/fit_polynomials.py, which prints these numbers.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "macros.h"
+
+namespace handgrad {
+
+namespace detail {
+
+template <class To, class From>
+HANDGRAD_MATH To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+// c[0] + c[1] x + c[2] x^2 + …, by Horner's rule. The recursion, not a loop, so that it is unrolled before the
+// vectoriser looks: it only takes innermost loops.
+template <int N, int At = 0, class T>
+HANDGRAD_MATH T polynomial(const T (&c)[N], T x) {
+  if constexpr (At == N - 1) {
+    return c[At];
+  } else {
+    return c[At] + x * polynomial<N, At + 1>(c, x);
+  }
+}
+
+template <class T>
+struct FloatFormat;
+
+template <>
+struct FloatFormat<float> {
+  using Bits = int32_t;
+  static constexpr int mantissa_bits = 23;
+  static constexpr Bits bias = 127;
+  // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
+  static constexpr float round_magic = 12582912.0f;
+  static constexpr float log2_e = 1.44269504f;
+  // ln 2 in two parts; the first has few bits, so that its product with a small integer is exact.
+  static constexpr float ln2_high = 0.693145752f, ln2_low = 1.42860677e-6f;
+  // Beyond these exp is 0 or infinite; within, the exponent arithmetic cannot overflow.
+  static constexpr float exp_low = -105.0f, exp_high = 89.0f;
+  static constexpr float exp_terms[] = {1.0f,           1.000000038f,   0.5000000047f, 0.1666641541f,
+                                        0.04166635277f, 0.008375134775f, 0.00139411189f};
+  // log1p(x) / x on [0, 1]
+  static constexpr float log1p_terms[] = {1.0f,          -0.4999989265f, 0.333297105f,    -0.2495161626f, 0.1966327426f,
+                                          -0.1526966707f, 0.105436238f,   -0.05637361283f, 0.01954252726f, -0.003176057018f};
+};
+
+template <>
+struct FloatFormat<double> {
+  using Bits = int64_t;
+  static constexpr int mantissa_bits = 52;
+  static constexpr Bits bias = 1023;
+  static constexpr double round_magic = 6755399441055744.0;
+  static constexpr double log2_e = 1.4426950408889634074;
+  static constexpr double ln2_high = 0.69314718036912381649, ln2_low = 1.9082149292705877e-10;
+  static constexpr double exp_low = -746.0, exp_high = 710.0;
+  static constexpr double exp_terms[] = {1.0,
+                                         0.9999999999999999985,
+                                         0.4999999999999999999,
+                                         0.1666666666666670245,
+                                         0.04166666666666669222,
+                                         0.008333333333309508019,
+                                         0.001388888888887187461,
+                                         0.0001984126990925790292,
+                                         0.00002480158735013993137,
+                                         2.755722492065213856e-6,
+                                         2.75572518772250828e-7,
+                                         2.511488209588034023e-8,
+                                         2.092158893897149238e-9};
+  static constexpr double log1p_terms[] = {1.0,
+                                           -0.4999999999999490595,
+                                           0.3333333333265183249,
+                                           -0.2499999996362910752,
+                                           0.1999999896792021621,
+                                           -0.1666664866590576204,
+                                           0.142855038356318111,
+                                           -0.1249825393328012524,
+                                           0.1110041240399414938,
+                                           -0.0995015979448041811,
+                                           0.08910457377919343675,
+                                           -0.07816619989902080765,
+                                           0.06504582676908699,
+                                           -0.04919486634913780394,
+                                           0.03221173180577001029,
+                                           -0.01733799236127139083,
+                                           0.007238154348004206666,
+                                           -0.002172263249482751661,
+                                           0.0004137149986328025386,
+                                           -0.00003736111090625510826};
+};
+
+}  // namespace detail
+
+#if defined(__CUDA_ARCH__)
+
+template <class T>
+HANDGRAD_MATH T exp(T x) {
+  return ::exp(x);
+}
+template <class T>
+HANDGRAD_MATH T log1p_unit(T x) {
+  return ::log1p(x);
+}
+template <class T>
+HANDGRAD_MATH T log(T x) {
+  return ::log(x);
+}
+template <class T>
+HANDGRAD_MATH T pow(T base, T exponent) {
+  return ::pow(base, exponent);
+}
+
+#else
+
+// e^x = 2^n e^r with n the nearest integer to x / ln 2 and |r| <= ln 2 / 2.
+template <class T>
+HANDGRAD_MATH T exp(T x) {
+  using F = detail::FloatFormat<T>;
+  using Bits = typename F::Bits;
+  // Written so that NaN passes both selections.
+  x = x < F::exp_low ? F::exp_low : x;
+  x = x > F::exp_high ? F::exp_high : x;
+  const T shifted = x * F::log2_e + F::round_magic;
+  const T n = shifted - F::round_magic;
+  const T r = (x - n * F::ln2_high) - n * F::ln2_low;
+  const T mantissa = detail::polynomial(F::exp_terms, r);
+  // 2^n in two factors: n reaches past the exponent range at both ends, where the result is subnormal or infinite.
+  const Bits whole = detail::bits_as<Bits>(shifted) - detail::bits_as<Bits>(F::round_magic);
+  const Bits half = whole >> 1;
+  const T first = detail::bits_as<T>((half + F::bias) << F::mantissa_bits);
+  const T second = detail::bits_as<T>((whole - half + F::bias) << F::mantissa_bits);
+  return mantissa * first * second;
+}
+
+// log(1 + x) for x in [0, 1] only: what losses need of log1p, and a plain polynomial there.
+template <class T>
+HANDGRAD_MATH T log1p_unit(T x) {
+  return x * detail::polynomial(detail::FloatFormat<T>::log1p_terms, x);
+}
+
+// log x = n ln 2 + log m with m in [sqrt(1/2), sqrt(2)), and log m = 2 atanh((m - 1) / (m + 1)).
+template <class T>
+HANDGRAD_MATH T log(T x) {
+  using F = detail::FloatFormat<T>;
+  using Bits = typename F::Bits;
+  constexpr T smallest = std::numeric_limits<T>::min();
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  // Subnormal numbers are first scaled into the normal range.
+  const bool subnormal = x < smallest;
+  constexpr T lift = static_cast<T>(Bits{1} << F::mantissa_bits);
+  const T normal = subnormal ? x * lift : x;
+  constexpr T root_half = static_cast<T>(0.70710678118654752440);
+  const Bits bits = detail::bits_as<Bits>(normal) - detail::bits_as<Bits>(root_half);
+  const Bits n = bits >> F::mantissa_bits;
+  const T m = detail::bits_as<T>(detail::bits_as<Bits>(normal) - (n << F::mantissa_bits));
+  const T s = (m - 1) / (m + 1), s2 = s * s;
+  // atanh's own series; s^2 <= 0.0295, so these terms reach past double precision.
+  constexpr T terms[] = {T(2), T(2) / 3, T(2) / 5, T(2) / 7, T(2) / 9, T(2) / 11, T(2) / 13, T(2) / 15, T(2) / 17, T(2) / 19, T(2) / 21};
+  const T log_m = s * detail::polynomial(terms, s2);
+  const T count = static_cast<T>(n) - (subnormal ? static_cast<T>(F::mantissa_bits) : T(0));
+  const T value = count * F::ln2_high + (count * F::ln2_low + log_m);
+  const T at_zero = x == 0 ? -infinity : value;
+  const T at_infinity = x == infinity ? infinity : at_zero;
+  return x >= 0 ? at_infinity : std::numeric_limits<T>::quiet_NaN();
+}
+
+// base^exponent for base >= 0 (NaN below, as for a fractional exponent). A float goes through double, where the error of
+// log, multiplied by the exponent, still vanishes when rounded back.
+template <class T>
+HANDGRAD_MATH T pow(T base, T exponent) {
+  const double wide = exp(static_cast<double>(exponent) * log(static_cast<double>(base)));
+  return static_cast<T>(exponent == 0 ? 1.0 : wide);
+}
+
+#endif
+
+HANDGRAD_MATH float absolute(float x) { return fabsf(x); }
+HANDGRAD_MATH double absolute(double x) { return fabs(x); }
+HANDGRAD_MATH float square_root(float x) { return sqrtf(x); }
+HANDGRAD_MATH double square_root(double x) { return ::sqrt(x); }
+
+}  // namespace handgrad

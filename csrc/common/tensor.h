@@ -1,0 +1,81 @@
+// The few things host entries do with tensors, over the stable ABI.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/Layout.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "torch_version.h"
+
+namespace handgrad {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
+
+// An uninitialised tensor of the dtype and device of `like`. The shim, not torch::stable::empty: that one goes through
+// the dispatcher by name, which costs more than a whole call on a small tensor.
+inline Tensor empty_strided(Sizes sizes, Sizes strides, const Tensor& like) {
+  int32_t dtype = 0, device_type = 0, device_index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                         strides.data(), dtype, device_type, device_index, &handle));
+  return Tensor(handle);
+}
+
+inline Tensor empty_scalar(const Tensor& like) { return empty_strided(Sizes(), Sizes(), like); }
+
+inline std::vector<int64_t> contiguous_strides(Sizes sizes) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t step = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = step;
+    step *= sizes[d] > 1 ? sizes[d] : 1;
+  }
+  return strides;
+}
+
+// True when the elements fill one stretch of memory without gap or overlap, in whatever order of dimensions.
+inline bool is_dense(const Tensor& tensor) {
+  if (tensor.is_contiguous()) return true;
+  const Sizes sizes = tensor.sizes(), strides = tensor.strides();
+  const int64_t numel = tensor.numel();
+  if (numel <= 1) return true;
+  // Walk the dimensions in the order of their strides: each must begin where the one before it ends.
+  int64_t step = 1;
+  while (step < numel) {
+    size_t next = sizes.size();
+    for (size_t d = 0; d < sizes.size(); ++d) {
+      if (sizes[d] > 1 && strides[d] == step) next = d;
+    }
+    if (next == sizes.size()) return false;
+    step *= sizes[next];
+  }
+  return true;
+}
+
+// An uninitialised tensor like `like`, which keeps its order of dimensions in memory where that is dense: what
+// torch.empty_like does.
+inline Tensor new_like(const Tensor& like) {
+  if (is_dense(like)) return empty_strided(like.sizes(), like.strides(), like);
+  const std::vector<int64_t> strides = contiguous_strides(like.sizes());
+  return empty_strided(like.sizes(), Sizes(strides.data(), strides.size()), like);
+}
+
+// Stands for a gradient that nobody asked for.
+inline Tensor empty_placeholder(const Tensor& like) {
+  const int64_t zero = 0, one = 1;
+  return empty_strided(Sizes(&zero, 1), Sizes(&one, 1), like);
+}
+
+}  // namespace handgrad

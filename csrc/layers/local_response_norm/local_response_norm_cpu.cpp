@@ -1,0 +1,345 @@
+// Local response normalisation on the CPU.
+//
+// The work is cut into slabs: all channels of a few neighbouring positions, small enough for the cache. A slab is one flat
+// array in which channel c of position p stands at c * width + p, so "the next channel" is always `width` elements on, and
+// the sum over every window is a sum of shifted copies of one array. Zero channels in front of and behind the real ones
+// spare it any border case. channels_last memory is the same thing with a width of 1, read without rearranging.
+//
+// Nothing is kept from forward to backward but the input: the sums of squares cost less to compute than to load.
+#include "check.h"
+#include "convert.h"
+#include "local_response_norm_math.h"
+#include "parallel.h"
+
+namespace handgrad {
+namespace {
+
+constexpr const char* kOp = "local_response_norm";
+// Bytes of one array of a slab. The double backward has eight such arrays at work, in a second-level cache of 256 KiB.
+constexpr int64_t kSlabBytes = 24 * 1024;
+// Elements of a window sum that are held in registers while the window is walked.
+constexpr int64_t kLanes = 64;
+
+// A tensor of shape (batch, channels, positions), the positions of one channel a fixed stride apart: what NCHW,
+// channels_last, slices of them and expanded scalars all are.
+struct Layout {
+  int64_t batch_stride, channel_stride, position_stride;
+};
+
+std::optional<Layout> as_layout(const Tensor& tensor) {
+  const Sizes sizes = tensor.sizes(), strides = tensor.strides();
+  int64_t position_stride = 0, next = 0;
+  bool first = true;
+  for (size_t d = sizes.size(); d-- > 2;) {
+    if (sizes[d] == 1) continue;
+    if (first) {
+      position_stride = strides[d];
+      first = false;
+    } else if (strides[d] != next) {
+      return std::nullopt;
+    }
+    next = strides[d] * sizes[d];
+  }
+  return Layout{strides[0], strides[1], position_stride};
+}
+
+// A tensor that is read slab by slab; one that has no Layout is copied into one that has.
+template <class T>
+struct Operand {
+  Tensor keep_alive;
+  Layout layout;
+  const T* data;
+
+  explicit Operand(const Tensor& tensor) : keep_alive(tensor) {
+    if (!as_layout(tensor)) keep_alive = torch::stable::contiguous(tensor);
+    layout = *as_layout(keep_alive);
+    data = keep_alive.const_data_ptr<T>();
+  }
+};
+
+// channels_last of any rank: dense, channels innermost.
+bool is_channels_last(const Tensor& tensor) {
+  const Sizes sizes = tensor.sizes(), strides = tensor.strides();
+  int64_t step = sizes[1];
+  if (sizes[1] != 1 && strides[1] != 1) return false;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    if (d == 1) continue;
+    if (sizes[d] != 1 && strides[d] != step) return false;
+    step *= sizes[d];
+  }
+  return true;
+}
+
+// channels_last in, channels_last out; everything else comes out contiguous.
+Tensor empty_output(const Tensor& input) {
+  const std::vector<int64_t> contiguous = contiguous_strides(input.sizes());
+  const bool keep = input.is_contiguous() || is_channels_last(input);
+  return empty_strided(input.sizes(), keep ? input.strides() : Sizes(contiguous.data(), contiguous.size()), input);
+}
+
+// How the work on one input is cut.
+struct Plan {
+  int64_t channels, positions, width, slabs_per_image, slabs;
+  // The window of channel c is [c - before, c + after]; `padding` zero channels stand on either side.
+  int64_t before, after, padding;
+
+  Plan(const Tensor& input, const Layout& layout, int64_t size, int64_t element_bytes) {
+    const Sizes sizes = input.sizes();
+    channels = sizes[1];
+    positions = 1;
+    for (size_t d = 2; d < sizes.size(); ++d) positions *= sizes[d];
+    if (layout.channel_stride == 1 && layout.position_stride != 1) {
+      width = 1;
+    } else {
+      // Whole cache lines of 64 bytes, as many as fit.
+      const int64_t line = 64 / element_bytes;
+      const int64_t fitting = kSlabBytes / element_bytes / std::max<int64_t>(1, channels) / line * line;
+      width = std::max<int64_t>(1, std::min(positions, std::max(line, fitting)));
+    }
+    slabs_per_image = (positions + width - 1) / width;
+    slabs = input.numel() == 0 ? 0 : sizes[0] * slabs_per_image;
+    // torch's window: size / 2 channels before, the rest after. What lies beyond all channels adds nothing.
+    before = std::min(size / 2, channels);
+    after = std::min((size - 1) / 2, channels);
+    padding = std::max(before, after);
+  }
+};
+
+// One slab of one thread: which positions it covers, and the buffers they are worked on in.
+template <class C>
+class Slab {
+ public:
+  Slab(const Plan& plan, int buffers) : plan_(plan) {
+    const int64_t elements = (plan.channels + 2 * plan.padding) * plan.width;
+    // Room for the last, partly used group of lanes, then up to whole cache lines.
+    pitch_ = (elements + kLanes + 63) / 64 * 64;
+    memory_.resize(static_cast<size_t>(pitch_ * buffers));
+  }
+
+  void move_to(int64_t index) {
+    image_ = index / plan_.slabs_per_image;
+    first_ = index % plan_.slabs_per_image * plan_.width;
+    width_ = std::min(plan_.width, plan_.positions - first_);
+  }
+
+  int64_t count() const { return plan_.channels * width_; }
+
+  C* buffer(int which) { return memory_.data() + which * pitch_; }
+  // A buffer with zero channels around the returned first real element.
+  C* padded_buffer(int which) {
+    C* begin = buffer(which);
+    const int64_t pad = plan_.padding * width_;
+    std::fill(begin, begin + pad, C(0));
+    std::fill(begin + pad + count(), begin + pitch_, C(0));
+    return begin + pad;
+  }
+
+  template <class T>
+  void load(const Operand<T>& from, C* to) const {
+    const Layout& at = from.layout;
+    const T* base = from.data + image_ * at.batch_stride + first_ * at.position_stride;
+    if (width_ == 1) {
+      load_run(base, at.channel_stride, plan_.channels, to);
+    } else {
+      for (int64_t c = 0; c < plan_.channels; ++c) {
+        load_run(base + c * at.channel_stride, at.position_stride, width_, to + c * width_);
+      }
+    }
+  }
+
+  template <class T>
+  void store(const C* from, T* to, const Layout& at) const {
+    T* base = to + image_ * at.batch_stride + first_ * at.position_stride;
+    if (width_ == 1) {
+      store_run(from, plan_.channels, base, at.channel_stride);
+    } else {
+      for (int64_t c = 0; c < plan_.channels; ++c) {
+        store_run(from + c * width_, width_, base + c * at.channel_stride, at.position_stride);
+      }
+    }
+  }
+
+  // sums[i] = the sum of `padded` over W(c), the window of the channel of element i.
+  void sum_over_window(const C* padded, C* sums) const { sum_shifted(padded - plan_.before * width_, sums); }
+  // sums[i] = the sum of `padded` over W*(c), the channels whose window holds the channel of element i.
+  void sum_over_mirrored_window(const C* padded, C* sums) const { sum_shifted(padded - plan_.after * width_, sums); }
+
+ private:
+  void sum_shifted(const C* __restrict from, C* __restrict sums) const {
+    const int64_t n = count(), window = plan_.before + plan_.after + 1, shift = width_;
+    for (int64_t i = 0; i < n; i += kLanes) {
+      C total[kLanes] = {};
+      for (int64_t j = 0; j < window; ++j) {
+        HANDGRAD_SIMD
+        for (int64_t lane = 0; lane < kLanes; ++lane) total[lane] += from[i + j * shift + lane];
+      }
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < kLanes; ++lane) sums[i + lane] = total[lane];
+    }
+  }
+
+  const Plan& plan_;
+  int64_t image_ = 0, first_ = 0, width_ = 0, pitch_ = 0;
+  std::vector<C> memory_;
+};
+
+// work(slab) for every slab of the plan, on all threads; `buffers` is how many arrays a slab needs.
+template <class C, class Work>
+void for_each_slab(const Plan& plan, int buffers, const Work& work) {
+  parallel_for(plan.slabs, plan.channels * plan.width, [&](int64_t begin, int64_t end) {
+    Slab<C> slab(plan, buffers);
+    for (int64_t index = begin; index < end; ++index) {
+      slab.move_to(index);
+      work(slab);
+    }
+  });
+}
+
+void check_arguments(const Tensor& input, int64_t size) {
+  check_floating(kOp, "input", input);
+  HANDGRAD_CHECK(input.dim() >= 3 && input.dim() <= 5, kOp,
+                 ": input must have 3 to 5 dimensions (batch, channels, positions…); got ", shape_text(input));
+  HANDGRAD_CHECK(size >= 1, kOp, ": size must be at least 1; got ", size);
+}
+
+// Calls body(tag, norm) with the element type of `input` and the formula for this beta.
+template <class Body>
+void with_formula(const Tensor& input, int64_t size, double alpha, double beta, double k, const Body& body) {
+  dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
+    dispatch_bool(beta == 0.75, [&](auto beta_is_three_quarters) {
+      using C = Compute<typename decltype(tag)::type>;
+      body(tag, LocalResponseNorm<C, decltype(beta_is_three_quarters)::value>(size, alpha, beta, k));
+    });
+  });
+}
+
+// sums[i] = the sum of squares over the window of element i; `squares` is a padded buffer.
+template <class C>
+void sum_squares(const Slab<C>& slab, const C* x, C* squares, C* sums) {
+  HANDGRAD_SIMD
+  for (int64_t i = 0; i < slab.count(); ++i) squares[i] = x[i] * x[i];
+  slab.sum_over_window(squares, sums);
+}
+
+Tensor local_response_norm_cpu(const Tensor& input, int64_t size, double alpha, double beta, double k) {
+  check_arguments(input, size);
+  const Tensor output = empty_output(input);
+
+  with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
+    using T = typename decltype(tag)::type;
+    using C = Compute<T>;
+    const Operand<T> in(input);
+    const Plan plan(input, in.layout, size, sizeof(C));
+    T* out = output.mutable_data_ptr<T>();
+    const Layout out_layout = *as_layout(output);
+
+    for_each_slab<C>(plan, 3, [&](Slab<C>& slab) {
+      C *x = slab.buffer(0), *squares = slab.padded_buffer(1), *y = slab.buffer(2);
+      slab.load(in, x);
+      sum_squares(slab, x, squares, y);
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < slab.count(); ++i) y[i] = norm.value(x[i], norm.denominator(y[i]));
+      slab.store(y, out, out_layout);
+    });
+  });
+  return output;
+}
+
+Tensor local_response_norm_backward_cpu(const Tensor& grad_output, const Tensor& input, int64_t size, double alpha,
+                                        double beta, double k) {
+  check_arguments(input, size);
+  check_like(kOp, "grad_output", grad_output, "input", input);
+  const Tensor grad_input = empty_output(input);
+
+  with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
+    using T = typename decltype(tag)::type;
+    using C = Compute<T>;
+    const Operand<T> in(input), grad(grad_output);
+    const Plan plan(input, in.layout, size, sizeof(C));
+    T* out = grad_input.mutable_data_ptr<T>();
+    const Layout out_layout = *as_layout(grad_input);
+
+    for_each_slab<C>(plan, 5, [&](Slab<C>& slab) {
+      C *x = slab.buffer(0), *g = slab.buffer(1), *sums = slab.buffer(2), *shrink = slab.buffer(3);
+      slab.load(in, x);
+      slab.load(grad, g);
+      sum_squares(slab, x, slab.padded_buffer(4), sums);
+      // The squares have served; the same padded buffer now holds what each channel sends to its window.
+      C* sent = slab.padded_buffer(4);
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < slab.count(); ++i) {
+        const C d = norm.denominator(sums[i]);
+        shrink[i] = norm.shrink(d);
+        sent[i] = norm.sent(g[i], x[i], shrink[i], d);
+      }
+      slab.sum_over_mirrored_window(sent, sums);
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < slab.count(); ++i) g[i] = norm.grad_input(g[i], x[i], shrink[i], sums[i]);
+      slab.store(g, out, out_layout);
+    });
+  });
+  return grad_input;
+}
+
+std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(const Tensor& grad_grad_input,
+                                                                   const Tensor& grad_output, const Tensor& input,
+                                                                   int64_t size, double alpha, double beta, double k) {
+  check_arguments(input, size);
+  check_like(kOp, "grad_output", grad_output, "input", input);
+  check_like(kOp, "grad_grad_input", grad_grad_input, "input", input);
+  const Tensor grad_grad_output = empty_output(input), grad_input = empty_output(input);
+
+  with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
+    using T = typename decltype(tag)::type;
+    using C = Compute<T>;
+    const Operand<T> in(input), grad(grad_output), grad_grad(grad_grad_input);
+    const Plan plan(input, in.layout, size, sizeof(C));
+    T *out_grad_grad = grad_grad_output.mutable_data_ptr<T>(), *out_grad = grad_input.mutable_data_ptr<T>();
+    const Layout out_layout = *as_layout(grad_input);
+
+    for_each_slab<C>(plan, 9, [&](Slab<C>& slab) {
+      C *x = slab.buffer(0), *g = slab.buffer(1), *v = slab.buffer(2), *d = slab.buffer(3), *shrink = slab.buffer(4);
+      C *sum_vx = slab.buffer(5), *sum_sent = slab.buffer(6), *sum_sent_twice = slab.buffer(7);
+      slab.load(in, x);
+      slab.load(grad, g);
+      slab.load(grad_grad, v);
+      sum_squares(slab, x, slab.padded_buffer(8), d);
+      C* padded = slab.padded_buffer(8);
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < slab.count(); ++i) {
+        d[i] = norm.denominator(d[i]);
+        shrink[i] = norm.shrink(d[i]);
+        padded[i] = v[i] * x[i];
+      }
+      slab.sum_over_window(padded, sum_vx);
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < slab.count(); ++i) padded[i] = norm.sent(g[i], x[i], shrink[i], d[i]);
+      slab.sum_over_mirrored_window(padded, sum_sent);
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < slab.count(); ++i) {
+        padded[i] = norm.sent_twice(v[i], g[i], x[i], shrink[i], d[i], sum_vx[i]);
+      }
+      slab.sum_over_mirrored_window(padded, sum_sent_twice);
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < slab.count(); ++i) {
+        const C of_output = norm.grad_grad_output(v[i], x[i], shrink[i], d[i], sum_vx[i]);
+        const C of_input = norm.grad_input_twice(v[i], g[i], x[i], shrink[i], d[i], sum_vx[i], sum_sent[i],
+                                                 sum_sent_twice[i]);
+        sum_vx[i] = of_output;
+        sum_sent[i] = of_input;
+      }
+      slab.store(sum_vx, out_grad_grad, out_layout);
+      slab.store(sum_sent, out_grad, out_layout);
+    });
+  });
+  return {grad_grad_output, grad_input};
+}
+
+}  // namespace
+}  // namespace handgrad
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
+  library.impl("local_response_norm", TORCH_BOX(&handgrad::local_response_norm_cpu));
+  library.impl("_local_response_norm_backward", TORCH_BOX(&handgrad::local_response_norm_backward_cpu));
+  library.impl("_local_response_norm_double_backward", TORCH_BOX(&handgrad::local_response_norm_double_backward_cpu));
+}

@@ -1,0 +1,14 @@
+// The signatures of sigmoid focal loss. reduction: 0 none, 1 mean, 2 sum. alpha < 0: no class weights.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
+  library.def(
+      "sigmoid_focal_loss(Tensor inputs, Tensor targets, float alpha, float gamma, int reduction) -> Tensor");
+  library.def(
+      "_sigmoid_focal_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, float alpha, float gamma, "
+      "int reduction, bool need_inputs, bool need_targets) -> (Tensor grad_inputs, Tensor grad_targets)");
+  library.def(
+      "_sigmoid_focal_loss_double_backward(Tensor? grad_grad_inputs, Tensor? grad_grad_targets, Tensor grad_output, "
+      "Tensor inputs, Tensor targets, float alpha, float gamma, int reduction) "
+      "-> (Tensor grad_grad_output, Tensor grad_inputs, Tensor grad_targets)");
+}

@@ -1,0 +1,37 @@
+"""The reductions of a loss: their names, their numbers, and how each looks under vmap."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+_CODES = {"none": 0, "mean": 1, "sum": 2}
+
+
+def reduction_code(op: str, reduction: str) -> int:
+    """torch's number of a reduction: what the kernels take."""
+    try:
+        return _CODES[reduction]
+    except (KeyError, TypeError):
+        raise ValueError(f"{op}: reduction must be 'none', 'mean' or 'sum'; got {reduction!r}") from None
+
+
+def reduce(values: Tensor, reduction: int) -> Tensor:
+    return values if reduction == 0 else values.mean() if reduction == 1 else values.sum()
+
+
+def reduce_samples(values: Tensor, reduction: int) -> Tensor:
+    """Reduces each sample of a batch (the first dimension) by itself."""
+    dims = list(range(1, values.dim()))
+    if reduction == 0 or not dims:
+        return values
+    return values.mean(dims) if reduction == 1 else values.sum(dims)
+
+
+def sample_scale(grad_output: Tensor, inputs: Tensor, reduction: int) -> Tensor:
+    """Each sample's ``grad_output`` as the gradient of its unreduced losses: a view of the shape of ``inputs``, which has
+    the batch in front."""
+    if reduction == 0:
+        return grad_output
+    if reduction == 1:
+        grad_output = grad_output / max(1, inputs[0].numel())
+    return grad_output.reshape(-1, *[1] * (inputs.dim() - 1)).expand_as(inputs)

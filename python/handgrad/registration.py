@@ -1,0 +1,204 @@
+"""Tells torch everything about one op, in one call: autograd, fake tensors, autocast, vmap, sharding, fallback.
+
+The stable ABI has no C++ autograd, so each differentiable op has one :class:`torch.autograd.Function`. Its static methods
+are registered for the raw op, and the function that :func:`register` returns chooses the road at each call:
+
+* ``Function.apply`` while a ``torch.func`` transform or forward-mode differentiation is at work: formulas registered for a
+  raw op have no forward mode, and torch would return a wrong tangent without a word;
+* the raw op otherwise: cheaper in eager mode, and one opaque node for compile and export.
+
+So call what :func:`register` returns, or the public function over it, rather than ``torch.ops.handgrad.foo``: that one
+has everything but forward mode.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch._C._functorch import _unwrap_for_grad, _wrap_for_grad
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_map_only
+
+__all__ = ["OPERATORS", "Operator", "batch_first", "register", "through_reference"]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What :func:`register` was told of an op; exporters and ``python -m handgrad info`` read it."""
+
+    overload: Any
+    reference: Callable[..., Any]
+    function: Any
+
+
+#: Every op registered so far, by its qualified name.
+OPERATORS: dict[str, Operator] = {}
+
+# Devices that torch knows and handgrad may have no kernels for: there the reference runs.
+_FALLBACK_KEYS = ("CUDA", "MPS", "XPU", "HPU", "MTIA")
+_pending_sharding: list[tuple[Any, Callable[..., Any]]] = []
+
+
+def register(
+    name: str,
+    *,
+    autograd: Any,
+    fake: Callable[..., Any],
+    reference: Callable[..., Any],
+    autocast: torch.dtype | None = None,
+    sharding: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Registers the op ``name`` (``"namespace::op"``, its schema already loaded) and returns the function that calls it.
+
+    Args:
+        name: qualified name of an op whose schema a loaded library has defined.
+        autograd: a Function with the static methods ``setup_context``, ``backward``, ``jvp`` and ``vmap``. Its
+            ``forward`` is the raw op, set here.
+        fake: the outputs' shapes, strides and dtypes, from the inputs'.
+        reference: the same op in plain PyTorch. It runs on devices without a kernel, and exporters decompose to it.
+        autocast: the dtype that floating-point tensors are cast to under autocast; None leaves them.
+        sharding: a DTensor rule, as :func:`torch.distributed.tensor.experimental.register_sharding` takes it.
+
+    Returns:
+        A function of the op's positional arguments, differentiable in every mode that torch has.
+    """
+    namespace, op = name.split("::")
+    overload = getattr(getattr(torch.ops, namespace), op).default
+    autograd.forward = staticmethod(lambda *args: overload(*args))
+    autograd.jvp = staticmethod(_outside_its_level(autograd.jvp))
+    torch.library.register_fake(name, fake)
+    torch.library.register_autograd(name, autograd.backward, setup_context=autograd.setup_context)
+    torch.library.register_vmap(name, autograd.vmap)
+    if autocast is not None:
+        for device_type in ("cpu", "cuda"):
+            torch.library.register_autocast(name, device_type, autocast)
+    for key in _FALLBACK_KEYS:
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(name, key):
+            torch.library.impl(name, key.lower(), reference)
+    if sharding is not None:
+        _pending_sharding.append((overload, sharding))
+
+    apply = autograd.apply
+    transforms_active = torch._C._are_functorch_transforms_active
+
+    def call(*args: Any) -> Any:
+        if _pending_sharding:
+            _register_sharding()
+        if transforms_active() or forward_ad._current_level >= 0:
+            # The raw op's autocast rule would act inside Function.forward, too late for what backward sees.
+            return apply(*(args if autocast is None else _autocast(args, autocast)))
+        return overload(*args)
+
+    call.__name__ = call.__qualname__ = op
+    OPERATORS[name] = Operator(overload, reference, autograd)
+    return call
+
+
+def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -> Any:
+    """An autograd Function for the last op that has a kernel, usually ``_foo_double_backward``: derivatives beyond it go
+    through ``reference``, slower but right, to any order.
+
+    Args:
+        reference: the op in plain PyTorch, with the op's positional arguments.
+        vmap: the op's vmap rule.
+    """
+
+    def split(args: tuple[Any, ...]) -> tuple[list[int], Callable[..., Any]]:
+        places = [place for place, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
+        constants = [None if isinstance(arg, torch.Tensor) else arg for arg in args]
+
+        def of_tensors(*tensors: torch.Tensor) -> Any:
+            filled = list(constants)
+            for place, tensor in zip(places, tensors, strict=True):
+                filled[place] = tensor
+            return reference(*filled)
+
+        return places, of_tensors
+
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.arity = len(inputs)
+            ctx.places, ctx.of_tensors = split(inputs)
+            ctx.save_for_backward(*(inputs[place] for place in ctx.places))
+            ctx.save_for_forward(*(inputs[place] for place in ctx.places))
+
+        @staticmethod
+        def backward(ctx: Any, *grad_outputs: Any) -> Any:
+            outputs, pull_back = torch.func.vjp(ctx.of_tensors, *ctx.saved_tensors)
+            single = isinstance(outputs, torch.Tensor)
+            grads: list[Any] = [None] * ctx.arity
+            for place, grad in zip(ctx.places, pull_back(grad_outputs[0] if single else grad_outputs), strict=True):
+                grads[place] = grad
+            return tuple(grads)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            # A tensor with a tangent must not be an expanded view.
+            tensors = tuple(tensor.contiguous() for tensor in ctx.saved_tensors)
+            given = (tangents[place] for place in ctx.places)
+            filled = tuple(
+                torch.zeros_like(t) if d is None else d.contiguous() for t, d in zip(tensors, given, strict=True)
+            )
+            return torch.func.jvp(ctx.of_tensors, tensors, filled)[1]
+
+    Through.vmap = staticmethod(vmap)
+    return Through
+
+
+def _outside_its_level(jvp: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a Function's ``jvp`` below the transform that asks for it, as torch runs its ``forward``.
+
+    torch runs it inside, with forward mode off, so that under jvp of jvp (``jacfwd(jacfwd(f))``) the tangent is a
+    constant to the outer transform and the second derivative silently 0.
+    """
+
+    def lowered(ctx: Any, *tangents: Any) -> Any:
+        if not torch._C._are_functorch_transforms_active():
+            return jvp(ctx, *tangents)
+        interpreter = retrieve_current_functorch_interpreter()
+        level = interpreter.level()
+
+        def unwrap(value: Any) -> Any:
+            return _unwrap_for_grad(value, level) if isinstance(value, torch.Tensor) else value
+
+        outer = SimpleNamespace(**vars(ctx), saved_tensors=tuple(map(unwrap, ctx.saved_tensors)))
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), interpreter.lower():
+            result = jvp(outer, *map(unwrap, tangents))
+        return tree_map_only(torch.Tensor, lambda tensor: _wrap_for_grad(tensor, level), result)
+
+    return lowered
+
+
+def _autocast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    device_type = next(arg.device.type for arg in args if isinstance(arg, torch.Tensor))
+    if not torch.is_autocast_enabled(device_type):
+        return args
+    return tuple(
+        arg.to(dtype) if isinstance(arg, torch.Tensor) and arg.is_floating_point() and arg.dtype != torch.float64 else arg
+        for arg in args
+    )
+
+
+def _register_sharding() -> None:
+    # Importing DTensor costs more than importing handgrad; whoever holds a DTensor has imported it.
+    if "torch.distributed.tensor" not in sys.modules:
+        return
+    from torch.distributed.tensor.experimental import register_sharding
+
+    while _pending_sharding:
+        overload, rule = _pending_sharding.pop()
+        register_sharding(overload)(rule)
+
+
+def batch_first(tensor: torch.Tensor | None, dim: int | None, size: int) -> Any:
+    """For vmap rules: the batch dimension moved to the front; a tensor without one becomes ``size`` views of itself."""
+    if tensor is None:
+        return None
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
