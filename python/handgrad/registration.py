@@ -5,6 +5,7 @@ are registered for the raw op, and the function that :func:`register` returns ch
 
 * ``Function.apply`` while a ``torch.func`` transform or forward-mode differentiation is at work: formulas registered for a
   raw op have no forward mode, and torch would return a wrong tangent without a word;
+* the reference, if such a transform is being compiled: there Function.apply would lose its formulas;
 * the raw op otherwise: cheaper in eager mode, and one opaque node for compile and export.
 
 So call what :func:`register` returns, or the public function over it, rather than ``torch.ops.handgrad.foo``: that one
@@ -13,6 +14,7 @@ has everything but forward mode.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch._C._functorch import _unwrap_for_grad, _wrap_for_grad
+from torch._C._functorch import TransformType, _unwrap_for_grad, _wrap_for_grad, get_interpreter_stack
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
@@ -70,7 +72,7 @@ def register(
     """
     namespace, op = name.split("::")
     overload = getattr(getattr(torch.ops, namespace), op).default
-    autograd.forward = staticmethod(lambda *args: overload(*args))
+    autograd.forward = staticmethod(_forward_of(overload))
     autograd.jvp = staticmethod(_outside_its_level(autograd.jvp))
     torch.library.register_fake(name, fake)
     torch.library.register_autograd(name, autograd.backward, setup_context=autograd.setup_context)
@@ -91,8 +93,14 @@ def register(
         if _pending_sharding:
             _register_sharding()
         if transforms_active() or forward_ad._current_level >= 0:
-            # The raw op's autocast rule would act inside Function.forward, too late for what backward sees.
-            return apply(*(args if autocast is None else _autocast(args, autocast)))
+            if autocast is not None:
+                # The raw op's autocast rule would act inside Function.forward, too late for what backward sees.
+                args = _autocast(args, autocast)
+            if not torch.compiler.is_compiling():
+                return apply(*args)
+            # Dynamo inlines Function.forward here and drops its derivatives; the reference has its own.
+            if _differentiating():
+                return reference(*args)
         return overload(*args)
 
     call.__name__ = call.__qualname__ = op
@@ -150,6 +158,30 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
 
     Through.vmap = staticmethod(vmap)
     return Through
+
+
+def _differentiating() -> bool:
+    """Whether a transform other than vmap is at work."""
+    if forward_ad._current_level >= 0:
+        return True
+    stack = get_interpreter_stack()
+    return stack is not None and any(interpreter.key() != TransformType.Vmap for interpreter in stack)
+
+
+# What torch.compiler.assume_constant_result sets; that function imports the compiler, which takes a second.
+_differentiating._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _forward_of(overload: Any) -> Callable[..., Any]:
+    def forward(*args: Any) -> Any:
+        return overload(*args)
+
+    # torch.compile counts the parameters to tell this from a forward that takes a context.
+    names = [argument.name for argument in overload._schema.arguments]
+    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    )
+    return forward
 
 
 def _outside_its_level(jvp: Callable[..., Any]) -> Callable[..., Any]:

@@ -667,7 +667,7 @@ def _check_bare_module(name: str, value: object) -> None:
 
 
 def _children(root: nn.Module, stop: tuple[type[nn.Module], ...]) -> Iterator[tuple[nn.Module, str, str, nn.Module]]:
-    """Every place a module sits in, in order, as (holder, name in it, path, module); nothing below the types ``stop``."""
+    """Every place a module sits in, in order: holder, name in it, path, module. Nothing below the types ``stop``."""
     seen: set[nn.Module] = set()
 
     def walk(parent: nn.Module, prefix: str) -> Iterator[tuple[nn.Module, str, str, nn.Module]]:

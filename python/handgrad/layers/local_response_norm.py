@@ -5,7 +5,6 @@ Mathematics and both derivatives: docs/layers/local_response_norm.md. Every op's
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -13,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handgrad.registration import batch_first, register, through_reference
+
+_INFINITY = float("inf")
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -48,10 +49,10 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     """
     if size < 1:
         raise ValueError(f"local_response_norm: size must be at least 1; got {size!r}")
-    if not math.isfinite(alpha + beta + k):
-        for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
-            if not math.isfinite(value):
-                raise ValueError(f"local_response_norm: {name} must be a finite number; got {value!r}")
+    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
+        # not math.isfinite, which torch.compile cannot trace for a number that varies
+        if not -_INFINITY < value < _INFINITY:
+            raise ValueError(f"local_response_norm: {name} must be a finite number; got {value!r}")
     return _forward(input, size, alpha, beta, k)
 
 
