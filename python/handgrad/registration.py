@@ -27,7 +27,7 @@ from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
-__all__ = ["OPERATORS", "Operator", "batch_first", "register", "through_reference"]
+__all__ = ["OBSERVERS", "OPERATORS", "Operator", "batch_first", "register", "through_reference"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,13 @@ class Operator:
     overload: Any
     reference: Callable[..., Any]
     function: Any
+    onnx: Callable[..., Any] | None = None
 
 
 #: Every op registered so far, by its qualified name.
 OPERATORS: dict[str, Operator] = {}
+#: Called with the name of each op registered from now on: how handgrad.onnx, imported on demand, hears of later ones.
+OBSERVERS: list[Callable[[str], None]] = []
 
 # Devices that torch knows and handgrad may have no kernels for: there the reference runs.
 _FALLBACK_KEYS = ("CUDA", "MPS", "XPU", "HPU", "MTIA")
@@ -55,6 +58,7 @@ def register(
     reference: Callable[..., Any],
     autocast: torch.dtype | None = None,
     sharding: Callable[..., Any] | None = None,
+    onnx: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """Registers the op ``name`` (``"namespace::op"``, its schema already loaded) and returns the function that calls it.
 
@@ -66,6 +70,8 @@ def register(
         reference: the same op in plain PyTorch. It runs on devices without a kernel, and exporters decompose to it.
         autocast: the dtype that floating-point tensors are cast to under autocast; None leaves them.
         sharding: a DTensor rule, as :func:`torch.distributed.tensor.experimental.register_sharding` takes it.
+        onnx: the op in plain PyTorch and :func:`handgrad.onnx.operator`, for ONNX export where the reference is not what
+            should be exported. It may return NotImplemented for arguments that are better left to the reference.
 
     Returns:
         A function of the op's positional arguments, differentiable in every mode that torch has.
@@ -104,7 +110,9 @@ def register(
         return overload(*args)
 
     call.__name__ = call.__qualname__ = op
-    OPERATORS[name] = Operator(overload, reference, autograd)
+    OPERATORS[name] = Operator(overload, reference, autograd, onnx)
+    for observer in OBSERVERS:
+        observer(name)
     return call
 
 

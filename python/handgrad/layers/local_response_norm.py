@@ -5,15 +5,20 @@ Mathematics and both derivatives: docs/layers/local_response_norm.md. Every op's
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from handgrad._arguments import check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
 
-_INFINITY = float("inf")
+_OP = "local_response_norm"
+_LARGEST = sys.float_info.max
+_LARGEST_INT = 2**63 - 1
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -41,18 +46,18 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
     Raises:
         ValueError: ``size`` below 1, or ``alpha``, ``beta`` or ``k`` not finite.
+        TypeError: an argument of another kind.
         RuntimeError: rank or dtype of ``input`` out of range.
 
     Example:
         >>> local_response_norm(torch.ones(1, 3, 1), size=3, alpha=3.0, beta=1.0).flatten()
         tensor([0.3333, 0.2500, 0.3333])
     """
-    if size < 1:
-        raise ValueError(f"local_response_norm: size must be at least 1; got {size!r}")
-    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
-        # not math.isfinite, which torch.compile cannot trace for a number that varies
-        if not -_INFINITY < value < _INFINITY:
-            raise ValueError(f"local_response_norm: {name} must be a finite number; got {value!r}")
+    check_tensor(_OP, "input", input)
+    check_range(_OP, "size", size, 1, _LARGEST_INT, "a whole number, at least 1")
+    check_range(_OP, "alpha", alpha, -_LARGEST, _LARGEST, "a finite number")
+    check_range(_OP, "beta", beta, -_LARGEST, _LARGEST, "a finite number")
+    check_range(_OP, "k", k, -_LARGEST, _LARGEST, "a finite number")
     return _forward(input, size, alpha, beta, k)
 
 
@@ -128,8 +133,7 @@ def _fake(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tens
     torch._check(
         3 <= input.dim() <= 5,
         lambda: (
-            "local_response_norm: input must have 3 to 5 dimensions (batch, channels, positions...); "
-            f"got {tuple(input.shape)}"
+            f"{_OP}: input must have 3 to 5 dimensions (batch, channels, positions...); got {tuple(input.shape)}"
         ),
     )
     if input.is_contiguous() or input.movedim(1, -1).is_contiguous():
@@ -138,6 +142,7 @@ def _fake(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tens
 
 
 def _backward_fake(grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    check_like(_OP, "grad_output", grad_output, "input", input)
     return _fake(input, size, alpha, beta, k)
 
 
@@ -219,15 +224,34 @@ def _unfold(tensor: Tensor, batch_size: int) -> Tensor:
     return tensor.unflatten(0, (batch_size, tensor.shape[0] // max(1, batch_size)))
 
 
+# ---- onnx: ONNX's own operator, where it means the same -------------------------------------------------------------------
+
+
+def _onnx(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Any:
+    from handgrad.onnx import operator
+
+    # ONNX's window begins (size - 1) // 2 channels before the middle one, ours size // 2. And onnxruntime runs this
+    # operator for images in float32 and positive constants only.
+    if size % 2 == 0 or input.dim() != 4 or input.dtype is not torch.float32 or alpha <= 0 or beta <= 0:
+        return NotImplemented
+    attributes = {"size": size, "alpha": float(alpha), "beta": float(beta), "bias": float(k)}
+    return operator("LRN", [input], attributes, dtype=input.dtype, shape=input.shape)
+
+
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
-def _sharding(input: Any, *parameters: Any) -> Any:
-    from torch.distributed.tensor import Replicate, Shard
+def _sharding(tensors: int, outputs: int) -> Callable[..., Any]:
+    """The rule of an op whose ``tensors`` arguments and ``outputs`` results are all alike."""
 
-    # Channels talk to each other: every dimension but theirs can be split.
-    placements = [Replicate(), *(Shard(dim) for dim in range(len(input.shape)) if dim != 1)]
-    return [([placement], [placement, None, None, None, None]) for placement in placements]
+    def rule(*args: Any) -> Any:
+        from torch.distributed.tensor import Replicate, Shard
+
+        # Channels talk to each other: every dimension but theirs can be split.
+        placements = [Replicate(), *(Shard(dim) for dim in range(len(args[0].shape)) if dim != 1)]
+        return [([placement] * outputs, [placement] * tensors + [None] * 4) for placement in placements]
+
+    return rule
 
 
 _forward = register(
@@ -236,17 +260,20 @@ _forward = register(
     fake=_fake,
     reference=local_response_norm_reference,
     autocast=torch.float32,
-    sharding=_sharding,
+    sharding=_sharding(tensors=1, outputs=1),
+    onnx=_onnx,
 )
 _backward = register(
     "handgrad::_local_response_norm_backward",
     autograd=_Backward,
     fake=_backward_fake,
     reference=_backward_reference,
+    sharding=_sharding(tensors=2, outputs=1),
 )
 _double_backward = register(
     "handgrad::_local_response_norm_double_backward",
     autograd=through_reference(_double_backward_reference, _double_backward_vmap),
     fake=_double_backward_fake,
     reference=_double_backward_reference,
+    sharding=_sharding(tensors=3, outputs=2),
 )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from handgrad._arguments import check_like, check_range, check_tensor, is_sharded
 from handgrad._reductions import reduce, reduce_samples, reduction_code, sample_scale
 from handgrad.registration import batch_first, register, through_reference
+
+_OP = "sigmoid_focal_loss"
+_LARGEST = sys.float_info.max
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -41,20 +47,25 @@ def sigmoid_focal_loss(
 
     Raises:
         ValueError: ``alpha``, ``gamma`` or ``reduction`` out of range.
+        TypeError: an argument of another kind.
         RuntimeError: shapes, dtypes or devices that do not go together.
 
     Example:
         >>> logits = torch.tensor([2.0, -1.0]); labels = torch.tensor([1.0, 0.0])
         >>> sigmoid_focal_loss(logits, labels, reduction="mean")
-        tensor(0.0089)
+        tensor(0.0087)
     """
-    if not (0 <= alpha <= 1 or alpha == -1):
-        raise ValueError(f"sigmoid_focal_loss: alpha must be in [0, 1], or -1 for no class weights; got {alpha!r}")
-    if not 0 <= gamma < float("inf"):
-        raise ValueError(f"sigmoid_focal_loss: gamma must be a finite number, at least 0; got {gamma!r}")
+    check_tensor(_OP, "inputs", inputs)
+    check_tensor(_OP, "targets", targets)
+    check_range(_OP, "alpha", alpha, 0, 1, "in [0, 1], or -1 for no class weights", also=-1)
+    check_range(_OP, "gamma", gamma, 0, _LARGEST, "a finite number, at least 0")
     if inputs.dtype != targets.dtype:
         inputs, targets = _promote(inputs, targets)
-    return _forward(inputs, targets, alpha, gamma, reduction_code("sigmoid_focal_loss", reduction))
+    code = reduction_code(_OP, reduction)
+    if code == 1 and is_sharded(inputs):
+        # A mean of shards' means is the mean only if the shards are of one size; a sum of sums is the sum.
+        return _forward(inputs, targets, alpha, gamma, 2) / inputs.numel()
+    return _forward(inputs, targets, alpha, gamma, code)
 
 
 def _promote(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,9 +107,16 @@ class SigmoidFocalLoss(nn.Module):
 # ---- reference: the definition, from torch's own log-sigmoid; derivatives by torch's autograd --------------------------
 
 
-def sigmoid_focal_loss_reference(inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: int) -> Tensor:
+def sigmoid_focal_loss_reference(
+    inputs: Tensor,
+    targets: Tensor,
+    alpha: float,
+    gamma: float,
+    reduction: int,
+    log_sigmoid: Callable[[Tensor], Tensor] = F.logsigmoid,
+) -> Tensor:
     """Plain PyTorch. To be trusted because it is the paper's formula, term by term, over torch's stable log-sigmoid."""
-    cross_entropy = -targets * F.logsigmoid(inputs) - (1 - targets) * F.logsigmoid(-inputs)
+    cross_entropy = -targets * log_sigmoid(inputs) - (1 - targets) * log_sigmoid(-inputs)
     wrong = torch.sigmoid(inputs) * (1 - targets) + torch.sigmoid(-inputs) * targets
     loss = wrong**gamma * cross_entropy
     if alpha >= 0:
@@ -144,17 +162,8 @@ def _double_backward_reference(
 # ---- fake: shapes ----------------------------------------------------------------------------------------------------
 
 
-def _check(inputs: Tensor, targets: Tensor) -> None:
-    torch._check(
-        inputs.shape == targets.shape,
-        lambda: (
-            f"sigmoid_focal_loss: targets must have the shape of inputs, {tuple(inputs.shape)}; got {tuple(targets.shape)}"
-        ),
-    )
-
-
 def _fake(inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: int) -> Tensor:
-    _check(inputs, targets)
+    check_like(_OP, "targets", targets, "inputs", inputs)
     return torch.empty_like(inputs) if reduction == 0 else inputs.new_empty(())
 
 
@@ -168,7 +177,7 @@ def _backward_fake(
     need_inputs: bool,
     need_targets: bool,
 ) -> tuple[Tensor, Tensor]:
-    _check(inputs, targets)
+    check_like(_OP, "targets", targets, "inputs", inputs)
     return (
         torch.empty_like(inputs) if need_inputs else inputs.new_empty(0),
         torch.empty_like(targets) if need_targets else inputs.new_empty(0),
@@ -185,7 +194,7 @@ def _double_backward_fake(
     gamma: float,
     reduction: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(inputs, targets)
+    check_like(_OP, "targets", targets, "inputs", inputs)
     return _fake(inputs, targets, alpha, gamma, reduction), torch.empty_like(inputs), torch.empty_like(targets)
 
 
@@ -274,20 +283,68 @@ def _double_backward_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
     return (reduce_samples(grad_grad_output, reduction), grad_inputs, grad_targets), (0, 0, 0)
 
 
+# ---- onnx: the reference, from a log-sigmoid that stays stable there --------------------------------------------------------
+
+
+def _onnx(inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: int) -> Tensor:
+    # torch exports its own log-sigmoid as log(sigmoid(x)): minus infinity for very negative logits, or whatever the
+    # runtime's sigmoid ends at (-18 in onnxruntime).
+    def log_sigmoid(x: Tensor) -> Tensor:
+        return x.clamp(max=0) - torch.log1p(torch.exp(-x.abs()))
+
+    return sigmoid_focal_loss_reference(inputs, targets, alpha, gamma, reduction, log_sigmoid)
+
+
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
 def _sharding(inputs: Any, targets: Any, alpha: float, gamma: float, reduction: int) -> Any:
+    from torch.distributed.tensor import Partial, Shard
+
+    # Every dimension can be split. A sum over shards is a partial sum; the mean never gets here sharded, see the public
+    # function.
+    rules: list[Any] = []
+    for placement in _placements(inputs, reduction):
+        output = Partial() if reduction and isinstance(placement, Shard) else placement
+        rules.append(([output], [placement, placement, *_NUMBERS[:3]]))
+    return rules
+
+
+def _backward_sharding(grad_output: Any, inputs: Any, targets: Any, alpha: float, gamma: float, *args: Any) -> Any:
+    from torch.distributed.tensor import Replicate, Shard
+
+    reduction, *needs = args
+    rules: list[Any] = []
+    for placement in _placements(inputs, reduction):
+        grad = Replicate() if reduction else placement
+        # What nobody needs is a tensor without elements, the same everywhere.
+        grads = [placement if need and isinstance(placement, Shard) else Replicate() for need in needs]
+        rules.append((grads, [grad, placement, placement, *_NUMBERS]))
+    return rules
+
+
+def _double_backward_sharding(u: Any, v: Any, grad_output: Any, inputs: Any, targets: Any, *args: Any) -> Any:
     from torch.distributed.tensor import Partial, Replicate, Shard
 
-    none: list[Any] = [None, None, None]
-    # A sum over shards is a partial sum; a mean over shards of one size is a partial mean.
-    reduced = {0: None, 1: Partial("avg"), 2: Partial("sum")}[reduction]
-    rules: list[Any] = [([Replicate()], [Replicate(), Replicate(), *none])]
-    for dim in range(len(inputs.shape)):
-        output = Shard(dim) if reduced is None else reduced
-        rules.append(([output], [Shard(dim), Shard(dim), *none]))
+    reduction = args[2]
+    rules: list[Any] = []
+    for placement in _placements(inputs, reduction):
+        sharded = isinstance(placement, Shard)
+        grad = Replicate() if reduction else placement
+        total = Partial() if reduction and sharded else grad
+        directions = [None if direction is None else placement for direction in (u, v)]
+        rules.append(([total, placement, placement], [*directions, grad, placement, placement, *_NUMBERS[:3]]))
     return rules
+
+
+# Arguments without a placement.
+_NUMBERS: list[Any] = [None] * 5
+
+
+def _placements(inputs: Any, reduction: int) -> list[Any]:
+    from torch.distributed.tensor import Replicate, Shard
+
+    return [Replicate(), *(Shard(dim) for dim in range(len(inputs.shape) if reduction != 1 else 0))]
 
 
 _forward = register(
@@ -297,16 +354,19 @@ _forward = register(
     reference=sigmoid_focal_loss_reference,
     autocast=torch.float32,
     sharding=_sharding,
+    onnx=_onnx,
 )
 _backward = register(
     "handgrad::_sigmoid_focal_loss_backward",
     autograd=_Backward,
     fake=_backward_fake,
     reference=_backward_reference,
+    sharding=_backward_sharding,
 )
 _double_backward = register(
     "handgrad::_sigmoid_focal_loss_double_backward",
     autograd=through_reference(_double_backward_reference, _double_backward_vmap),
     fake=_double_backward_fake,
     reference=_double_backward_reference,
+    sharding=_double_backward_sharding,
 )

@@ -1,0 +1,100 @@
+"""The checks that need more than one process: two of them on this machine, over gloo."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from handgrad.testing.spec import OpSpec
+
+WORLD = 2
+
+
+def run(check: Callable[[OpSpec, int], None], spec: OpSpec) -> None:
+    """``check(spec, rank)`` in two processes; fails with the traceback of the first that fails."""
+    # Forked, because a spec holds functions that cannot be pickled.
+    context = multiprocessing.get_context("fork")
+    failures = context.SimpleQueue()
+    with tempfile.TemporaryDirectory() as folder:
+        workers = [
+            context.Process(target=_work, args=(check, spec, rank, f"{folder}/store", failures)) for rank in range(WORLD)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(timeout=120)
+        stuck = [worker for worker in workers if worker.is_alive()]
+        for worker in stuck:
+            worker.kill()
+        assert failures.empty(), failures.get()
+        assert not stuck, "a process did not finish within two minutes"
+        assert all(worker.exitcode == 0 for worker in workers), [worker.exitcode for worker in workers]
+
+
+def _work(check: Callable[[OpSpec, int], None], spec: OpSpec, rank: int, store: str, failures: Any) -> None:
+    # The parent's pool of threads does not survive a fork: one thread never asks for it.
+    torch.set_num_threads(1)
+    try:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
+        check(spec, rank)
+        torch.distributed.destroy_process_group()
+    except BaseException:
+        failures.put(f"process {rank}:\n{traceback.format_exc()}")
+        os._exit(1)
+    # Without the parent's exit handlers, pytest's among them.
+    os._exit(0)
+
+
+def dtensor(spec: OpSpec, rank: int) -> None:
+    """Sharded along the batch, forward and backward give what the whole tensors give."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+
+    mesh = init_device_mesh("cpu", (WORLD,))
+    for sample in spec.samples:
+        if sample.tensors[0].dim() == 0:
+            continue
+        # Twice the batch, so that it divides evenly.
+        whole = sample.map(lambda tensor: torch.cat([tensor, 0.5 * tensor]))
+        leaves = whole.leaves()
+        expected = spec.function(*leaves, **whole.kwargs)
+        expected_grads = torch.autograd.grad(expected.sum(), leaves)
+        for placement in (Shard(0), Replicate()):
+            shards = [distribute_tensor(t.detach(), mesh, [placement]).requires_grad_() for t in whole.tensors]
+            actual = spec.function(*shards, **whole.kwargs)
+            assert isinstance(actual, DTensor)
+            if actual.dim() and isinstance(placement, Shard):
+                assert actual.placements[0] == placement, f"the batch was gathered: {actual.placements}"
+            torch.testing.assert_close(actual.full_tensor(), expected)
+            grads = torch.autograd.grad(actual.sum(), shards)
+            torch.testing.assert_close(tuple(grad.full_tensor() for grad in grads), expected_grads)
+
+
+def ddp(spec: OpSpec, rank: int) -> None:
+    """A model with the op in it, each process with half the batch, gets the gradients of the whole batch."""
+
+    class Model(torch.nn.Module):
+        def __init__(self, kwargs: dict[str, Any]) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+            self.kwargs = kwargs
+
+        def forward(self, first: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+            return spec.function(self.scale * first, *rest, **self.kwargs).mean()
+
+    sample = next(sample for sample in spec.samples if sample.tensors[0].dim() > 0)
+    whole = sample.map(lambda tensor: torch.cat([tensor, 0.5 * tensor]))
+    model = Model(sample.kwargs)
+    halves = [tensor.chunk(WORLD)[rank] for tensor in whole.tensors]
+    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    parallel(*halves).backward()
+    alone = Model(sample.kwargs)
+    # DDP averages over processes.
+    total = sum(alone(*(tensor.chunk(WORLD)[part] for tensor in whole.tensors)) for part in range(WORLD)) / WORLD
+    total.backward()
+    torch.testing.assert_close(model.scale.grad, alone.scale.grad)

@@ -1,0 +1,71 @@
+"""The matrix itself: ticks, their cases, and the pytest function that runs them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handgrad.testing import checks
+from handgrad.testing.spec import OpSpec
+
+#: The op contract: number, the word in test names, and what it promises.
+TICKS: dict[int, tuple[str, str]] = {
+    1: ("cpu", "CPU kernel, float32, float64, bfloat16, float16"),
+    2: ("cuda", "CUDA kernel, the same types"),
+    3: ("derivatives", "backward, double backward and forward mode, gradchecked"),
+    4: ("strides", "any strides; channels_last kept"),
+    5: ("empty", "empty inputs"),
+    6: ("indexing", "64-bit indexing"),
+    7: ("compile", "fake kernel, opcheck, compile, export, AOTInductor"),
+    8: ("autocast", "autocast rule"),
+    9: ("func", "vmap rule and all of torch.func"),
+    10: ("reference", "readable reference, fallback without a kernel"),
+    11: ("onnx", "ONNX export, equal in onnxruntime"),
+    12: ("deterministic", "bit for bit, for any number of threads"),
+    13: ("sentences", "bad arguments get a sentence"),
+    14: ("sharding", "DTensor and DDP"),
+    15: ("memory", "saves no intermediates"),
+    16: ("documented", "benchmark and docs page"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test: ``run()`` asserts, or is skipped for ``reason``."""
+
+    tick: int
+    name: str
+    run: Callable[[], None]
+    reason: str | None = None
+
+
+def matrix(spec: OpSpec) -> Any:
+    """A pytest function that asks all ticks of ``spec``; assign it to a name that begins with ``test_``."""
+    root = Path(inspect.stack()[1].filename).resolve().parents[2]
+    params = [
+        pytest.param(case, id=f"{spec.name}-{case.tick:02d}_{TICKS[case.tick][0]}-{case.name}")
+        for case in _cases(spec, root)
+    ]
+
+    @pytest.mark.parametrize("case", params)
+    def test_matrix(case: Case) -> None:
+        if case.reason is not None:
+            pytest.skip(case.reason)
+        case.run()
+
+    return test_matrix
+
+
+def _cases(spec: OpSpec, root: Path) -> Iterator[Case]:
+    for tick in TICKS:
+        excused = spec.not_applicable.get(tick) or spec.pending.get(tick)
+        if excused:
+            yield Case(tick, "excused", lambda: None, excused)
+            continue
+        for name, run in getattr(checks, f"tick_{TICKS[tick][0]}")(spec, root):
+            yield Case(tick, name, run)

@@ -1,0 +1,129 @@
+"""How an op describes itself to the test matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call of an op: tensors by position, everything else by name.
+
+    Args:
+        name: what is special about it; becomes part of the tests' names.
+        tensors: the tensor arguments, all of which the op is differentiable in.
+        kwargs: the other arguments, as the public function takes them.
+    """
+
+    name: str
+    tensors: tuple[Tensor, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def to(self, dtype: torch.dtype) -> Sample:
+        return Sample(self.name, tuple(tensor.to(dtype) for tensor in self.tensors), self.kwargs)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Sample:
+        return Sample(self.name, tuple(change(tensor) for tensor in self.tensors), self.kwargs)
+
+    def leaves(self) -> tuple[Tensor, ...]:
+        """The tensors as fresh leaves that require grad, strides kept."""
+        return tuple(tensor.detach().requires_grad_() for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One call that must fail: ``call()`` raises ``error`` with a sentence that matches ``sentence`` (a regex)."""
+
+    name: str
+    call: Callable[[], Any]
+    error: type[Exception]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """Everything the matrix asks about an op.
+
+    Args:
+        name: the op's name without namespace; names of tests begin with it.
+        operator: its qualified name, ``"handgrad::name"``. Private ops of the derivatives follow the pattern
+            ``_name_backward`` and ``_name_double_backward`` and are found by it.
+        function: the public function.
+        reference: a function of the same arguments in plain PyTorch.
+        samples: small float64 samples (tens of elements: gradcheck is quadratic), away from kinks.
+        large: one float32 sample big enough for several threads, its sizes no multiples of anything.
+        empty: samples with no elements in one way or another.
+        module: makes a module that computes ``function`` from a sample's kwargs.
+        bad: calls that must fail, with their sentences.
+        identities: named properties that must hold: callables that assert.
+        numel_beyond_int32: a callable that asserts the op right for more than 2^31 elements, cheaply (expanded tensors).
+        dtypes: what the kernels take.
+        autocast: the dtype that the op computes and returns under autocast; None if it keeps its input's.
+        channels_last: True if the layout means something to the op.
+        onnx: names of the samples to export; None exports all.
+        tolerances: (rtol, atol) by dtype where torch.testing's own are wrong for the op, with the reason beside them.
+        not_applicable: ticks that make no sense for the op, with the reason.
+        pending: ticks that are not done yet, with the reason; they are skipped and shown as missing.
+    """
+
+    name: str
+    operator: str
+    function: Callable[..., Any]
+    reference: Callable[..., Any]
+    samples: Sequence[Sample]
+    large: Sample
+    empty: Sequence[Sample]
+    module: Callable[..., torch.nn.Module]
+    bad: Sequence[Bad]
+    identities: dict[str, Callable[[], None]]
+    numel_beyond_int32: Callable[[], None]
+    dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    autocast: torch.dtype | None = None
+    channels_last: bool = True
+    onnx: Sequence[str] | None = None
+    tolerances: dict[torch.dtype, tuple[float, float]] = field(default_factory=dict)
+    not_applicable: dict[int, str] = field(default_factory=dict)
+    pending: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def namespace(self) -> str:
+        return self.operator.split("::")[0]
+
+    def private(self, suffix: str) -> str:
+        return f"{self.namespace}::_{self.name}_{suffix}"
+
+    def close(self, actual: Any, expected: Any, dtype: torch.dtype, **kwargs: Any) -> None:
+        """``actual`` equals ``expected`` (computed in float64) as closely as ``dtype`` allows."""
+        rtol, atol = self.tolerances.get(dtype, (None, None))
+        torch.testing.assert_close(
+            actual,
+            torch.utils._pytree.tree_map(lambda e, a: e.to(a.dtype), expected, actual),
+            rtol=rtol,
+            atol=atol,
+            equal_nan=True,
+            **kwargs,
+        )
+
+
+def reseeded(seed: int = 0) -> torch.Generator:
+    """A generator for samples, the same on every run."""
+    return torch.Generator().manual_seed(seed)
+
+
+def far_apart(tensor: Tensor) -> Tensor:
+    """The same values, the slices of the outermost dimension spread over more than 2^31 elements of address space.
+
+    The pages between them are never touched, so this costs next to no memory.
+    """
+    if tensor.dim() == 0 or tensor.shape[0] < 2:
+        return tensor
+    step = (2**31 + 4096) // (tensor.shape[0] - 1)
+    inner = tensor[0].contiguous()
+    memory = torch.empty(step * (tensor.shape[0] - 1) + inner.numel(), dtype=tensor.dtype)
+    view = memory.as_strided(tensor.shape, (step, *inner.stride()))
+    return view.copy_(tensor)
