@@ -1,8 +1,8 @@
-"""ONNX: models with handgrad's ops, and with any op registered by :func:`handgrad.registration.register`, as ONNX files.
+"""ONNX: models with handgrad's ops, and any op registered by :func:`handgrad.registration.register`, as ONNX files.
 
-:func:`export` is the front door. Behind it each op becomes standard ONNX operators in one of two ways, both given when the
-op is registered: its ``onnx`` function, where ONNX has an operator that means the same, and its ``reference`` in plain
-PyTorch otherwise. Importing this module also teaches both to ``torch.onnx.export(..., dynamo=False)``.
+:func:`export` is the front door. Behind it each op becomes standard ONNX operators in one of two ways, both given when
+the op is registered: its ``onnx`` function, where ONNX has an operator that means the same, and its ``reference`` in
+plain PyTorch otherwise. Importing this module also teaches both to ``torch.onnx.export(..., dynamo=False)``.
 
 What is exported how: docs/onnx.md.
 """
@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Exported:
     max_difference: float | None  #: the largest difference that verification found; None where it was not asked for
 
 
-# ---- export ------------------------------------------------------------------------------------------------------------
+# ---- export ----------------------------------------------------------------------------------------------------------
 
 
 def export(
@@ -66,16 +67,16 @@ def export(
 ) -> Exported:
     """Writes ``model`` as one ONNX file of standard operators.
 
-    The model is exported in evaluation mode, without gradients, and left in the mode it was in. It may return one tensor
-    or several, in tuples, lists and dictionaries; the file has them flattened.
+    The model is exported in evaluation mode, without gradients, and left in the mode it was in. It may return one
+    tensor or several, in tuples, lists and dictionaries; the file has them flattened.
 
     Args:
         model: the network, or a module around a network and a loss.
         args: an example input: a tensor, or a tuple of the positional arguments, which may be tensors, numbers, and
             tuples, lists and dictionaries of them. Tensors become the file's inputs, in order; all else is fixed.
         path: the file to write.
-        kwargs: the keyword arguments of the example, if any. Their tensors follow those of ``args``, in the order of the
-            model's signature.
+        kwargs: the keyword arguments of the example, if any. Their tensors follow those of ``args``, in the order of
+            the model's signature.
         dynamic_batch: leave dimension 0 of every tensor input open. False fixes every size as in the example.
         dynamic_shapes: which sizes to leave open instead, as :func:`torch.export.export` takes it.
         input_names, output_names: names in the file, one for each tensor; None lets torch choose.
@@ -109,10 +110,9 @@ def export(
         raise TypeError(f"export: opset_version must be an integer or None; got {opset_version!r}")
     if opset_version is not None and opset_version < 18:
         raise ValueError(f"export: opset_version must be at least 18; got {opset_version}")
-    if input_names is not None and len(input_names) != len(_tensors(call)):
-        raise ValueError(
-            f"export: input_names must have one name for each tensor input, {len(_tensors(call))}; got {len(input_names)}"
-        )
+    count = len(_tensors(call))
+    if input_names is not None and len(input_names) != count:
+        raise ValueError(f"export: input_names must have one name for each tensor, {count}; got {len(input_names)}")
     free_batch = dynamic_batch and dynamic_shapes is None
     example = call
     if free_batch:
@@ -132,12 +132,14 @@ def export(
             if not free_batch:
                 raise
             raise ValueError(
-                "export: dynamic_batch: the model does not work for every batch size, or some tensor input has no batch "
-                "in dimension 0. Pass dynamic_batch=False, or say in dynamic_shapes what may vary. torch.export found: "
+                "export: dynamic_batch: the model does not work for every batch size, or some tensor input has no "
+                "batch in dimension 0. Pass dynamic_batch=False, or say in dynamic_shapes what may vary. torch found: "
                 f"{' '.join(str(error).strip().split()[:60])} ..."
             ) from error
-        # Only handgrad's ops: torch.onnx has operators of its own for much that torch's full table would take apart.
-        program = program.run_decompositions(decompositions())
+        # Only registered ops: torch.onnx has operators of its own for much that torch's full table would take apart.
+        table = decompositions()
+        if any(node.target in table for node in _nodes(program.graph_module)):
+            program = program.run_decompositions(table)
         exported = torch.onnx.export(
             program,
             input_names=input_names,
@@ -159,7 +161,8 @@ def export(
         )
     if free_batch:
         _name_batch(exported.model)
-    exported.save(file, external_data=False)  # beyond ONNX's limit of 2 GB torch writes the weights beside it all the same
+    # One file; beyond ONNX's limit of 2 GB torch writes the weights beside it all the same.
+    exported.save(file, external_data=False)
 
     difference = None
     if verify:
@@ -216,7 +219,7 @@ def verify(
     return _compare(model, _Session(Path(path)), _bind("verify", model, args, kwargs), rtol, atol)
 
 
-# ---- what an op becomes --------------------------------------------------------------------------------------------------
+# ---- what an op becomes ----------------------------------------------------------------------------------------------
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
@@ -229,7 +232,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
         >>> program = torch.export.export(model, (torch.rand(2, 3, 32, 32),))
         >>> program = program.run_decompositions(handgrad.onnx.decompositions())
-        >>> torch.onnx.export(program, f="model.onnx", verbose=False)
+        >>> torch.onnx.export(program, verbose=False).save("model.onnx")
     """
 
     def decomposition(op: Operator) -> Callable[..., Any]:
@@ -259,8 +262,8 @@ def operator(
     Args:
         op_type: its name; ``"domain::Name"`` if it is not one of ONNX's standard operators.
         inputs: its inputs, None for one that is left out.
-        attributes: its attributes: integers, floats, strings, and sequences of them. The type counts: ``1.0``, not ``1``,
-            where ONNX has a float.
+        attributes: its attributes: integers, floats, strings, and sequences of them. The type counts: ``1.0``, not
+            ``1``, where ONNX has a float.
         dtype, shape: the type and the sizes of its output.
 
     Returns:
@@ -288,8 +291,8 @@ def operator(
 
 def _in_torch(op: Operator, args: Sequence[Any], dtypes: Sequence[torch.dtype]) -> Any:
     """The op by its ``onnx`` function or its reference; ``dtypes`` are the outputs'."""
-    # Kernels compute half types in float32, where a reference would overflow, and onnxruntime lacks most of its operators
-    # for them.
+    # Kernels compute half types in float32, where a reference might overflow; and onnxruntime has few operators for
+    # them.
     args = tree_map_only(Tensor, lambda x: x.float() if x.dtype in _HALF else x, list(args))
     result = NotImplemented if op.onnx is None else op.onnx(*args)
     if result is NotImplemented:
@@ -313,7 +316,7 @@ def _attribute_kind(name: str, value: Any) -> str:
     )
 
 
-# ---- the classic exporter, torch.onnx.export(..., dynamo=False) ------------------------------------------------------------
+# ---- the classic exporter, torch.onnx.export(..., dynamo=False) ------------------------------------------------------
 
 
 class _TracedOperator(torch.autograd.Function):
@@ -439,15 +442,15 @@ class _TracedArguments:
             dtype = old.type().dtype()
             if sizes is None or dtype is None:
                 raise RuntimeError(
-                    f"{self.op.overload.name()}: torch.onnx.export(..., dynamo=False) lost the shape or type of an input "
-                    "on the way; export with handgrad.onnx.export"
+                    f"{self.op.overload.name()}: torch.onnx.export(..., dynamo=False) lost the shape or type of an "
+                    "input on the way; export with handgrad.onnx.export"
                 )
             for place, size in enumerate(sizes):
                 if size is None:
                     # Its own size is forgotten, but those that computed with it still have theirs.
                     known = [other[place] for other in neighbours if other is not None and len(other) > place]
                     sizes[place] = next((other for other in known if other is not None), 2)
-            tensors.append(torch.zeros(sizes, dtype=dtype))
+            tensors.append(torch.zeros([size or 0 for size in sizes], dtype=dtype))
         return tuple(tensors)
 
     @staticmethod
@@ -455,17 +458,17 @@ class _TracedArguments:
         """The sizes in a type. A dynamic one is None, if the strides of a dense tensor do not tell it."""
         if not isinstance(kind, torch._C.TensorType) or kind.dim() is None:
             return None
-        sizes: list[int | None] = list(kind.varyingSizes())
+        sizes: list[int | None] = list(kind.varyingSizes() or ())
         strides = kind.strides()
         if strides is not None:
             order = sorted(range(len(sizes)), key=lambda place: (strides[place], -place))
-            for inner, outer in zip(order, order[1:], strict=False):
+            for inner, outer in pairwise(order):
                 if sizes[inner] is None and strides[inner]:
                     sizes[inner] = strides[outer] // strides[inner]
         return sizes
 
 
-# ---- verification --------------------------------------------------------------------------------------------------------
+# ---- verification ----------------------------------------------------------------------------------------------------
 
 
 class _Session:
@@ -487,7 +490,9 @@ class _Session:
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         inputs = self.session.get_inputs()
         if len(inputs) != len(tensors):
-            raise ValueError(f"verify: {self.path} has {len(inputs)} inputs, and args and kwargs {len(tensors)} tensors")
+            raise ValueError(
+                f"verify: {self.path} has {len(inputs)} inputs; args and kwargs have {len(tensors)} tensors"
+            )
         binding = self.session.io_binding()
         for value, tensor in zip(inputs, tensors, strict=True):
             binding.bind_ortvalue_input(value.name, _to_onnxruntime(tensor))
@@ -521,37 +526,40 @@ def _compare(model: nn.Module, session: _Session, call: _Call, rtol: float | Non
     if len(found) != len(expected):
         raise VerificationError(f"{session.path} has {len(found)} outputs, and the model has {len(expected)}")
     largest = 0.0
-    batch = ", ".join(str(tuple(tensor.shape)) for tensor in _tensors(call))
-    for name, ours, theirs in zip((v.name for v in session.session.get_outputs()), expected, found, strict=True):
+    for value, ours, theirs in zip(session.session.get_outputs(), expected, found, strict=True):
+        of = f"{session.path}: output {value.name!r}, for inputs of shape {_shapes(_tensors(call))},"
         ours = ours.detach().cpu()
-        for what, x, y in (("shape", tuple(ours.shape), tuple(theirs.shape)), ("type", ours.dtype, theirs.dtype)):
-            if x != y:
-                raise VerificationError(
-                    f"{session.path}: output {name!r} has {what} {y} in onnxruntime, and {x} in torch, for inputs of "
-                    f"shape {batch}"
-                )
-        x, y = ours.double(), theirs.double()
-        same = (x == y) | (x.isnan() & y.isnan())
-        difference = torch.where(same, 0.0, (x - y).abs()).nan_to_num(nan=math.inf, posinf=math.inf)
-        default = (1e-2, 1e-2) if ours.dtype in _HALF else (1e-4, 1e-5)
-        relative, absolute = (
-            default[place] if given is None else given for place, given in enumerate((rtol, atol))
-        )
-        wrong = ~same & ~(difference <= absolute + relative * x.abs().nan_to_num(nan=0.0, posinf=0.0))
-        here = float(difference.max()) if difference.numel() else 0.0
-        if wrong.any():
-            at = int(torch.where(wrong, difference, -1.0).argmax())
-            raise VerificationError(
-                f"{session.path}: output {name!r} differs from the model in {int(wrong.sum()):,} of {wrong.numel():,} "
-                f"numbers, by up to {float(difference.flatten()[at]):.3g} (torch {float(x.flatten()[at]):.6g}, onnxruntime "
-                f"{float(y.flatten()[at]):.6g}), for inputs of shape {batch}; allowed are rtol={relative:g}, "
-                f"atol={absolute:g}"
-            )
-        largest = max(largest, here)
+        if ours.shape != theirs.shape:
+            raise VerificationError(f"{of} has shape {tuple(theirs.shape)}, and {tuple(ours.shape)} in torch")
+        if ours.dtype != theirs.dtype:
+            raise VerificationError(f"{of} has type {theirs.dtype}, and {ours.dtype} in torch")
+        largest = max(largest, _difference(of, ours, theirs, rtol, atol))
     return largest
 
 
-# ---- arguments -----------------------------------------------------------------------------------------------------------
+def _difference(of: str, ours: Tensor, theirs: Tensor, rtol: float | None, atol: float | None) -> float:
+    default = (1e-2, 1e-2) if ours.dtype in _HALF else (1e-4, 1e-5)
+    relative = default[0] if rtol is None else rtol
+    absolute = default[1] if atol is None else atol
+    x, y = ours.double().flatten(), theirs.double().flatten()
+    same = (x == y) | (x.isnan() & y.isnan())
+    difference = torch.where(same, 0.0, (x - y).abs()).nan_to_num(nan=math.inf, posinf=math.inf)
+    wrong = ~same & ~(difference <= absolute + relative * x.abs().nan_to_num(nan=0.0, posinf=0.0))
+    if wrong.any():
+        at = int(torch.where(wrong, difference, -1.0).argmax())
+        raise VerificationError(
+            f"{of} differs from the model in {int(wrong.sum()):,} of {wrong.numel():,} numbers, by up to "
+            f"{float(difference[at]):.3g} (torch {float(x[at]):.6g}, onnxruntime {float(y[at]):.6g}); allowed are "
+            f"rtol={relative:g}, atol={absolute:g}"
+        )
+    return float(difference.max()) if len(difference) else 0.0
+
+
+def _shapes(tensors: Sequence[Tensor]) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -567,9 +575,9 @@ def _bind(function: str, model: nn.Module, args: Any, kwargs: Mapping[str, Any] 
     if isinstance(args, Tensor):
         args = (args,)
     if not isinstance(args, tuple | list):
-        raise TypeError(f"{function}: args must be a tensor or a tuple of the model's arguments; got {_described(args)}")
+        raise TypeError(f"{function}: args must be a tensor or a tuple of arguments; got {_described(args)}")
     if kwargs is not None and not isinstance(kwargs, Mapping):
-        raise TypeError(f"{function}: kwargs must be a dictionary of the model's arguments; got {_described(kwargs)}")
+        raise TypeError(f"{function}: kwargs must be a dictionary of arguments; got {_described(kwargs)}")
     signature = inspect.signature(model.forward)
     try:
         bound = signature.bind(*args, **(kwargs or {}))
@@ -601,6 +609,13 @@ def _with_batch(call: _Call, new_size: Callable[[int], int]) -> _Call:
 
     args, kwargs, named = tree_map_only(Tensor, resized, (call.args, call.kwargs, call.named))
     return _Call(args, kwargs, named)
+
+
+def _nodes(module: nn.Module) -> Iterator[torch.fx.Node]:
+    """The nodes of a graph and of those inside it: branches, autocast regions."""
+    for part in module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            yield from part.graph.nodes
 
 
 def _open_batch(leaf: Any) -> dict[int, Any] | None:
@@ -635,8 +650,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' remarks on what is done as it should be, or found and said here in a sentence: constants left
-    out, a version of the operators that cannot be had."""
+    """Without the exporters' remarks on what is as it should be, or is found and said here in a sentence: constants
+    left out, a version of the operators that cannot be had."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     try:
@@ -657,7 +672,7 @@ def _require(function: str, *packages: str) -> None:
             missing.append(package)
     if missing:
         raise ImportError(
-            f"handgrad.onnx.{function} needs {' and '.join(missing)}. Install what it needs with: pip install handgrad[onnx]"
+            f"handgrad.onnx.{function} needs {' and '.join(missing)}. Install it with: pip install handgrad[onnx]"
         )
 
 
@@ -689,7 +704,7 @@ def _described(value: object) -> str:
     return f"{text if len(text) <= 60 else text[:57] + '...'} of type {type(value).__name__}"
 
 
-# ---- registration with the classic exporter: the ops there are, and those still to come ---------------------------------------
+# ---- registration with the classic exporter: the ops there are, and those still to come ------------------------------
 
 for _name in OPERATORS:
     _register_classic(_name)

@@ -3,10 +3,12 @@
 The stable ABI has no C++ autograd, so each differentiable op has one :class:`torch.autograd.Function`. Its static methods
 are registered for the raw op, and the function that :func:`register` returns chooses the road at each call:
 
-* ``Function.apply`` while a ``torch.func`` transform or forward-mode differentiation is at work: formulas registered for a
-  raw op have no forward mode, and torch would return a wrong tangent without a word;
-* the reference, if such a transform is being compiled: there Function.apply would lose its formulas;
-* the raw op otherwise: cheaper in eager mode, and one opaque node for compile and export.
+* the raw op under compile and export: one opaque node. (A transform that is being compiled gets the reference instead:
+  there Dynamo would inline the Function and lose its formulas.)
+* the Function under a ``torch.func`` transform or forward-mode differentiation: formulas registered for a raw op have no
+  forward mode, and torch would return a wrong tangent without a word;
+* in eager mode the same Function, in the style that costs least, where something requires grad, and the bare kernel where
+  nothing does.
 
 So call what :func:`register` returns, or the public function over it, rather than ``torch.ops.handgrad.foo``: that one
 has everything but forward mode.
@@ -70,8 +72,8 @@ def register(
         reference: the same op in plain PyTorch. It runs on devices without a kernel, and exporters decompose to it.
         autocast: the dtype that floating-point tensors are cast to under autocast; None leaves them.
         sharding: a DTensor rule, as :func:`torch.distributed.tensor.experimental.register_sharding` takes it.
-        onnx: the op in plain PyTorch and :func:`handgrad.onnx.operator`, for ONNX export where the reference is not what
-            should be exported. It may return NotImplemented for arguments that are better left to the reference.
+        onnx: the op in plain PyTorch and :func:`handgrad.onnx.operator`, for ONNX export where the reference is not
+            what should be exported. It may return NotImplemented for arguments that are better left to the reference.
 
     Returns:
         A function of the op's positional arguments, differentiable in every mode that torch has.
@@ -93,27 +95,57 @@ def register(
         _pending_sharding.append((overload, sharding))
 
     apply = autograd.apply
+    apply_eager = _eager(overload, autograd).apply
     transforms_active = torch._C._are_functorch_transforms_active
+    any_autocast_enabled = torch._C._is_any_autocast_enabled
 
     def call(*args: Any) -> Any:
         if _pending_sharding:
             _register_sharding()
+        if torch.compiler.is_compiling():
+            # Dynamo would inline Function.forward and drop its derivatives; the reference has its own.
+            return reference(*args) if _differentiating() else overload(*args)
+        if autocast is not None and any_autocast_enabled():
+            # The raw op's autocast rule would act inside Function.forward, too late for what backward sees.
+            args = _autocast(args, autocast)
         if transforms_active() or forward_ad._current_level >= 0:
-            if autocast is not None:
-                # The raw op's autocast rule would act inside Function.forward, too late for what backward sees.
-                args = _autocast(args, autocast)
-            if not torch.compiler.is_compiling():
-                return apply(*args)
-            # Dynamo inlines Function.forward here and drops its derivatives; the reference has its own.
-            if _differentiating():
-                return reference(*args)
-        return overload(*args)
+            return apply(*args)
+        if torch.is_grad_enabled() and _any_requires_grad(*args):
+            return apply_eager(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload(*args)
 
     call.__name__ = call.__qualname__ = op
     OPERATORS[name] = Operator(overload, reference, autograd, onnx)
     for observer in OBSERVERS:
         observer(name)
     return call
+
+
+def _any_requires_grad(*args: Any) -> bool:
+    return any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args)
+
+
+# The same in C++, from torch 2.14 on.
+_any_requires_grad = getattr(torch._C, "_any_requires_grad", _any_requires_grad)
+
+
+def _eager(overload: Any, autograd: Any) -> Any:
+    """The same Function in the older style, whose forward takes the context: torch binds the arguments of the newer one by
+    name at every call, which costs as much again as the whole op."""
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                output = overload(*args)
+            autograd.setup_context(ctx, args, output)
+            return output
+
+        backward = staticmethod(autograd.backward)
+
+    Eager.__name__ = autograd.__name__
+    return Eager
 
 
 def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -> Any:

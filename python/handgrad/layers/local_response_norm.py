@@ -224,7 +224,7 @@ def _unfold(tensor: Tensor, batch_size: int) -> Tensor:
     return tensor.unflatten(0, (batch_size, tensor.shape[0] // max(1, batch_size)))
 
 
-# ---- onnx: ONNX's own operator, where it means the same -------------------------------------------------------------------
+# ---- onnx: ONNX's own operator, where it means the same --------------------------------------------------------------
 
 
 def _onnx(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Any:

@@ -283,7 +283,7 @@ def _double_backward_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
     return (reduce_samples(grad_grad_output, reduction), grad_inputs, grad_targets), (0, 0, 0)
 
 
-# ---- onnx: the reference, from a log-sigmoid that stays stable there --------------------------------------------------------
+# ---- onnx: the reference, from a log-sigmoid that stays stable there -------------------------------------------------
 
 
 def _onnx(inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: int) -> Tensor:

@@ -1,0 +1,155 @@
+"""``python -m handgrad info``: what is installed here, what was loaded, and, if nothing could be, why.
+
+The report is a dictionary; ``--json`` prints it as it is. Its keys stay:
+
+======================  ================================================================================================
+``versions``            of handgrad, python, torch, and torchvision, onnx, onnxscript, onnxruntime (null: not installed)
+``platform``            operating system, processor, C library
+``torch_cuda``          the CUDA version that torch was built for; null for none
+``libraries_folder``    where handgrad's libraries are looked for
+``libraries``           name and path of each one loaded, in the order of loading
+``cpu_level``           the instruction set of the CPU kernels in use: v2, v3, v4 of x86-64, or generic
+``processor_level``     the best one that this processor can run
+``cuda_architectures``  what the CUDA library in the folder was built for: sm_90 is machine code, compute_90 is PTX
+``ops``                 names of the ops, sorted
+``private_ops``         names of the ops behind them: derivatives and other parts
+``error``               the reason why the libraries cannot be loaded; null if they are
+======================  ================================================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent / "lib"
+_COMPANIONS = ("torchvision", "onnx", "onnxscript", "onnxruntime")
+
+
+def add_command(commands: Any) -> None:
+    """Adds ``info`` to the subcommands of ``python -m handgrad``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "info",
+        help="show versions, loaded libraries and ops",
+        description="Shows versions, which libraries were loaded and from where, and which ops there are. "
+        "Exits with 1, and says why, if the libraries cannot be loaded.",
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON; its keys stay")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    report = gather()
+    print(json.dumps(report, indent=2) if arguments.json else as_text(report))
+    if report["error"]:
+        print(report["error"], file=sys.stderr)
+    return 1 if report["error"] else 0
+
+
+def gather() -> dict[str, Any]:
+    """The report; this module's docstring lists its keys."""
+    report: dict[str, Any] = {
+        "versions": {
+            "handgrad": _version("handgrad"),
+            "python": platform.python_version(),
+            "torch": _version("torch"),
+            **{name: _version(name) for name in _COMPANIONS},
+        },
+        "platform": platform.platform(),
+        "torch_cuda": None,
+        "libraries_folder": str(FOLDER),
+        "libraries": {},
+        "cpu_level": None,
+        "processor_level": None,
+        "cuda_architectures": cuda_architectures(FOLDER),
+        "ops": [],
+        "private_ops": [],
+        "error": None,
+    }
+    try:
+        import torch
+
+        report["torch_cuda"] = torch.version.cuda
+        loaded, names = _loaded()
+    except ImportError as error:
+        report["error"] = str(error)
+        return report
+    report["libraries"] = {name: str(path) for name, path in loaded.libraries.items()}
+    report["cpu_level"] = loaded.cpu_level
+    report["processor_level"] = loaded.processor_level
+    report["ops"] = sorted(name for name in names if not name.split("::")[1].startswith("_"))
+    report["private_ops"] = sorted(name for name in names if name.split("::")[1].startswith("_"))
+    return report
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The report for people."""
+    rows = [(name, value or "not installed") for name, value in report["versions"].items()]
+    rows += [("torch's CUDA", report["torch_cuda"] or "none"), ("platform", report["platform"]), ("", "")]
+    if report["error"]:
+        rows += [("libraries", "not loaded"), ("from", report["libraries_folder"])]
+    else:
+        paths = report["libraries"].values()
+        rows += [("libraries" if not place else "", path) for place, path in enumerate(paths)]
+        rows += [("CPU level", f"{report['cpu_level']} (this processor: {report['processor_level']})")]
+    rows += [("CUDA built for", ", ".join(report["cuda_architectures"]) or "none")]
+    if not report["error"]:
+        rows += [("ops", f"{len(report['ops'])}, and {len(report['private_ops'])} behind them")]
+        rows += [("", name) for name in report["ops"]]
+    width = max(len(name) for name, _ in rows) + 2
+    return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows)
+
+
+def cuda_architectures(folder: Path) -> list[str]:
+    """What the CUDA libraries in ``folder`` were built for, read from the code inside them; empty where there is none.
+
+    nvcc puts a "fat binary" into a library: a header of 16 bytes, then entries, each with a header that says whether it
+    is machine code or PTX, for which architecture, and how long it is.
+    """
+    found: set[tuple[int, str]] = set()
+    for path in sorted(folder.glob("*handgrad_cuda*")):
+        data = path.read_bytes()
+        start = data.find(_FAT_BINARY)
+        while start >= 0:
+            version, header, size = struct.unpack_from("<HHQ", data, start + 4)
+            at, end = start + header, start + header + size
+            if version != 1 or header < 16 or end > len(data):  # these four bytes, by chance
+                end = at
+            while at + 48 <= end:
+                kind, _, header, size = struct.unpack_from("<HHIQ", data, at)
+                architecture, flags = *struct.unpack_from("<I", data, at + 28), *struct.unpack_from("<Q", data, at + 40)
+                suffix = "a" if flags & 1 << 20 else "f" if flags & 1 << 21 else ""
+                if kind in _KINDS:
+                    found.add((architecture, f"{_KINDS[kind]}_{architecture}{suffix}"))
+                at += max(header + size, 1)
+            start = data.find(_FAT_BINARY, start + 4)
+    return [name for _, name in sorted(found)]
+
+
+_FAT_BINARY = struct.pack("<I", 0xBA55ED50)
+_KINDS = {1: "compute", 2: "sm"}
+
+
+def _loaded() -> tuple[Any, list[str]]:
+    """What was loaded, and the names of the ops. Raises the ImportError that loading ends in."""
+    from handgrad import _library
+    from handgrad.registration import OPERATORS
+
+    return _library.LOADED, [name for name in OPERATORS if name.startswith("handgrad::")]
+
+
+def _version(package: str) -> str | None:
+    if package == "handgrad":
+        from handgrad._version import __version__
+
+        return __version__
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
