@@ -7,6 +7,7 @@ Environment:
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,13 @@ class BuildLibraries(build_ext):
         arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         subprocess.run(["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *arguments], check=True)
         subprocess.run(["cmake", "--build", build], check=True)
+        if not in_place:
+            # The headers that other people's ops are built on; an editable install has them in the source tree.
+            shutil.copytree(ROOT / "csrc" / "common", package / "include" / "common", dirs_exist_ok=True)
 
     def get_outputs(self) -> list[str]:
-        return [str(path) for path in self._libraries(Path(self.build_lib) / "handgrad")]
+        package = Path(self.build_lib) / "handgrad"
+        return [str(path) for path in (*self._libraries(package), *(package / "include").rglob("*.h"))]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}

@@ -1,7 +1,7 @@
 // exp, log, log1p and pow that a loop can be vectorised over, on every compiler, with no vector-math library.
 //
 // On the CPU they are plain arithmetic on one element: no branch, no table, no call. The loop around them is vectorised by
-// the compiler at the width of whatever instruction set it builds for. Each is accurate to about 2 units in the last
+// the compiler at the width of whatever instruction set it builds for. Each is accurate to 1 to 3 units in the last
 // place, keeps NaN, and treats infinities and zeros as <cmath> does (tests/test_scalar_math.py). On the device CUDA's own
 // functions are used: they are as accurate, and shorter there.
 //

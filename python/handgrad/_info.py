@@ -116,7 +116,7 @@ def cuda_architectures(folder: Path) -> list[str]:
     for path in sorted(folder.glob("*handgrad_cuda*")):
         data = path.read_bytes()
         start = data.find(_FAT_BINARY)
-        while start >= 0:
+        while 0 <= start <= len(data) - 16:
             version, header, size = struct.unpack_from("<HHQ", data, start + 4)
             at, end = start + header, start + header + size
             if version != 1 or header < 16 or end > len(data):  # these four bytes, by chance

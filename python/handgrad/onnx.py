@@ -159,8 +159,9 @@ def export(
         raise ValueError(
             f"export: output_names must have one name for each output, {len(graph.outputs)}; got {len(output_names)}"
         )
+    _name_operators(graph)
     if free_batch:
-        _name_batch(exported.model)
+        _name_batch(graph)
     # One file; beyond ONNX's limit of 2 GB torch writes the weights beside it all the same.
     exported.save(file, external_data=False)
 
@@ -622,15 +623,24 @@ def _open_batch(leaf: Any) -> dict[int, Any] | None:
     return {0: torch.export.Dim.DYNAMIC} if isinstance(leaf, Tensor) and leaf.dim() else None
 
 
-def _name_batch(model: Any) -> None:
+def _name_operators(graph: Any) -> None:
+    """What :func:`operator` made is called ``_symbolic`` by torch: calls it by the operator's name instead."""
+    values = [output for node in graph for output in node.outputs]
+    taken = {value.name for value in (*graph.inputs, *values)}
+    for value in values:
+        name = (value.name or "").replace("_symbolic", value.producer().op_type.lower())
+        if (value.name or "").startswith("_symbolic") and name not in taken:
+            value.name = name
+
+
+def _name_batch(graph: Any) -> None:
     """Calls the open dimension ``batch`` throughout, where all inputs share it."""
     import onnx_ir
 
-    dims = {value.shape[0] for value in model.graph.inputs if value.shape is not None and len(value.shape)}
+    dims = {value.shape[0] for value in graph.inputs if value.shape is not None and len(value.shape)}
     if len(dims) != 1 or not isinstance(dim := dims.pop(), onnx_ir.SymbolicDim):
         return
-    values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
-    for value in values:
+    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
         if value.shape is not None and dim in value.shape.dims:
             value.shape = onnx_ir.Shape("batch" if size == dim else size for size in value.shape)
 

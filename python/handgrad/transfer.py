@@ -28,8 +28,8 @@ __all__ = [
     "CopyReport",
     "FreezeReport",
     "HeadReport",
-    "ReplacedLayer",
     "ReplaceReport",
+    "ReplacedLayer",
     "copy_matching_weights",
     "freeze",
     "new_head",
@@ -565,9 +565,9 @@ def new_head(model: nn.Module, num_classes: int, *, head: str | Sequence[str] | 
         holder._modules[leaf] = new
         width, outputs = _widths(old)
         changes.append(f"{type(old).__name__} {width} -> {outputs} becomes {width} -> {num_classes}")
-        if isinstance(holder, nn.Sequential) and leaf.isdigit():
-            if any(isinstance(module, nn.ReLU) for module in list(holder)[int(leaf) + 1 :]):
-                notes.append(f"a ReLU follows {name}: outputs are never negative, which a sigmoid loss cannot use")
+        after = list(holder)[int(leaf) + 1 :] if isinstance(holder, nn.Sequential) and leaf.isdigit() else []
+        if any(isinstance(module, nn.ReLU) for module in after):
+            notes.append(f"a ReLU follows {name}: outputs are never negative, which a sigmoid loss cannot use")
     if isinstance(getattr(model, "num_classes", None), int):
         setattr(model, "num_classes", num_classes)  # noqa: B010  (mypy takes every attribute of a module for a tensor)
     return HeadReport(names, tuple(changes), tuple(notes))

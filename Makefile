@@ -1,0 +1,85 @@
+# Everything a fresh machine needs: Python 3.10+, a C++20 compiler and make.
+#   make demo    fine-tunes a network on real photos with handgrad's focal loss
+#   make test    builds, then runs every test
+#   make help    lists the rest
+PYTHON ?= python3
+# The newest torch handgrad is tested with, and the other one the same wheel must run on.
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+ABI_TORCH ?= torch==2.13.0
+JOBS ?= 2
+
+BIN := .venv/bin
+ABI_BIN := .venv-abi/bin
+PIP_FLAGS := -q --disable-pip-version-check
+SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+OP_TESTS := $(patsubst python/handgrad/%/__init__.py,tests/%,$(filter-out %/testing/__init__.py,$(wildcard python/handgrad/*/__init__.py)))
+CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+
+.PHONY: help build wheel test test-python test-levels test-abi demo bench lint format table clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: .venv/.built  ## the virtual environment .venv with handgrad in it, editable
+
+.venv/.torch:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install $(PIP_FLAGS) $(TORCH) "setuptools>=77" "cmake>=3.31" ninja wheel
+	@touch $@
+
+.venv/.built: .venv/.torch $(SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install $(PIP_FLAGS) --no-build-isolation -e ".[dev]"
+	@touch $@
+
+wheel: dist/.built  ## the wheel, in dist/
+
+dist/.built: .venv/.built $(shell find python -name '*.py')
+	rm -rf dist && mkdir dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m build -q --no-isolation --sdist --wheel .
+	@touch $@
+
+test: test-python test-levels test-abi  ## every test
+
+test-python: build wheel
+	$(BIN)/python -m pytest -n $(JOBS) tests
+
+# The kernels for lesser processors than this one.
+test-levels: build
+	for level in v2 v3; do \
+	  HANDGRAD_CPU_LEVEL=$$level $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) -k "01_cpu or 12_deterministic or equals" || exit 1; \
+	done
+
+# One wheel, built once: with torch alone installed, then the ops' tests, under both versions of torch.
+test-abi: wheel  ## the wheel under another torch
+	$(PYTHON) -m venv --clear .venv-abi
+	$(ABI_BIN)/pip install $(PIP_FLAGS) $(ABI_TORCH)
+	$(ABI_BIN)/pip install $(PIP_FLAGS) --no-deps dist/*.whl
+	cd / && "$(CURDIR)/$(ABI_BIN)/python" -W ignore -m handgrad info
+	$(ABI_BIN)/pip install $(PIP_FLAGS) "$$(ls dist/*.whl)[onnx,testing]" pytest-xdist
+	$(ABI_BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS)
+	rm -rf build/wheel-site
+	$(BIN)/pip install $(PIP_FLAGS) --no-deps --target build/wheel-site dist/*.whl
+	PYTHONPATH=build/wheel-site $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) -k "not 07_compile"
+
+demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
+	$(BIN)/python examples/finetune.py
+
+bench: build  ## times handgrad against its peers; writes benchmarks/results
+	$(BIN)/python -m benchmarks
+
+table: build  ## writes the table of ops into README.md
+	$(BIN)/python tests/ops_table.py --write
+
+lint: build  ## ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: build  ## formats everything
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+clean:  ## removes what the other targets made
+	rm -rf .venv .venv-abi build dist runs python/handgrad/lib

@@ -1,0 +1,86 @@
+"""Finding and loading the compiled libraries, and what is said when that fails."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from handgrad import _library
+
+
+def test_says_which_torch_it_needs(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(ImportError, match=r"needs torch 2\.10 or newer, and found torch 2\.9\.1\+cpu in .*pip install"):
+        _library.load()
+
+
+def test_says_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(_library, "_FOLDER", tmp_path)
+    with pytest.raises(ImportError, match=r"libhandgrad\.so is not in .* was not built\. .*pip install -e \."):
+        _library.load()
+
+
+def test_says_what_does_not_load(monkeypatch, tmp_path):
+    (tmp_path / "libhandgrad.so").write_text("not a library")
+    monkeypatch.setattr(_library, "_FOLDER", tmp_path)
+    with pytest.raises(ImportError, match=r"does not load into torch 2.* Update torch, or build handgrad from source"):
+        _library.load()
+
+
+@pytest.mark.parametrize(
+    ("built", "processor", "asked", "chosen"),
+    [("2 3 4", 4, "", "v4"), ("2 3 4", 3, "", "v3"), ("2 3", 4, "", "v3"), ("2 3 4", 4, "v2", "v2"), ("", 0, "", "generic")],
+)
+def test_chooses_the_best_level(monkeypatch, tmp_path, built, processor, asked, chosen):
+    for level in built.split():
+        (tmp_path / f"libhandgrad_cpu_v{level}.so").touch()
+    monkeypatch.setattr(_library, "_FOLDER", tmp_path)
+    monkeypatch.setenv("HANDGRAD_CPU_LEVEL", asked)
+    assert _library._choose_cpu_level(processor) == chosen
+
+
+@pytest.mark.parametrize(
+    ("processor", "asked", "sentence"),
+    [
+        (3, "v4", "HANDGRAD_CPU_LEVEL is v4, but this processor can run v3 at most"),
+        (4, "avx2", "HANDGRAD_CPU_LEVEL must be one of v2, v3, v4; got 'avx2'"),
+        (1, "", "need an x86-64-v2 processor, and this one is v1"),
+    ],
+)
+def test_refuses_a_level_that_cannot_run(monkeypatch, tmp_path, processor, asked, sentence):
+    for level in "234":
+        (tmp_path / f"libhandgrad_cpu_v{level}.so").touch()
+    monkeypatch.setattr(_library, "_FOLDER", tmp_path)
+    monkeypatch.setenv("HANDGRAD_CPU_LEVEL", asked)
+    with pytest.raises(ImportError, match=sentence):
+        _library._choose_cpu_level(processor)
+
+
+def test_the_environment_chooses():
+    built = sorted(path.stem[-2:] for path in _library._FOLDER.glob("libhandgrad_cpu_v*.so"))
+    for level in built:
+        if int(level[1:]) > int(_library.LOADED.processor_level[1:]):
+            continue
+        report = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "handgrad", "info", "--json"],
+            env={**os.environ, "HANDGRAD_CPU_LEVEL": level},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"_cpu_{level}" in report.stdout
+        json.loads(report.stdout)
+
+
+def test_import_is_light():
+    """Nothing that costs time is imported: no compiler, no DTensor, no ONNX, no test library."""
+    script = (
+        "import sys, torch; before = set(sys.modules); import handgrad; "
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}), "
+        "*(name for name in ('torch._dynamo', 'torch.distributed.tensor') if name in sys.modules and name not in before))"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"handgrad", "torch"} | set(sys.stdlib_module_names), done.stdout

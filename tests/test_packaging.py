@@ -1,0 +1,49 @@
+"""What travels in the wheel and in the source distribution (made by `make wheel`)."""
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def built(pattern: str) -> Path:
+    found = sorted((ROOT / "dist").glob(pattern))
+    assert len(found) == 1, f"expected one {pattern} in dist/, found {found}: run make wheel"
+    return found[0]
+
+
+def test_wheel():
+    wheel = built("*.whl")
+    # any Python, one platform
+    assert "-py3-none-" in wheel.name
+    assert not wheel.name.endswith("-any.whl")
+    assert wheel.stat().st_size < 5 * 2**20, f"{wheel.stat().st_size} bytes"
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = {f"handgrad/{path.relative_to(ROOT / 'python/handgrad')}" for path in ROOT.glob("python/handgrad/**/*.py")}
+    assert sources <= names
+    libraries = {Path(name).name for name in names if name.startswith("handgrad/lib/")}
+    assert libraries == {path.name for path in (ROOT / "python/handgrad/lib").iterdir()}
+    headers = {Path(name).name for name in names if name.startswith("handgrad/include/common/")}
+    assert headers == {path.name for path in (ROOT / "csrc/common").glob("*.h")}
+    assert "handgrad/py.typed" in names
+    foreign = {name.split("/")[0] for name in names} - {"handgrad"}
+    assert all(name.endswith(".dist-info") for name in foreign), foreign
+
+
+def test_wheel_needs_torch_alone():
+    wheel = zipfile.ZipFile(built("*.whl"))
+    metadata = next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith("METADATA"))
+    required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert required == ["Requires-Dist: torch>=2.10"]
+
+
+@pytest.mark.parametrize("part", ["csrc", "python"])
+def test_source_distribution(part):
+    with tarfile.open(built("*.tar.gz")) as archive:
+        names = {name.split("/", 1)[-1] for name in archive.getnames()}
+    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / part).rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".py"}}
+    assert wanted <= names, sorted(wanted - names)
+    assert {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names

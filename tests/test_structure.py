@@ -1,0 +1,182 @@
+"""The layout and the room rules of csrc/README.md, as far as a machine can check them."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
+from ops_table import BEGIN, END, table
+
+ROOT = Path(__file__).resolve().parent.parent
+FAMILIES = sorted(p.parent.name for p in ROOT.glob("python/handgrad/*/__init__.py") if p.parent.name != "testing")
+OPS = sorted((p.parent.name, p.name) for family in FAMILIES for p in (ROOT / "csrc" / family).iterdir())
+IDS = [op for _, op in OPS]
+CSRC = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"})
+LIBRARIES = sorted((ROOT / "python/handgrad/lib").glob("*.so"))
+
+
+def code_of(path: Path) -> str:
+    """C++ without its comments."""
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", path.read_text(), flags=re.S)
+
+
+def test_there_are_ops():
+    assert len(OPS) >= 2
+
+
+@pytest.mark.parametrize(("family", "op"), OPS, ids=IDS)
+def test_an_ops_files_are_where_its_name_says(family, op):
+    sources = {path.name for path in (ROOT / "csrc" / family / op).iterdir()}
+    wanted = {f"{op}.cpp", f"{op}_math.h", f"{op}_cpu.cpp"}
+    assert wanted <= sources <= wanted | {f"{op}_cuda.cu"}
+    for path in (
+        f"python/handgrad/{family}/{op}.py",
+        f"tests/{family}/test_{op}.py",
+        f"benchmarks/{family}/bench_{op}.py",
+        f"docs/{family}/{op}.md",
+    ):
+        assert (ROOT / path).is_file(), f"{path} is missing"
+
+
+@pytest.mark.parametrize(("family", "op"), OPS, ids=IDS)
+def test_only_the_familys_init_lists_an_op(family, op):
+    """CMake, setup.py and the machinery find ops by their files' names."""
+    for path in [
+        ROOT / "CMakeLists.txt",
+        ROOT / "setup.py",
+        ROOT / "pyproject.toml",
+        ROOT / "Makefile",
+        *(ROOT / "python/handgrad").glob("*.py"),
+        *(ROOT / "python/handgrad/testing").glob("*.py"),
+        *(ROOT / "csrc/common").glob("*"),
+    ]:
+        text = path.read_text()
+        if path.suffix == ".py":
+            # Examples in docstrings may name an op; code may not.
+            text = ast.unparse(_without_docstrings(ast.parse(text)))
+        assert op not in text, f"{path.name} names {op}"
+    exports = (ROOT / f"python/handgrad/{family}/__init__.py").read_text()
+    assert len(re.findall(rf"^from handgrad\.{family}\.{op} import ", exports, re.M)) == 1
+
+
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return tree
+
+
+@pytest.mark.parametrize(("family", "op"), OPS, ids=IDS)
+def test_no_op_knows_another(family, op):
+    for path in [*(ROOT / "csrc" / family / op).iterdir(), ROOT / f"python/handgrad/{family}/{op}.py"]:
+        for _, other in OPS:
+            if other != op:
+                assert other not in path.read_text(), f"{path.name} names {other}"
+
+
+@pytest.mark.parametrize(("family", "op"), OPS, ids=IDS)
+def test_rooms_of_an_op(family, op):
+    folder = ROOT / "csrc" / family / op
+    schema, math = code_of(folder / f"{op}.cpp"), code_of(folder / f"{op}_math.h")
+    cpu = code_of(folder / f"{op}_cpu.cpp")
+    assert set(re.findall(r"\b(?:library\.)(\w+)\(", schema)) == {"def"}, "the schema file only names ops"
+    for word in ("Tensor", "threadIdx", "std::vector", "stream"):
+        assert word not in math, f"{op}_math.h knows a {word}"
+    # Formulas live in _math.h: a host entry that calls exp has one of its own.
+    assert not re.search(r"\b(exp|log|log1p|pow|sqrt|tanh|sin|cos)\s*\(", cpu)
+    assert f"{op}_math.h" in cpu
+    sections = re.findall(r"^# ---- ([\w ]+)", (ROOT / f"python/handgrad/{family}/{op}.py").read_text(), re.M)
+    firsts = [section.split()[0] for section in sections]
+    order = ["public", "module", "reference", "fake", "autograd", "onnx", "registration"]
+    assert firsts == [name for name in order if name in firsts], f"sections out of order: {firsts}"
+    assert set(order) - set(firsts) <= {"module", "onnx"}
+
+
+def test_rooms_of_csrc():
+    for path in CSRC:
+        text = code_of(path)
+        name = path.relative_to(ROOT)
+        assert not re.search(r"#include <(ATen|c10|pybind11|Python\.h|torch/(torch|extension)\.h)", text), name
+        if path.name != "torch_version.h":
+            assert "TORCH_VERSION" not in text, f"{name} knows a torch version"
+            assert "TORCH_TARGET_VERSION" not in text, f"{name} knows a torch version"
+        assert not re.search(r"immintrin|arm_neon|__AVX|__SSE|_mm\d|__attribute__\(\(target", text), f"{name} knows an ISA"
+        if path.suffix != ".cu" and "emulator" not in path.parts:
+            assert not re.search(r"\bthreadIdx\b|<<<", text), f"{name} knows a thread index"
+        assert not re.search(r"\bint (i|n|index|numel|size)\b", text), f"{name}: sizes and indices are int64_t"
+
+
+def test_python_families_only_export():
+    for family in FAMILIES:
+        tree = ast.parse((ROOT / f"python/handgrad/{family}/__init__.py").read_text())
+        for node in tree.body:
+            is_all = isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+            is_doc = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            assert isinstance(node, ast.ImportFrom) or is_all or is_doc, ast.unparse(node)
+
+
+def test_libraries_exist():
+    assert len(LIBRARIES) >= 2, "run make build"
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.stem)
+def test_undefined_symbols_are_the_stable_abi(library):
+    """torch's C shims and the C and C++ runtime; nothing of ATen, c10 or Python. And only runtimes as old as torch's."""
+    with library.open("rb") as file:
+        elf = ELFFile(file)
+        symbols = elf.get_section_by_name(".dynsym")
+        versions = next(s for s in elf.iter_sections() if isinstance(s, GNUVerSymSection))
+        needed = next(s for s in elf.iter_sections() if isinstance(s, GNUVerNeedSection))
+        names = {aux["vna_other"]: aux.name for _, auxes in needed.iter_versions() for aux in auxes}
+        linked = next(s for s in elf.iter_sections() if isinstance(s, DynamicSection))
+        dependencies = {tag.needed for tag in linked.iter_tags("DT_NEEDED")}
+        paths = [tag.entry.d_tag for tag in linked.iter_tags() if tag.entry.d_tag in ("DT_RPATH", "DT_RUNPATH")]
+
+        torch_symbols = []
+        for place, symbol in enumerate(symbols.iter_symbols()):
+            if symbol["st_shndx"] != "SHN_UNDEF" or not symbol.name:
+                continue
+            version = names.get(versions.get_symbol(place)["ndx"], "")
+            if version:
+                runtime, _, number = version.partition("_")
+                assert runtime in {"GLIBC", "GLIBCXX", "CXXABI", "GCC"}, f"{symbol.name}@{version}"
+                if runtime == "GLIBC":
+                    assert tuple(map(int, number.split("."))) <= (2, 28), f"{symbol.name} needs {version}"
+            elif symbol["st_info"]["bind"] == "STB_WEAK":
+                assert symbol.name in {"__gmon_start__", "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable"}
+            else:
+                assert re.match(r"(aoti_torch|torch)_\w+$", symbol.name), f"{library.name} wants {symbol.name}"
+                torch_symbols.append(symbol.name)
+    assert torch_symbols, "a library of handgrad registers something"
+    assert dependencies <= {
+        "libtorch_cpu.so",
+        "libstdc++.so.6",
+        "libgcc_s.so.1",
+        "libm.so.6",
+        "libc.so.6",
+        "ld-linux-x86-64.so.2",
+    }
+    assert not paths, "no path of the build machine is written into a library"
+
+
+def test_readme_has_the_table_of_today():
+    readme = (ROOT / "README.md").read_text()
+    current = readme.split(BEGIN)[1].split(END)[0].strip()
+    assert current == table().strip(), "run make table"
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), ROOT / "csrc/README.md"], ids=lambda p: p.name
+)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in link:
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_changelog_names_the_version():
+    version = re.search(r'"(.+)"', (ROOT / "python/handgrad/_version.py").read_text())[1]
+    assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)

@@ -1,0 +1,29 @@
+"""Prints the polynomials of csrc/common/scalar_math.h: Chebyshev fits with the largest error of each.
+
+python tools/fit_polynomials.py        (needs mpmath, which torch brings)
+"""
+
+from collections.abc import Callable
+
+import mpmath as mp
+
+mp.mp.dps = 60
+
+
+def fit(name: str, function: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, terms: int, digits: int) -> None:
+    coefficients, error = mp.chebyfit(function, [low, high], terms, error=True)
+    print(f"{name}: {terms} terms, error {mp.nstr(error, 3)}")
+    print("  " + ", ".join(mp.nstr(c, digits) for c in reversed(coefficients)))
+
+
+def log1p_over_x(x: mp.mpf) -> mp.mpf:
+    return mp.log1p(x) / x if x else mp.mpf(1)
+
+
+if __name__ == "__main__":
+    # A little wider than needed, because the reduced argument is rounded too.
+    half_ln2 = mp.log(2) / 2 * mp.mpf("1.0001")
+    fit("exp, float", mp.exp, -half_ln2, half_ln2, 7, 10)
+    fit("exp, double", mp.exp, -half_ln2, half_ln2, 13, 19)
+    fit("log1p(x)/x on [0, 1], float", log1p_over_x, mp.mpf(0), mp.mpf(1), 10, 10)
+    fit("log1p(x)/x on [0, 1], double", log1p_over_x, mp.mpf(0), mp.mpf(1), 20, 19)
