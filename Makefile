@@ -36,6 +36,11 @@ wheel: dist/.built  ## the wheel, in dist/
 dist/.built: .venv/.built $(shell find python -name '*.py')
 	rm -rf dist && mkdir dist
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m build -q --no-isolation --sdist --wheel .
+	# auditwheel names the oldest C library that will do, and copies nothing in: torch brings what is needed.
+	if [ "$$(uname)" = Linux ]; then \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel -q repair --exclude 'libtorch*.so' --plat auto --only-plat \
+	    --wheel-dir dist dist/*-linux_*.whl && rm dist/*-linux_*.whl; \
+	fi
 	@touch $@
 
 test: test-python test-levels test-abi  ## every test

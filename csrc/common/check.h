@@ -1,4 +1,5 @@
-// Argument checks of the host entries. A failed check is a sentence: the op, the argument, what was expected, what came.
+// Argument checks of the host entries. A failed check is a sentence: the op, the argument, what was expected, what
+// came.
 //
 // They are the last line, and guard what would otherwise be undefined behaviour, however the op was reached. The Python
 // face of an op checks what a user types (names, ranges); nothing is checked in both places.
@@ -20,11 +21,11 @@ template <class... Parts>
   throw std::runtime_error(text.str());
 }
 
-#define HANDGRAD_CHECK(condition, ...)                  \
-  do {                                                  \
-    if (!(condition)) [[unlikely]] {                    \
-      ::handgrad::fail(__VA_ARGS__);                    \
-    }                                                   \
+#define HANDGRAD_CHECK(condition, ...) \
+  do {                                 \
+    if (!(condition)) [[unlikely]] {   \
+      ::handgrad::fail(__VA_ARGS__);   \
+    }                                  \
   } while (false)
 
 inline std::string shape_text(const Tensor& tensor) {

@@ -17,8 +17,8 @@ HANDGRAD_MATH float widen(float x) { return x; }
 HANDGRAD_MATH double widen(double x) { return x; }
 HANDGRAD_MATH float widen(BFloat16 x) { return detail::bits_as<float>(static_cast<uint32_t>(x.x) << 16); }
 HANDGRAD_MATH float widen(Half x) {
-  // Exponent and mantissa moved to float's places, then scaled by 2^112, which corrects the bias of normal and subnormal
-  // numbers alike. What was infinite or NaN (exponent all ones) gets float's all-ones exponent instead.
+  // Exponent and mantissa moved to float's places, then scaled by 2^112, which corrects the bias of normal and
+  // subnormal numbers alike. What was infinite or NaN (exponent all ones) gets float's all-ones exponent instead.
   const uint32_t sign = static_cast<uint32_t>(x.x & 0x8000u) << 16, rest = static_cast<uint32_t>(x.x & 0x7fffu) << 13;
   const float scaled = detail::bits_as<float>(rest) * 0x1.0p112f;
   const uint32_t finite = detail::bits_as<uint32_t>(scaled), special = rest | 0x7f800000u;

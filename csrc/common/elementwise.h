@@ -1,9 +1,9 @@
 // Loops over the elements of tensors of one shape, whatever their strides and dtype.
 //
-// A kernel written with this sees only short, contiguous runs of float or double: `block(count, in..., out...)`. Strides,
-// half types and the split over threads are dealt with around it, so the one loop that knows the formula is compiled once
-// per compute type and always vectorised. Where memory already is such a run, the kernel works in place and nothing is
-// copied; otherwise runs go through buffers small enough to stay in the first-level cache.
+// A kernel written with this sees only short, contiguous runs of float or double: `block(count, in..., out...)`.
+// Strides, half types and the split over threads are dealt with around it, so the one loop that knows the formula is
+// compiled once per compute type and always vectorised. Where memory already is such a run, the kernel works in place
+// and nothing is copied; otherwise runs go through buffers small enough to stay in the first-level cache.
 #pragma once
 
 #include <algorithm>
@@ -20,8 +20,8 @@ inline constexpr int64_t kBlock = 512;
 // Smallest piece of work that a thread takes, or that one partial sum covers.
 inline constexpr int64_t kChunk = 8 * kBlock;
 
-// The shared shape of N operands, dimensions merged where all operands allow it and ordered as the first operand lies in
-// memory; element i of every operand is found by walking it.
+// The shared shape of N operands, dimensions merged where all operands allow it and ordered as the first operand lies
+// in memory; element i of every operand is found by walking it.
 template <int N>
 class ElementLoop {
  public:
@@ -35,9 +35,8 @@ class ElementLoop {
     for (size_t d = 0; d < shape.size(); ++d) {
       if (shape[d] != 1) order.push_back(d);
     }
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-      return operand_strides[0][a] > operand_strides[0][b];
-    });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return operand_strides[0][a] > operand_strides[0][b]; });
     for (const size_t d : order) {
       Dimension dimension{shape[d], {}};
       for (int k = 0; k < N; ++k) dimension.strides[k] = operand_strides[k] ? operand_strides[k][d] : 0;
@@ -178,8 +177,8 @@ namespace detail {
 
 // Runs block(count, pointers...) for the elements [begin, end) and adds up what it returns, if it returns anything.
 template <class C, class Block, int N, size_t... K, class... Operands>
-double run_blocks(const ElementLoop<N>& loop, int64_t begin, int64_t end, const Block& block,
-                  std::index_sequence<K...>, const Operands&... operands) {
+double run_blocks(const ElementLoop<N>& loop, int64_t begin, int64_t end, const Block& block, std::index_sequence<K...>,
+                  const Operands&... operands) {
   alignas(64) C buffers[N][kBlock];
   double total = 0;
   for (int64_t at = begin; at < end; at += kBlock) {
@@ -216,8 +215,8 @@ double sum_over_blocks(Sizes shape, const Block& block, const First& first, cons
   constexpr int N = 1 + sizeof...(Rest);
   const ElementLoop<N> loop(shape, {first.strides, rest.strides...});
   return parallel_sum(loop.numel(), kChunk, [&](int64_t begin, int64_t end) {
-    return detail::run_blocks<Compute<typename First::Element>>(loop, begin, end, block,
-                                                                std::make_index_sequence<N>(), first, rest...);
+    return detail::run_blocks<Compute<typename First::Element>>(loop, begin, end, block, std::make_index_sequence<N>(),
+                                                                first, rest...);
   });
 }
 

@@ -1,11 +1,12 @@
 // exp, log, log1p and pow that a loop can be vectorised over, on every compiler, with no vector-math library.
 //
-// On the CPU they are plain arithmetic on one element: no branch, no table, no call. The loop around them is vectorised by
-// the compiler at the width of whatever instruction set it builds for. Each is accurate to 1 to 3 units in the last
-// place, keeps NaN, and treats infinities and zeros as <cmath> does (tests/test_scalar_math.py). On the device CUDA's own
-// functions are used: they are as accurate, and shorter there.
+// On the CPU they are plain arithmetic on one element: no branch, no table, no call. The loop around them is vectorised
+// by the compiler at the width of whatever instruction set it builds for. Each is accurate to 1 to 3 units in the last
+// place, keeps NaN, and treats infinities and zeros as <cmath> does (tests/test_scalar_math.py). On the device CUDA's
+// own functions are used: they are as accurate, and shorter there.
 //
-// The polynomials are Chebyshev fits of the relative error, made by tools/fit_polynomials.py, which prints these numbers.
+// The polynomials are Chebyshev fits of the relative error, made by tools/fit_polynomials.py, which prints these
+// numbers.
 #pragma once
 
 #include <cmath>
@@ -53,11 +54,12 @@ struct FloatFormat<float> {
   static constexpr float ln2_high = 0.693145752f, ln2_low = 1.42860677e-6f;
   // Beyond these exp is 0 or infinite; within, the exponent arithmetic cannot overflow.
   static constexpr float exp_low = -105.0f, exp_high = 89.0f;
-  static constexpr float exp_terms[] = {1.0f,           1.000000038f,   0.5000000047f, 0.1666641541f,
+  static constexpr float exp_terms[] = {1.0f,           1.000000038f,    0.5000000047f, 0.1666641541f,
                                         0.04166635277f, 0.008375134775f, 0.00139411189f};
   // log1p(x) / x on [0, 1]
-  static constexpr float log1p_terms[] = {1.0f,          -0.4999989265f, 0.333297105f,    -0.2495161626f, 0.1966327426f,
-                                          -0.1526966707f, 0.105436238f,   -0.05637361283f, 0.01954252726f, -0.003176057018f};
+  static constexpr float log1p_terms[] = {1.0f,           -0.4999989265f,  0.333297105f, -0.2495161626f,
+                                          0.1966327426f,  -0.1526966707f,  0.105436238f, -0.05637361283f,
+                                          0.01954252726f, -0.003176057018f};
 };
 
 template <>
@@ -170,7 +172,8 @@ HANDGRAD_MATH T log(T x) {
   const T m = detail::bits_as<T>(detail::bits_as<Bits>(normal) - (n << F::mantissa_bits));
   const T s = (m - 1) / (m + 1), s2 = s * s;
   // atanh's own series; s^2 <= 0.0295, so these terms reach past double precision.
-  constexpr T terms[] = {T(2), T(2) / 3, T(2) / 5, T(2) / 7, T(2) / 9, T(2) / 11, T(2) / 13, T(2) / 15, T(2) / 17, T(2) / 19, T(2) / 21};
+  constexpr T terms[] = {T(2),      T(2) / 3,  T(2) / 5,  T(2) / 7,  T(2) / 9, T(2) / 11,
+                         T(2) / 13, T(2) / 15, T(2) / 17, T(2) / 19, T(2) / 21};
   const T log_m = s * detail::polynomial(terms, s2);
   const T count = static_cast<T>(n) - (subnormal ? static_cast<T>(F::mantissa_bits) : T(0));
   const T value = count * F::ln2_high + (count * F::ln2_low + log_m);
@@ -179,8 +182,8 @@ HANDGRAD_MATH T log(T x) {
   return x >= 0 ? at_infinity : std::numeric_limits<T>::quiet_NaN();
 }
 
-// base^exponent for base >= 0 (NaN below, as for a fractional exponent). A float goes through double, where the error of
-// log, multiplied by the exponent, still vanishes when rounded back.
+// base^exponent for base >= 0 (NaN below, as for a fractional exponent). A float goes through double, where the error
+// of log, multiplied by the exponent, still vanishes when rounded back.
 template <class T>
 HANDGRAD_MATH T pow(T base, T exponent) {
   const double wide = exp(static_cast<double>(exponent) * log(static_cast<double>(base)));

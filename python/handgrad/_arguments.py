@@ -1,7 +1,7 @@
 """Checks of what a user typed. Each failure is a sentence: the op, the argument, what was expected, what came.
 
-What a kernel needs in order not to read past its memory (shapes, dtypes, devices) is checked by its host entry in C++, and
-for tensors without memory by the fake kernel, with :func:`check_like`.
+What a kernel needs in order not to read past its memory (shapes, dtypes, devices) is checked by its host entry in C++,
+and for tensors without memory by the fake kernel, with :func:`check_like`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def check_tensor(op: str, name: str, value: Any) -> None:
 def check_range(
     op: str, name: str, value: Any, low: float, high: float, expected: str, also: float | None = None
 ) -> None:
-    """``value`` is a number with low <= value <= high, or is ``also``; ``expected`` says so in words. NaN is in no range."""
+    """``value`` is a number with low <= value <= high, or is ``also``; ``expected`` says so. NaN is in no range."""
     try:
         if low <= value <= high or value == also:
             return

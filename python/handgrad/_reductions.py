@@ -28,8 +28,8 @@ def reduce_samples(values: Tensor, reduction: int) -> Tensor:
 
 
 def sample_scale(grad_output: Tensor, inputs: Tensor, reduction: int) -> Tensor:
-    """Each sample's ``grad_output`` as the gradient of its unreduced losses: a view of the shape of ``inputs``, which has
-    the batch in front."""
+    """Each sample's ``grad_output`` as the gradient of its unreduced losses: a view of the shape of ``inputs``, which
+    has the batch in front."""
     if reduction == 0:
         return grad_output
     if reduction == 1:

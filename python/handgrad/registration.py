@@ -1,14 +1,14 @@
 """Tells torch everything about one op, in one call: autograd, fake tensors, autocast, vmap, sharding, fallback.
 
-The stable ABI has no C++ autograd, so each differentiable op has one :class:`torch.autograd.Function`. Its static methods
-are registered for the raw op, and the function that :func:`register` returns chooses the road at each call:
+The stable ABI has no C++ autograd, so each differentiable op has one :class:`torch.autograd.Function`. Its static
+methods are registered for the raw op, and the function that :func:`register` returns chooses the road at each call:
 
 * the raw op under compile and export: one opaque node. (A transform that is being compiled gets the reference instead:
   there Dynamo would inline the Function and lose its formulas.)
-* the Function under a ``torch.func`` transform or forward-mode differentiation: formulas registered for a raw op have no
-  forward mode, and torch would return a wrong tangent without a word;
-* in eager mode the same Function, in the style that costs least, where something requires grad, and the bare kernel where
-  nothing does.
+* the Function under a ``torch.func`` transform or forward-mode differentiation: formulas registered for a raw op have
+  no forward mode, and torch would return a wrong tangent without a word;
+* in eager mode the same Function, in the style that costs least, where something requires grad, and the bare kernel
+  where nothing does.
 
 So call what :func:`register` returns, or the public function over it, rather than ``torch.ops.handgrad.foo``: that one
 has everything but forward mode.
@@ -62,7 +62,8 @@ def register(
     sharding: Callable[..., Any] | None = None,
     onnx: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
-    """Registers the op ``name`` (``"namespace::op"``, its schema already loaded) and returns the function that calls it.
+    """Registers the op ``name`` (``"namespace::op"``, its schema already loaded) and returns the function that calls
+    it.
 
     Args:
         name: qualified name of an op whose schema a loaded library has defined.
@@ -131,8 +132,8 @@ _any_requires_grad = getattr(torch._C, "_any_requires_grad", _any_requires_grad)
 
 
 def _eager(overload: Any, autograd: Any) -> Any:
-    """The same Function in the older style, whose forward takes the context: torch binds the arguments of the newer one by
-    name at every call, which costs as much again as the whole op."""
+    """The same Function in the older style, whose forward takes the context: torch binds the arguments of the newer
+    one by name at every call, which costs as much again as the whole op."""
 
     class Eager(torch.autograd.Function):
         @staticmethod
@@ -149,8 +150,8 @@ def _eager(overload: Any, autograd: Any) -> Any:
 
 
 def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -> Any:
-    """An autograd Function for the last op that has a kernel, usually ``_foo_double_backward``: derivatives beyond it go
-    through ``reference``, slower but right, to any order.
+    """An autograd Function for the last op that has a kernel, usually ``_foo_double_backward``: derivatives beyond it
+    go through ``reference``, slower but right, to any order.
 
     Args:
         reference: the op in plain PyTorch, with the op's positional arguments.
@@ -179,7 +180,7 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Any) -> Any:
-            outputs, pull_back = torch.func.vjp(ctx.of_tensors, *ctx.saved_tensors)
+            outputs, pull_back = torch.func.vjp(ctx.of_tensors, *ctx.saved_tensors)[:2]
             single = isinstance(outputs, torch.Tensor)
             grads: list[Any] = [None] * ctx.arity
             for place, grad in zip(ctx.places, pull_back(grad_outputs[0] if single else grad_outputs), strict=True):
@@ -196,7 +197,7 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
             )
             return torch.func.jvp(ctx.of_tensors, tensors, filled)[1]
 
-    Through.vmap = staticmethod(vmap)
+    Through.vmap = staticmethod(vmap)  # type: ignore[method-assign]
     return Through
 
 
@@ -253,7 +254,9 @@ def _autocast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
     if not torch.is_autocast_enabled(device_type):
         return args
     return tuple(
-        arg.to(dtype) if isinstance(arg, torch.Tensor) and arg.is_floating_point() and arg.dtype != torch.float64 else arg
+        arg.to(dtype)
+        if isinstance(arg, torch.Tensor) and arg.is_floating_point() and arg.dtype != torch.float64
+        else arg
         for arg in args
     )
 

@@ -340,7 +340,7 @@ def _number_kind(tensor: Tensor) -> str:
 class FreezeReport:
     """What :func:`freeze` left of the model. Shared parameters count once."""
 
-    frozen: tuple[str, ...]  #: parameters that this call froze
+    frozen: tuple[str, ...]  #: parameters in front of `until`
     trainable: tuple[str, ...]  #: parameters that still require a gradient
     eval_layers: tuple[str, ...]  #: layers held in eval mode because they keep running statistics
     frozen_elements: int

@@ -5,10 +5,10 @@
 using handgrad::BFloat16;
 using handgrad::Half;
 
-#define UNARY(name, T)                                                    \
-  extern "C" void name##_##T(const T* from, T* to, int64_t count) {       \
-    HANDGRAD_SIMD                                                         \
-    for (int64_t i = 0; i < count; ++i) to[i] = handgrad::name(from[i]);  \
+#define UNARY(name, T)                                                   \
+  extern "C" void name##_##T(const T* from, T* to, int64_t count) {      \
+    HANDGRAD_SIMD                                                        \
+    for (int64_t i = 0; i < count; ++i) to[i] = handgrad::name(from[i]); \
   }
 
 #define BOTH(name) UNARY(name, float) UNARY(name, double)
@@ -17,22 +17,18 @@ BOTH(exp)
 BOTH(log)
 BOTH(log1p_unit)
 
-#define POWER(T)                                                                       \
-  extern "C" void pow_##T(const T* base, const T* exponent, T* to, int64_t count) {    \
-    HANDGRAD_SIMD                                                                      \
-    for (int64_t i = 0; i < count; ++i) to[i] = handgrad::pow(base[i], exponent[i]);   \
+#define POWER(T)                                                                     \
+  extern "C" void pow_##T(const T* base, const T* exponent, T* to, int64_t count) {  \
+    HANDGRAD_SIMD                                                                    \
+    for (int64_t i = 0; i < count; ++i) to[i] = handgrad::pow(base[i], exponent[i]); \
   }
 
 POWER(float)
 POWER(double)
 
-#define CONVERT(T)                                                              \
-  extern "C" void widen_##T(const T* from, float* to, int64_t count) {          \
-    handgrad::load_run(from, 1, count, to);                                     \
-  }                                                                             \
-  extern "C" void narrow_##T(const float* from, T* to, int64_t count) {         \
-    handgrad::store_run(from, count, to, 1);                                    \
-  }
+#define CONVERT(T)                                                                                               \
+  extern "C" void widen_##T(const T* from, float* to, int64_t count) { handgrad::load_run(from, 1, count, to); } \
+  extern "C" void narrow_##T(const float* from, T* to, int64_t count) { handgrad::store_run(from, count, to, 1); }
 
 CONVERT(Half)
 CONVERT(BFloat16)

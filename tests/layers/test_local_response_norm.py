@@ -69,9 +69,13 @@ SPEC = OpSpec(
     ],
     autocast=torch.float32,
     bad=[
-        Bad("size", lambda: local_response_norm(INPUT, 0), ValueError, "size must be a whole number, at least 1; got 0"),
+        Bad(
+            "size", lambda: local_response_norm(INPUT, 0), ValueError, "size must be a whole number, at least 1; got 0"
+        ),
         Bad("size_float", lambda: local_response_norm(INPUT, 2.5), (TypeError, RuntimeError), "size"),
-        Bad("beta", lambda: LocalResponseNorm(5, beta=float("inf")), ValueError, "beta must be a finite number; got inf"),
+        Bad(
+            "beta", lambda: LocalResponseNorm(5, beta=float("inf")), ValueError, "beta must be a finite number; got inf"
+        ),
         Bad("k", lambda: LocalResponseNorm(5, k="1"), TypeError, "k must be a finite number; got '1'"),
         Bad("none", lambda: local_response_norm(None, 5), TypeError, "input must be a torch.Tensor; got NoneType"),
         Bad(

@@ -76,11 +76,23 @@ SPEC = OpSpec(
     ],
     autocast=torch.float32,
     bad=[
-        Bad("alpha_high", lambda: sigmoid_focal_loss(LOGITS, TARGETS, alpha=1.5), ValueError, r"alpha must be in \[0, 1\]"),
+        Bad(
+            "alpha_high",
+            lambda: sigmoid_focal_loss(LOGITS, TARGETS, alpha=1.5),
+            ValueError,
+            r"alpha must be in \[0, 1\]",
+        ),
         Bad("alpha_nan", lambda: SigmoidFocalLoss(alpha=float("nan")), ValueError, "alpha must be in .* got nan"),
-        Bad("gamma_low", lambda: SigmoidFocalLoss(gamma=-1), ValueError, "gamma must be a finite number, at least 0; got -1"),
+        Bad(
+            "gamma_low",
+            lambda: SigmoidFocalLoss(gamma=-1),
+            ValueError,
+            "gamma must be a finite number, at least 0; got -1",
+        ),
         Bad("reduction", lambda: SigmoidFocalLoss(reduction="avg"), ValueError, "reduction must be .* got 'avg'"),
-        Bad("none", lambda: sigmoid_focal_loss(LOGITS, None), TypeError, "targets must be a torch.Tensor; got NoneType"),
+        Bad(
+            "none", lambda: sigmoid_focal_loss(LOGITS, None), TypeError, "targets must be a torch.Tensor; got NoneType"
+        ),
         Bad(
             "shape",
             lambda: sigmoid_focal_loss(LOGITS, TARGETS[:2]),
@@ -93,7 +105,12 @@ SPEC = OpSpec(
             RuntimeError,
             "inputs must be float32, float64, bfloat16 or float16; got int64",
         ),
-        Bad("layout", lambda: sigmoid_focal_loss(LOGITS.to_sparse(), TARGETS), TypeError, "inputs must be a dense tensor"),
+        Bad(
+            "layout",
+            lambda: sigmoid_focal_loss(LOGITS.to_sparse(), TARGETS),
+            TypeError,
+            "inputs must be a dense tensor",
+        ),
         Bad(
             "shape_compiled",
             lambda: torch.compile(sigmoid_focal_loss, backend="eager")(LOGITS, TARGETS[:2]),

@@ -1,9 +1,10 @@
 // Local response normalisation on the CPU.
 //
-// The work is cut into slabs: all channels of a few neighbouring positions, small enough for the cache. A slab is one flat
-// array in which channel c of position p stands at c * width + p, so "the next channel" is always `width` elements on, and
-// the sum over every window is a sum of shifted copies of one array. Zero channels in front of and behind the real ones
-// spare it any border case. channels_last memory is the same thing with a width of 1, read without rearranging.
+// The work is cut into slabs: all channels of a few neighbouring positions, small enough for the cache. A slab is one
+// flat array in which channel c of position p stands at c * width + p, so "the next channel" is always `width` elements
+// on, and the sum over every window is a sum of shifted copies of one array. Zero channels in front of and behind the
+// real ones spare it any border case. channels_last memory is the same thing with a width of 1, read without
+// rearranging.
 //
 // Nothing is kept from forward to backward but the input: the sums of squares cost less to compute than to load.
 #include "check.h"
@@ -323,8 +324,8 @@ std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(const Tensor&
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) {
         const C of_output = norm.grad_grad_output(v[i], x[i], shrink[i], d[i], sum_vx[i]);
-        const C of_input = norm.grad_input_twice(v[i], g[i], x[i], shrink[i], d[i], sum_vx[i], sum_sent[i],
-                                                 sum_sent_twice[i]);
+        const C of_input =
+            norm.grad_input_twice(v[i], g[i], x[i], shrink[i], d[i], sum_vx[i], sum_sent[i], sum_sent_twice[i]);
         sum_vx[i] = of_output;
         sum_sent[i] = of_input;
       }

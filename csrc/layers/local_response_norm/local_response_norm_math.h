@@ -2,8 +2,8 @@
 //
 //   y_c = x_c d_c^-beta,   d_c = k + (alpha / size) sum of x_j^2 over the window of c
 //
-// Everything that mixes channels is one of two sums, which the caller takes: over W(c), the window of channel c, and over
-// W*(j), the channels whose window holds j (the same window, mirrored). What is left is arithmetic on one element.
+// Everything that mixes channels is one of two sums, which the caller takes: over W(c), the window of channel c, and
+// over W*(j), the channels whose window holds j (the same window, mirrored). What is left is arithmetic on one element.
 #pragma once
 
 #include "scalar_math.h"
@@ -56,7 +56,8 @@ struct LocalResponseNorm {
   }
 
   // The gradient of sum(v grad_input) with respect to x, given the sums of s and of sent_twice over W*(j).
-  HANDGRAD_MATH T grad_input_twice(T v, T g, T x, T shrink, T d, T sum_of_vx, T sum_of_sent, T sum_of_sent_twice) const {
+  HANDGRAD_MATH T grad_input_twice(T v, T g, T x, T shrink, T d, T sum_of_vx, T sum_of_sent,
+                                   T sum_of_sent_twice) const {
     return -kappa() * (x * sum_of_sent_twice + g * shrink / d * sum_of_vx + v * sum_of_sent);
   }
 

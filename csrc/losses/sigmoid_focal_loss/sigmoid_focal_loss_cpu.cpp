@@ -1,5 +1,5 @@
-// Sigmoid focal loss on the CPU. Every pass reads inputs and targets once and writes what was asked for: nothing is saved
-// between passes, because computing e = exp(-|x|) again is cheaper than reading an intermediate back from memory.
+// Sigmoid focal loss on the CPU. Every pass reads inputs and targets once and writes what was asked for: nothing is
+// saved between passes, because computing e = exp(-|x|) again is cheaper than reading an intermediate back from memory.
 #include "check.h"
 #include "elementwise.h"
 #include "reduction.h"

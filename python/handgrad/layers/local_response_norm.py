@@ -1,6 +1,7 @@
 """Local response normalisation, handgrad's teaching op: read this file beside csrc/layers/local_response_norm/.
 
-Mathematics and both derivatives: docs/layers/local_response_norm.md. Every op's Python file has these parts in this order.
+Mathematics and both derivatives: docs/layers/local_response_norm.md. Every op's Python file has these parts in this
+order.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     <https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks>`_, 2012, section
     3.3).
 
-    .. math:: y_c = x_c \left(k + \frac{\alpha}{size} \sum_{j = c - \lfloor size / 2 \rfloor}^{c + \lfloor (size - 1) / 2
-        \rfloor} x_j^2\right)^{-\beta}
+    .. math:: y_c = x_c \left(k + \frac{\alpha}{size}
+        \sum_{j = c - \lfloor size / 2 \rfloor}^{c + \lfloor (size - 1) / 2 \rfloor} x_j^2\right)^{-\beta}
 
     Signature and values of :func:`torch.nn.functional.local_response_norm`; beyond it: channels_last is kept, second
     derivatives, forward mode, and no intermediate of the input's size, forward or backward.
@@ -93,12 +94,12 @@ class LocalResponseNorm(nn.Module):
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
-# ---- reference: the definition in plain PyTorch, its derivatives by torch's own autograd ---------------------------------
+# ---- reference: the definition in plain PyTorch, its derivatives by torch's own autograd -----------------------------
 
 
 def local_response_norm_reference(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    """Plain PyTorch. To be trusted because it says what the formula says: squares, zeros beyond the ends, a sum over the
-    window, a power."""
+    """Plain PyTorch. To be trusted because it says what the formula says: squares, zeros beyond the ends, a sum over
+    the window, a power."""
     channels = input.shape[1]
     before, after = min(size // 2, channels), min((size - 1) // 2, channels)
     squares = F.pad(input * input, [0, 0] * (input.dim() - 2) + [before, after])
@@ -107,9 +108,7 @@ def local_response_norm_reference(input: Tensor, size: int, alpha: float, beta: 
     return input * (k + alpha / size * total) ** -beta
 
 
-def _backward_reference(
-    grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float
-) -> Tensor:
+def _backward_reference(grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     def forward(x: Tensor) -> Tensor:
         return local_response_norm_reference(x, size, alpha, beta, k)
 
@@ -126,15 +125,13 @@ def _double_backward_reference(
     return torch.func.vjp(backward, grad_output, input)[1](grad_grad_input)
 
 
-# ---- fake: shapes and strides, for compile and export --------------------------------------------------------------------
+# ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
 
 
 def _fake(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     torch._check(
         3 <= input.dim() <= 5,
-        lambda: (
-            f"{_OP}: input must have 3 to 5 dimensions (batch, channels, positions...); got {tuple(input.shape)}"
-        ),
+        lambda: f"{_OP}: input must have 3 to 5 dimensions (batch, channels, positions...); got {tuple(input.shape)}",
     )
     if input.is_contiguous() or input.movedim(1, -1).is_contiguous():
         return input.new_empty_strided(input.shape, input.stride())
@@ -169,8 +166,8 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, input_tangent: Tensor, *_: None) -> Tensor:
-        # The backward is linear in grad_output, with the transposed Jacobian for its matrix; differentiated with respect
-        # to grad_output it gives the Jacobian itself, whatever grad_output is.
+        # The backward is linear in grad_output, with the transposed Jacobian for its matrix; differentiated with
+        # respect to grad_output it gives the Jacobian itself, whatever grad_output is.
         (input,) = ctx.saved_tensors
         return _double_backward(input_tangent, torch.zeros_like(input), input, *ctx.parameters)[0]
 

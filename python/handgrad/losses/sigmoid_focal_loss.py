@@ -30,8 +30,8 @@ def sigmoid_focal_loss(
 
     .. math:: loss = (\alpha t + (1 - \alpha)(1 - t)) \; q^\gamma \; (-t \log p - (1 - t) \log(1 - p))
 
-    Signature and values of :func:`torchvision.ops.sigmoid_focal_loss`; beyond it: soft targets, gradients with respect to
-    the targets, second derivatives, forward mode, and a fused mean and sum.
+    Signature and values of :func:`torchvision.ops.sigmoid_focal_loss`; beyond it: soft targets, gradients with respect
+    to the targets, second derivatives, forward mode, and a fused mean and sum.
 
     Args:
         inputs: logits, any shape; float32, float64, bfloat16 or float16, any strides.
@@ -104,7 +104,7 @@ class SigmoidFocalLoss(nn.Module):
         return f"alpha={self.alpha}, gamma={self.gamma}, reduction={self.reduction!r}"
 
 
-# ---- reference: the definition, from torch's own log-sigmoid; derivatives by torch's autograd --------------------------
+# ---- reference: the definition, from torch's own log-sigmoid; derivatives by torch's autograd ------------------------
 
 
 def sigmoid_focal_loss_reference(
@@ -230,7 +230,9 @@ class _Forward(torch.autograd.Function):
         return reduce(tangents[0] if len(tangents) == 1 else tangents[0] + tangents[1], reduction)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: int) -> Any:
+    def vmap(
+        info: Any, in_dims: Any, inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: int
+    ) -> Any:
         inputs, targets = (batch_first(x, d, info.batch_size) for x, d in zip((inputs, targets), in_dims, strict=False))
         return reduce_samples(_forward(inputs, targets, alpha, gamma, 0), reduction), 0
 
@@ -251,7 +253,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, grad_tangent: Any, inputs_tangent: Any, targets_tangent: Any, *_: None) -> Any:
-        grad_output, inputs, targets = ctx.saved_tensors
+        _, inputs, targets = ctx.saved_tensors
         # Linear in grad_output; and the Hessian is symmetric, so H v is what the double backward makes of v.
         by_grad = [torch.zeros_like(inputs), torch.zeros_like(targets)]
         if grad_tangent is not None:

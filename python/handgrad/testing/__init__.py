@@ -7,8 +7,9 @@
     test_matrix = matrix(SPEC)
 
 ``pytest`` then runs one test per promise and case, named ``op-tick-case``:
-``test_matrix[my_loss-03_derivatives-gradcheck_soft]``. What cannot hold for an op is said in its spec, with the reason, and
-shows as a skipped test with that reason. Works for any op registered with :func:`handgrad.registration.register`.
+``test_matrix[my_loss-03_derivatives-gradcheck_soft]``. What cannot hold for an op is said in its spec, with the
+reason, and shows as a skipped test with that reason. Works for any op registered with
+:func:`handgrad.registration.register`.
 
 Needs ``pip install handgrad[testing]``; the ONNX promise needs ``handgrad[onnx]`` too.
 """

@@ -77,7 +77,7 @@ def _scalar(spec: OpSpec, kwargs: dict[str, Any], function: Callable[..., Any] |
     return scalar
 
 
-# ---- 1: kernels against the reference in float64 -----------------------------------------------------------------------
+# ---- 1: kernels against the reference in float64 ---------------------------------------------------------------------
 
 
 def _against_reference(spec: OpSpec, sample: Sample, dtype: torch.dtype, device: str = "cpu") -> None:
@@ -139,7 +139,8 @@ def tick_derivatives(spec: OpSpec, root: Path) -> Checks:
             tensors[place].requires_grad_()
             outputs = _outputs(spec.function(*tensors, **sample.kwargs))
             (grad,) = torch.autograd.grad(outputs, tensors[place], _directions(outputs))
-            # Not to the bit: another loop is at work, in which the compiler may fuse other multiplications and additions.
+            # Not to the bit: another loop is at work, in which the compiler may fuse other multiplications and
+            # additions.
             torch.testing.assert_close(grad, expected[place])
 
     def identities(identity: Callable[[], None]) -> None:
@@ -163,7 +164,9 @@ def _strided_variants(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     offset[1:] = tensor
     yield "offset", offset[1:]
     if tensor.dim() > 2:
-        inner = torch.full((*tensor.shape[:-2], tensor.shape[-2], tensor.shape[-1] + 3), float("nan"), dtype=tensor.dtype)
+        inner = torch.full(
+            (*tensor.shape[:-2], tensor.shape[-2], tensor.shape[-1] + 3), float("nan"), dtype=tensor.dtype
+        )
         inner[..., : tensor.shape[-1]] = tensor
         yield "padded_rows", inner[..., : tensor.shape[-1]]
     if tensor.dim() >= 3:
@@ -188,7 +191,7 @@ def tick_strides(spec: OpSpec, root: Path) -> Checks:
                     )
                     actual = _value_and_grads(spec.function, Sample(kind, tensors, sample.kwargs))
                     # The order of a sum may follow memory.
-                    torch.testing.assert_close(actual, expected, msg=lambda text, kind=kind: f"{kind}: {text}")
+                    torch.testing.assert_close(actual, expected, msg=f"{kind}: {{}}".format)
 
         yield f"any_{sample.name}", strided
         yield f"any_{sample.name}_bfloat16", functools.partial(strided, sample, torch.bfloat16)
@@ -222,7 +225,7 @@ def tick_strides(spec: OpSpec, root: Path) -> Checks:
         yield "channels_last_kept", layout
 
 
-# ---- 5, 6: sizes at both ends ------------------------------------------------------------------------------------------
+# ---- 5, 6: sizes at both ends ----------------------------------------------------------------------------------------
 
 
 def tick_empty(spec: OpSpec, root: Path) -> Checks:
@@ -248,7 +251,7 @@ def tick_indexing(spec: OpSpec, root: Path) -> Checks:
     yield "numel_beyond_int32", spec.numel_beyond_int32
 
 
-# ---- 7: fake, opcheck, compile, export, AOTInductor --------------------------------------------------------------------
+# ---- 7: fake, opcheck, compile, export, AOTInductor ------------------------------------------------------------------
 
 
 def _record_calls(spec: OpSpec, sample: Sample) -> dict[str, tuple[Any, ...]]:
@@ -267,6 +270,10 @@ def _record_calls(spec: OpSpec, sample: Sample) -> dict[str, tuple[Any, ...]]:
     with Recorder():
         _second_grads(spec.function, sample)
     return calls
+
+
+def _repeated(tensor: Tensor, times: int) -> Tensor:
+    return torch.cat([tensor] * times)
 
 
 def tick_compile(spec: OpSpec, root: Path) -> Checks:
@@ -300,7 +307,7 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
         step = torch.compile(spec.function, backend=counter, fullgraph=True, dynamic=True)
         sample = spec.samples[0]
         for repeat in (2, 3, 5):
-            grown = sample.map(lambda tensor, repeat=repeat: torch.cat([tensor] * repeat))
+            grown = sample.map(functools.partial(_repeated, times=repeat))
             torch.testing.assert_close(
                 step(*grown.tensors, **grown.kwargs), spec.function(*grown.tensors, **grown.kwargs)
             )
@@ -412,7 +419,7 @@ def tick_func(spec: OpSpec, root: Path) -> Checks:
             grad = functools.partial(torch.func.grad, argnums=argument)
             jacrev = functools.partial(torch.func.jacrev, argnums=argument)
             jacfwd = functools.partial(torch.func.jacfwd, argnums=argument)
-            for name, transform in {
+            ways: dict[str, Callable[..., Any]] = {
                 "grad": grad,
                 "jvp": lambda f: lambda *x: torch.func.jvp(f, x, tangents),
                 "vjp": lambda f: lambda *x: torch.func.vjp(f, *x)[1](torch.ones((), dtype=x[0].dtype)),
@@ -423,14 +430,13 @@ def tick_func(spec: OpSpec, root: Path) -> Checks:
                 "jacfwd_of_jacfwd": lambda f, b=jacfwd: b(b(f)),
                 "jacrev_of_jacrev": lambda f, a=jacrev: a(a(f)),
                 "third": lambda f, g=grad, a=jacrev: g(lambda *x: a(a(f))(*x).square().sum()),
-                "third_forward": lambda f, g=grad: lambda *x: torch.func.jvp(
-                    g(lambda *y: g(f)(*y).square().sum()), x, tangents
+                "third_forward": lambda f, g=grad: (
+                    lambda *x: torch.func.jvp(g(lambda *y: g(f)(*y).square().sum()), x, tangents)
                 ),
-            }.items():
+            }
+            for name, transform in ways.items():
                 actual, expected = transform(ours)(*sample.tensors), transform(reference)(*sample.tensors)
-                torch.testing.assert_close(
-                    actual, expected, msg=lambda text, name=name: f"{name} of argument {argument}: {text}"
-                )
+                torch.testing.assert_close(actual, expected, msg=f"{name} of argument {argument}: {{}}".format)
 
     for sample in spec.samples:
         yield f"vmap_{sample.name}", functools.partial(vmap, sample)
@@ -561,7 +567,12 @@ def tick_memory(spec: OpSpec, root: Path) -> Checks:
             leaves = sample.leaves()
             inputs = {leaf.untyped_storage().data_ptr() for leaf in leaves}
             saved: list[Tensor] = []
-            with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda t: t):
+
+            def keep(tensor: Tensor, saved: list[Tensor] = saved) -> Tensor:
+                saved.append(tensor)
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 spec.function(*leaves, **sample.kwargs)
             foreign = [tuple(t.shape) for t in saved if t.untyped_storage().data_ptr() not in inputs]
             assert not foreign, f"saved beside the inputs: tensors of {foreign}"

@@ -23,7 +23,8 @@ def run(check: Callable[[OpSpec, int], None], spec: OpSpec) -> None:
     failures = context.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
         workers = [
-            context.Process(target=_work, args=(check, spec, rank, f"{folder}/store", failures)) for rank in range(WORLD)
+            context.Process(target=_work, args=(check, spec, rank, f"{folder}/store", failures))
+            for rank in range(WORLD)
         ]
         for worker in workers:
             worker.start()
@@ -71,7 +72,7 @@ def dtensor(spec: OpSpec, rank: int) -> None:
             if actual.dim() and isinstance(placement, Shard):
                 assert actual.placements[0] == placement, f"the batch was gathered: {actual.placements}"
             torch.testing.assert_close(actual.full_tensor(), expected)
-            grads = torch.autograd.grad(actual.sum(), shards)
+            grads: Any = torch.autograd.grad(actual.sum(), shards)
             torch.testing.assert_close(tuple(grad.full_tensor() for grad in grads), expected_grads)
 
 

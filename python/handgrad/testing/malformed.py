@@ -91,7 +91,9 @@ def run(spec: OpSpec) -> None:
             assert any(candidate in text for candidate in names), f"{name} is not named in: {text}"
             assert len(text.split()) >= 5, f"not a sentence: {text}"
             return
-        converted = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor) and not tensor.is_floating_point()]
+        converted = [
+            tensor for tensor in tensors if isinstance(tensor, torch.Tensor) and not tensor.is_floating_point()
+        ]
         assert converted, f"accepted a call with a broken {name}: {tensors} {kwargs}"
         # Integer and bool tensors may be converted: then the result is that of the converted call.
         as_float = tuple(tensor.to(torch.float32) for tensor in tensors)
