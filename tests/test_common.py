@@ -66,6 +66,16 @@ def test_exp(probe, c_type, dtype):
 
 
 @pytest.mark.parametrize(("c_type", "dtype"), TYPES, ids=["float", "double"])
+def test_exp_decay(probe, c_type, dtype):
+    limit = 87.3365 if dtype is np.float32 else 708.39641
+    x = np.concatenate([np.linspace(0, limit, 400_001), np.logspace(-40, 0, 1000)]).astype(dtype)
+    x = x[x <= dtype(limit)]
+    assert ulps(call(probe, f"exp_decay_{c_type}", x), np.exp(-x.astype(np.longdouble))).max() <= 1.5
+    x = np.array([0.0, np.inf, np.nan, np.nextafter(dtype(limit), dtype(np.inf)), 1e4, np.finfo(dtype).max], dtype)
+    np.testing.assert_array_equal(call(probe, f"exp_decay_{c_type}", x), [1, 0, np.nan, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("c_type", "dtype"), TYPES, ids=["float", "double"])
 def test_log1p_unit(probe, c_type, dtype):
     x = np.concatenate([np.linspace(0, 1, 400_001), np.logspace(-37, 0, 10_000)]).astype(dtype)
     exact = np.log1p(x.astype(np.longdouble))

@@ -54,6 +54,8 @@ struct FloatFormat<float> {
   static constexpr float ln2_high = 0.693145752f, ln2_low = 1.42860677e-6f;
   // Beyond these exp is 0 or infinite; within, the exponent arithmetic cannot overflow.
   static constexpr float exp_low = -105.0f, exp_high = 89.0f;
+  // 126 ln 2, rounded down: e^-x is a normal number up to here.
+  static constexpr float decay_limit = 87.3365f;
   static constexpr float exp_terms[] = {1.0f,           1.000000038f,    0.5000000047f, 0.1666641541f,
                                         0.04166635277f, 0.008375134775f, 0.00139411189f};
   // log1p(x) / x on [0, 1]
@@ -71,6 +73,7 @@ struct FloatFormat<double> {
   static constexpr double log2_e = 1.4426950408889634074;
   static constexpr double ln2_high = 0.69314718036912381649, ln2_low = 1.9082149292705877e-10;
   static constexpr double exp_low = -746.0, exp_high = 710.0;
+  static constexpr double decay_limit = 708.39641;
   static constexpr double exp_terms[] = {1.0,
                                          0.9999999999999999985,
                                          0.4999999999999999999,
@@ -115,6 +118,10 @@ HANDGRAD_MATH T exp(T x) {
   return ::exp(x);
 }
 template <class T>
+HANDGRAD_MATH T exp_decay(T x) {
+  return ::exp(-x);
+}
+template <class T>
 HANDGRAD_MATH T log1p_unit(T x) {
   return ::log1p(x);
 }
@@ -147,6 +154,20 @@ HANDGRAD_MATH T exp(T x) {
   const T first = detail::bits_as<T>((half + F::bias) << F::mantissa_bits);
   const T second = detail::bits_as<T>((whole - half + F::bias) << F::mantissa_bits);
   return mantissa * first * second;
+}
+
+// e^-x for x >= 0 only, what is below the smallest normal number flushed to 0: two thirds of the work of exp.
+template <class T>
+HANDGRAD_MATH T exp_decay(T x) {
+  using F = detail::FloatFormat<T>;
+  using Bits = typename F::Bits;
+  const T shifted = F::round_magic - x * F::log2_e;
+  const T n = shifted - F::round_magic;
+  const T r = -(x + n * F::ln2_high) - n * F::ln2_low;
+  const Bits whole = detail::bits_as<Bits>(shifted) - detail::bits_as<Bits>(F::round_magic);
+  const T value = detail::polynomial(F::exp_terms, r) * detail::bits_as<T>((whole + F::bias) << F::mantissa_bits);
+  // NaN passes the comparison.
+  return x > F::decay_limit ? T(0) : value;
 }
 
 // log(1 + x) for x in [0, 1] only: what losses need of log1p, and a plain polynomial there.

@@ -17,7 +17,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Exported:
     """What :func:`export` wrote."""
 
     path: Path
-    program: Any  #: the :class:`torch.onnx.ONNXProgram`: the graph, for further changes
+    program: Any = field(repr=False)  #: the :class:`torch.onnx.ONNXProgram`: the graph, for further changes
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     max_difference: float | None  #: the largest difference that verification found; None where it was not asked for

@@ -14,6 +14,7 @@ using handgrad::Half;
 #define BOTH(name) UNARY(name, float) UNARY(name, double)
 
 BOTH(exp)
+BOTH(exp_decay)
 BOTH(log)
 BOTH(log1p_unit)
 

@@ -1,8 +1,15 @@
 // Sigmoid focal loss of one element, with both derivatives. Derivation: docs/losses/sigmoid_focal_loss.md.
 //
-//   F(x, t) = w(t) q^gamma ce     w  = alpha t + (1 - alpha)(1 - t)        (1 without class weights)
-//                                 q  = p (1 - t) + (1 - p) t,  p = sigmoid(x)
-//                                 ce = -t log p - (1 - t) log(1 - p)
+//   F(x, t) = w q^gamma ce     w  = alpha t + (1 - alpha)(1 - t)        (1 without class weights)
+//                              q  = the probability given to the wrong class
+//                              ce = the cross entropy
+//
+// Everything is written in the distance a = |x| and in m, the part of the target on the other side of 0 than x:
+//
+//   q = P m + (1 - P)(1 - m),   ce = m a + log(1 + e^-a),   P = sigmoid(a) = 1 / (1 + e^-a),   m = 1 - t or t
+//
+// so nothing overflows, no two almost equal numbers are subtracted, and the side matters only for the sign of what is
+// differentiated once with respect to x or t.
 #pragma once
 
 #include <limits>
@@ -37,61 +44,55 @@ struct SigmoidFocalLoss {
   HANDGRAD_MATH Slope slope(T x, T t) const {
     const Point at(x, t);
     const Powers power = powers(at.q());
-    const T w = weight(t);
-    // At an infinite logit q_x is 0 and ce infinite; their product has the limit 0, which a merely huge ce gives.
-    const T ce = at.cross_entropy(at.finite_distance());
-    return {w * (power.p1 * at.q_x() * ce + power.p0 * at.ce_x()),
-            weight_slope * power.p0 * ce + w * (power.p1 * at.q_t() * ce - power.p0 * x)};
+    const T w = weight(t), a = at.finite_distance(), ce = at.cross_entropy(a);
+    return {at.signed_like_x(w * (power.p1 * at.q_a() * ce + power.p0 * at.ce_a())),
+            weight_slope * power.p0 * ce - at.signed_like_x(w * (power.p1 * at.q_m() * ce + power.p0 * a))};
   }
 
   HANDGRAD_MATH Curvature curvature(T x, T t) const {
     const Point at(x, t);
     const Powers power = powers(at.q());
-    const T w = weight(t);
-    const T ce = at.cross_entropy(at.finite_distance());
-    const T q_x = at.q_x(), q_t = at.q_t(), ce_x = at.ce_x(), ce_t = -x;
-    const T variance = at.p * at.not_p;
-    const T q_xx = variance * q_t * (1 - 2 * t), q_xt = -2 * variance;
-    return {w * (power.p2 * q_x * q_x * ce + power.p1 * (q_xx * ce + 2 * q_x * ce_x) + power.p0 * variance),
-            weight_slope * (power.p1 * q_x * ce + power.p0 * ce_x) +
-                w * (power.p2 * q_x * q_t * ce + power.p1 * (q_xt * ce + q_x * ce_t + q_t * ce_x) - power.p0),
-            2 * weight_slope * (power.p1 * q_t * ce + power.p0 * ce_t) +
-                w * (power.p2 * q_t * q_t * ce + 2 * power.p1 * q_t * ce_t)};
+    const T w = weight(t), a = at.finite_distance(), ce = at.cross_entropy(a);
+    const T q_a = at.q_a(), q_m = at.q_m(), ce_a = at.ce_a(), variance = at.larger * at.smaller;
+    const T q_aa = -variance * q_m * (2 * at.m - 1), q_am = 2 * variance;
+    return {w * (power.p2 * q_a * q_a * ce + power.p1 * (q_aa * ce + 2 * q_a * ce_a) + power.p0 * variance),
+            at.signed_like_x(weight_slope * (power.p1 * q_a * ce + power.p0 * ce_a)) -
+                w * (power.p2 * q_a * q_m * ce + power.p1 * (q_am * ce + q_a * a + q_m * ce_a) + power.p0),
+            w * (power.p2 * q_m * q_m * ce + 2 * power.p1 * q_m * a) -
+                at.signed_like_x(2 * weight_slope * (power.p1 * q_m * ce + power.p0 * a))};
   }
 
  private:
-  // What value and derivatives share. p and 1 - p are both computed without cancellation, from e = exp(-|x|): the
-  // confident examples, whose loss focal loss is about, have one of them tiny.
+  // What value and derivatives share. Subscripts are derivatives: q_a is that of q with respect to a.
   struct Point {
-    T t, distance, softness, p, not_p;
+    T distance, softness, larger, smaller, m;
     bool positive;
 
-    HANDGRAD_MATH Point(T x, T target) {
-      t = target;
+    HANDGRAD_MATH Point(T x, T t) {
       distance = absolute(x);
       positive = x >= 0;
-      const T e = exp(-distance), larger = 1 / (1 + e), smaller = e * larger;
+      const T e = exp_decay(distance);
       softness = log1p_unit(e);
-      p = positive ? larger : smaller;
-      not_p = positive ? smaller : larger;
+      larger = 1 / (1 + e);
+      smaller = e * larger;
+      m = positive ? 1 - t : t;
     }
 
-    // The probability given to the wrong class, 1 - p_t in the paper.
-    HANDGRAD_MATH T q() const { return p * (1 - t) + not_p * t; }
-    HANDGRAD_MATH T q_x() const { return p * not_p * (1 - 2 * t); }
-    HANDGRAD_MATH T q_t() const { return not_p - p; }
-    // t softplus(-x) + (1 - t) softplus(x). The target's weight on the wrong side of 0 may be exactly 0; an infinite
-    // distance then costs nothing, where 0 * inf would give NaN.
-    HANDGRAD_MATH T cross_entropy(T from) const {
-      const T wrong = positive ? 1 - t : t;
-      return (wrong == 0 ? T(0) : wrong * from) + softness;
-    }
-    // p - t, without the cancellation of p against a target of 1.
-    HANDGRAD_MATH T ce_x() const { return p * (1 - t) - not_p * t; }
+    HANDGRAD_MATH T q() const { return larger * m + smaller * (1 - m); }
+    HANDGRAD_MATH T q_a() const { return larger * smaller * (2 * m - 1); }
+    HANDGRAD_MATH T q_m() const { return larger - smaller; }
+    // The distance costs nothing where m is exactly 0; at an infinite one 0 * inf would give NaN.
+    HANDGRAD_MATH T cross_entropy(T a) const { return (m == 0 ? T(0) : m * a) + softness; }
+    HANDGRAD_MATH T ce_a() const { return larger * m - smaller * (1 - m); }
+    // For derivatives. At an infinite logit q_a is 0 and ce infinite; their product has the limit 0, which a merely
+    // huge ce gives.
     HANDGRAD_MATH T finite_distance() const {
       constexpr T largest = std::numeric_limits<T>::max();
       return distance > largest ? largest : distance;
     }
+    // a grows with x on the positive side and against it on the other; m falls with t on the one and grows on the
+    // other.
+    HANDGRAD_MATH T signed_like_x(T value) const { return positive ? value : -value; }
   };
 
   // q^gamma and its first two derivatives with respect to q.
