@@ -32,7 +32,7 @@ def test_there_are_ops():
 def test_an_ops_files_are_where_its_name_says(family, op):
     sources = {path.name for path in (ROOT / "csrc" / family / op).iterdir()}
     wanted = {f"{op}.cpp", f"{op}_math.h", f"{op}_cpu.cpp"}
-    assert wanted <= sources <= wanted | {f"{op}_cuda.cu"}
+    assert wanted <= sources <= wanted | {f"{op}_host.h", f"{op}_cuda.cu"}
     for path in (
         f"python/handgrad/{family}/{op}.py",
         f"tests/{family}/test_{op}.py",
@@ -88,7 +88,6 @@ def test_rooms_of_an_op(family, op):
         assert word not in math, f"{op}_math.h knows a {word}"
     # Formulas live in _math.h: a host entry that calls exp has one of its own.
     assert not re.search(r"\b(exp|log|log1p|pow|sqrt|tanh|sin|cos)\s*\(", cpu)
-    assert f'#include "{op}_math.h"' in (folder / f"{op}_cpu.cpp").read_text()
     sections = re.findall(r"^# ---- ([\w ]+)", (ROOT / f"python/handgrad/{family}/{op}.py").read_text(), re.M)
     firsts = [section.split()[0] for section in sections]
     order = ["public", "module", "reference", "fake", "autograd", "onnx", "registration"]

@@ -28,14 +28,16 @@ HANDGRAD_MATH To bits_as(From from) {
   return to;
 }
 
-// c[0] + c[1] x + c[2] x^2 + …, by Horner's rule. The recursion, not a loop, so that it is unrolled before the
-// vectoriser looks: it only takes innermost loops.
-template <int N, int At = 0, class T>
-HANDGRAD_MATH T polynomial(const T (&c)[N], T x) {
-  if constexpr (At == N - 1) {
-    return c[At];
+// c[0] + c[1] x + c[2] x^2 + … with c = Terms::values, by Horner's rule. A recursion, not a loop, so that it is
+// unrolled before the vectoriser looks, which only takes innermost loops. The terms come as a type because device code
+// can use the value of a host constant but not its address.
+template <class Terms, int At = 0, class T>
+HANDGRAD_MATH T polynomial(T x) {
+  constexpr T term = Terms::values[At];
+  if constexpr (At + 1 == sizeof(Terms::values) / sizeof(T)) {
+    return term;
   } else {
-    return c[At] + x * polynomial<N, At + 1>(c, x);
+    return term + x * polynomial<Terms, At + 1>(x);
   }
 }
 
@@ -56,12 +58,16 @@ struct FloatFormat<float> {
   static constexpr float exp_low = -105.0f, exp_high = 89.0f;
   // 126 ln 2, rounded down: e^-x is a normal number up to here.
   static constexpr float decay_limit = 87.3365f;
-  static constexpr float exp_terms[] = {1.0f,           1.000000038f,    0.5000000047f, 0.1666641541f,
-                                        0.04166635277f, 0.008375134775f, 0.00139411189f};
+  struct Exp {
+    static constexpr float values[] = {1.0f,           1.000000038f,    0.5000000047f, 0.1666641541f,
+                                       0.04166635277f, 0.008375134775f, 0.00139411189f};
+  };
   // log1p(x) / x on [0, 1]
-  static constexpr float log1p_terms[] = {1.0f,           -0.4999989265f,  0.333297105f, -0.2495161626f,
-                                          0.1966327426f,  -0.1526966707f,  0.105436238f, -0.05637361283f,
-                                          0.01954252726f, -0.003176057018f};
+  struct Log1p {
+    static constexpr float values[] = {1.0f,           -0.4999989265f,  0.333297105f, -0.2495161626f,
+                                       0.1966327426f,  -0.1526966707f,  0.105436238f, -0.05637361283f,
+                                       0.01954252726f, -0.003176057018f};
+  };
 };
 
 template <>
@@ -74,39 +80,50 @@ struct FloatFormat<double> {
   static constexpr double ln2_high = 0.69314718036912381649, ln2_low = 1.9082149292705877e-10;
   static constexpr double exp_low = -746.0, exp_high = 710.0;
   static constexpr double decay_limit = 708.39641;
-  static constexpr double exp_terms[] = {1.0,
-                                         0.9999999999999999985,
-                                         0.4999999999999999999,
-                                         0.1666666666666670245,
-                                         0.04166666666666669222,
-                                         0.008333333333309508019,
-                                         0.001388888888887187461,
-                                         0.0001984126990925790292,
-                                         0.00002480158735013993137,
-                                         2.755722492065213856e-6,
-                                         2.75572518772250828e-7,
-                                         2.511488209588034023e-8,
-                                         2.092158893897149238e-9};
-  static constexpr double log1p_terms[] = {1.0,
-                                           -0.4999999999999490595,
-                                           0.3333333333265183249,
-                                           -0.2499999996362910752,
-                                           0.1999999896792021621,
-                                           -0.1666664866590576204,
-                                           0.142855038356318111,
-                                           -0.1249825393328012524,
-                                           0.1110041240399414938,
-                                           -0.0995015979448041811,
-                                           0.08910457377919343675,
-                                           -0.07816619989902080765,
-                                           0.06504582676908699,
-                                           -0.04919486634913780394,
-                                           0.03221173180577001029,
-                                           -0.01733799236127139083,
-                                           0.007238154348004206666,
-                                           -0.002172263249482751661,
-                                           0.0004137149986328025386,
-                                           -0.00003736111090625510826};
+  struct Exp {
+    static constexpr double values[] = {1.0,
+                                        0.9999999999999999985,
+                                        0.4999999999999999999,
+                                        0.1666666666666670245,
+                                        0.04166666666666669222,
+                                        0.008333333333309508019,
+                                        0.001388888888887187461,
+                                        0.0001984126990925790292,
+                                        0.00002480158735013993137,
+                                        2.755722492065213856e-6,
+                                        2.75572518772250828e-7,
+                                        2.511488209588034023e-8,
+                                        2.092158893897149238e-9};
+  };
+  struct Log1p {
+    static constexpr double values[] = {1.0,
+                                        -0.4999999999999490595,
+                                        0.3333333333265183249,
+                                        -0.2499999996362910752,
+                                        0.1999999896792021621,
+                                        -0.1666664866590576204,
+                                        0.142855038356318111,
+                                        -0.1249825393328012524,
+                                        0.1110041240399414938,
+                                        -0.0995015979448041811,
+                                        0.08910457377919343675,
+                                        -0.07816619989902080765,
+                                        0.06504582676908699,
+                                        -0.04919486634913780394,
+                                        0.03221173180577001029,
+                                        -0.01733799236127139083,
+                                        0.007238154348004206666,
+                                        -0.002172263249482751661,
+                                        0.0004137149986328025386,
+                                        -0.00003736111090625510826};
+  };
+};
+
+// 2 atanh(s) / s in powers of s^2. For the logarithm s^2 <= 0.0295, so these terms reach past double precision.
+template <class T>
+struct AtanhSeries {
+  static constexpr T values[] = {T(2),      T(2) / 3,  T(2) / 5,  T(2) / 7,  T(2) / 9, T(2) / 11,
+                                 T(2) / 13, T(2) / 15, T(2) / 17, T(2) / 19, T(2) / 21};
 };
 
 }  // namespace detail
@@ -147,7 +164,7 @@ HANDGRAD_MATH T exp(T x) {
   const T shifted = x * F::log2_e + F::round_magic;
   const T n = shifted - F::round_magic;
   const T r = (x - n * F::ln2_high) - n * F::ln2_low;
-  const T mantissa = detail::polynomial(F::exp_terms, r);
+  const T mantissa = detail::polynomial<typename F::Exp>(r);
   // 2^n in two factors: n reaches past the exponent range at both ends, where the result is subnormal or infinite.
   const Bits whole = detail::bits_as<Bits>(shifted) - detail::bits_as<Bits>(F::round_magic);
   const Bits half = whole >> 1;
@@ -165,7 +182,7 @@ HANDGRAD_MATH T exp_decay(T x) {
   const T n = shifted - F::round_magic;
   const T r = -(x + n * F::ln2_high) - n * F::ln2_low;
   const Bits whole = detail::bits_as<Bits>(shifted) - detail::bits_as<Bits>(F::round_magic);
-  const T value = detail::polynomial(F::exp_terms, r) * detail::bits_as<T>((whole + F::bias) << F::mantissa_bits);
+  const T value = detail::polynomial<typename F::Exp>(r) * detail::bits_as<T>((whole + F::bias) << F::mantissa_bits);
   // NaN passes the comparison.
   return x > F::decay_limit ? T(0) : value;
 }
@@ -173,7 +190,7 @@ HANDGRAD_MATH T exp_decay(T x) {
 // log(1 + x) for x in [0, 1] only: what losses need of log1p, and a plain polynomial there.
 template <class T>
 HANDGRAD_MATH T log1p_unit(T x) {
-  return x * detail::polynomial(detail::FloatFormat<T>::log1p_terms, x);
+  return x * detail::polynomial<typename detail::FloatFormat<T>::Log1p>(x);
 }
 
 // log x = n ln 2 + log m with m in [sqrt(1/2), sqrt(2)), and log m = 2 atanh((m - 1) / (m + 1)).
@@ -192,10 +209,7 @@ HANDGRAD_MATH T log(T x) {
   const Bits n = bits >> F::mantissa_bits;
   const T m = detail::bits_as<T>(detail::bits_as<Bits>(normal) - (n << F::mantissa_bits));
   const T s = (m - 1) / (m + 1), s2 = s * s;
-  // atanh's own series; s^2 <= 0.0295, so these terms reach past double precision.
-  constexpr T terms[] = {T(2),      T(2) / 3,  T(2) / 5,  T(2) / 7,  T(2) / 9, T(2) / 11,
-                         T(2) / 13, T(2) / 15, T(2) / 17, T(2) / 19, T(2) / 21};
-  const T log_m = s * detail::polynomial(terms, s2);
+  const T log_m = s * detail::polynomial<detail::AtanhSeries<T> >(s2);
   const T count = static_cast<T>(n) - (subnormal ? static_cast<T>(F::mantissa_bits) : T(0));
   const T value = count * F::ln2_high + (count * F::ln2_low + log_m);
   const T at_zero = x == 0 ? -infinity : value;

@@ -7,76 +7,19 @@
 // rearranging.
 //
 // Nothing is kept from forward to backward but the input: the sums of squares cost less to compute than to load.
-#include "check.h"
 #include "convert.h"
-#include "local_response_norm_math.h"
+#include "local_response_norm_host.h"
 #include "parallel.h"
 
 namespace handgrad {
 namespace {
 
-constexpr const char* kOp = "local_response_norm";
+using namespace local_response_norm;
+
 // Bytes of one array of a slab. The double backward has eight such arrays at work, in a second-level cache of 256 KiB.
 constexpr int64_t kSlabBytes = 24 * 1024;
 // Elements of a window sum that are held in registers while the window is walked.
 constexpr int64_t kLanes = 64;
-
-// A tensor of shape (batch, channels, positions), the positions of one channel a fixed stride apart: what NCHW,
-// channels_last, slices of them and expanded scalars all are.
-struct Layout {
-  int64_t batch_stride, channel_stride, position_stride;
-};
-
-std::optional<Layout> as_layout(const Tensor& tensor) {
-  const Sizes sizes = tensor.sizes(), strides = tensor.strides();
-  int64_t position_stride = 0, next = 0;
-  bool first = true;
-  for (size_t d = sizes.size(); d-- > 2;) {
-    if (sizes[d] == 1) continue;
-    if (first) {
-      position_stride = strides[d];
-      first = false;
-    } else if (strides[d] != next) {
-      return std::nullopt;
-    }
-    next = strides[d] * sizes[d];
-  }
-  return Layout{strides[0], strides[1], position_stride};
-}
-
-// A tensor that is read slab by slab; one that has no Layout is copied into one that has.
-template <class T>
-struct Operand {
-  Tensor keep_alive;
-  Layout layout;
-  const T* data;
-
-  explicit Operand(const Tensor& tensor) : keep_alive(tensor) {
-    if (!as_layout(tensor)) keep_alive = torch::stable::contiguous(tensor);
-    layout = *as_layout(keep_alive);
-    data = keep_alive.const_data_ptr<T>();
-  }
-};
-
-// channels_last of any rank: dense, channels innermost.
-bool is_channels_last(const Tensor& tensor) {
-  const Sizes sizes = tensor.sizes(), strides = tensor.strides();
-  int64_t step = sizes[1];
-  if (sizes[1] != 1 && strides[1] != 1) return false;
-  for (size_t d = sizes.size(); d-- > 0;) {
-    if (d == 1) continue;
-    if (sizes[d] != 1 && strides[d] != step) return false;
-    step *= sizes[d];
-  }
-  return true;
-}
-
-// channels_last in, channels_last out; everything else comes out contiguous.
-Tensor empty_output(const Tensor& input) {
-  const std::vector<int64_t> contiguous = contiguous_strides(input.sizes());
-  const bool keep = input.is_contiguous() || is_channels_last(input);
-  return empty_strided(input.sizes(), keep ? input.strides() : Sizes(contiguous.data(), contiguous.size()), input);
-}
 
 // How the work on one input is cut.
 struct Plan {
@@ -193,24 +136,6 @@ void for_each_slab(const Plan& plan, int buffers, const Work& work) {
       slab.move_to(index);
       work(slab);
     }
-  });
-}
-
-void check_arguments(const Tensor& input, int64_t size) {
-  check_floating(kOp, "input", input);
-  HANDGRAD_CHECK(input.dim() >= 3 && input.dim() <= 5, kOp,
-                 ": input must have 3 to 5 dimensions (batch, channels, positions…); got ", shape_text(input));
-  HANDGRAD_CHECK(size >= 1, kOp, ": size must be at least 1; got ", size);
-}
-
-// Calls body(tag, norm) with the element type of `input` and the formula for this beta.
-template <class Body>
-void with_formula(const Tensor& input, int64_t size, double alpha, double beta, double k, const Body& body) {
-  dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
-    dispatch_bool(beta == 0.75, [&](auto beta_is_three_quarters) {
-      using C = Compute<typename decltype(tag)::type>;
-      body(tag, LocalResponseNorm<C, decltype(beta_is_three_quarters)::value>(size, alpha, beta, k));
-    });
   });
 }
 

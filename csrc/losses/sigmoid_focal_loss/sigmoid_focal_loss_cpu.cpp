@@ -1,46 +1,12 @@
 // Sigmoid focal loss on the CPU. Every pass reads inputs and targets once and writes what was asked for: nothing is
 // saved between passes, because computing e = exp(-|x|) again is cheaper than reading an intermediate back from memory.
-#include "check.h"
 #include "elementwise.h"
-#include "reduction.h"
-#include "sigmoid_focal_loss_math.h"
+#include "sigmoid_focal_loss_host.h"
 
 namespace handgrad {
 namespace {
 
-constexpr const char* kOp = "sigmoid_focal_loss";
-
-Reduction check_arguments(const Tensor& inputs, const Tensor& targets, int64_t reduction) {
-  check_floating(kOp, "inputs", inputs);
-  check_like(kOp, "targets", targets, "inputs", inputs);
-  return as_reduction(kOp, reduction);
-}
-
-void check_grad_output(const Tensor& grad_output, const Tensor& inputs, Reduction reduction) {
-  if (reduction == Reduction::none) {
-    check_like(kOp, "grad_output", grad_output, "inputs", inputs);
-  } else {
-    HANDGRAD_CHECK(grad_output.numel() == 1 && grad_output.scalar_type() == inputs.scalar_type(), kOp,
-                   ": grad_output must be one element of the dtype of inputs; got ", shape_text(grad_output), " of ",
-                   dtype_text(grad_output.scalar_type()));
-  }
-}
-
-// Calls body(tag, loss) with the element type of `inputs` and the formula for this gamma.
-template <class Body>
-auto with_formula(const Tensor& inputs, double alpha, double gamma, const Body& body) {
-  return dispatch_floating(kOp, inputs.scalar_type(), [&](auto tag) {
-    return dispatch_bool(gamma == 2, [&](auto gamma_is_two) {
-      using C = Compute<typename decltype(tag)::type>;
-      return body(tag, SigmoidFocalLoss<C, decltype(gamma_is_two)::value>(alpha, gamma));
-    });
-  });
-}
-
-template <class T>
-Input<T> open_grad_output(const Tensor& grad_output, Reduction reduction) {
-  return reduction == Reduction::none ? Input<T>(grad_output) : Input<T>::scalar(grad_output);
-}
+using namespace sigmoid_focal_loss;
 
 Tensor sigmoid_focal_loss_cpu(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
                               int64_t reduction_code) {
