@@ -11,9 +11,9 @@ JOBS ?= 2
 BIN := .venv/bin
 ABI_BIN := .venv-abi/bin
 PIP_FLAGS := -q --disable-pip-version-check
-SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 OP_TESTS := $(patsubst python/handgrad/%/__init__.py,tests/%,$(filter-out %/testing/__init__.py,$(wildcard python/handgrad/*/__init__.py)))
-CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help build wheel test test-python test-levels test-abi demo bench lint format table clean
 
@@ -28,14 +28,15 @@ build: .venv/.built  ## the virtual environment .venv with handgrad in it, edita
 	@touch $@
 
 .venv/.built: .venv/.torch $(SOURCES)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install $(PIP_FLAGS) --no-build-isolation -e ".[dev]"
+	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS=-DHANDGRAD_EMULATED=ON \
+	  $(BIN)/pip install $(PIP_FLAGS) --no-build-isolation -e ".[dev]"
 	@touch $@
 
 wheel: dist/.built  ## the wheel, in dist/
 
 dist/.built: .venv/.built $(shell find python -name '*.py')
 	rm -rf dist && mkdir dist
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m build -q --no-isolation --sdist --wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS=-DHANDGRAD_EMULATED=OFF $(BIN)/python -m build -q --no-isolation --sdist --wheel .
 	# auditwheel names the oldest C library that will do, and copies nothing in: torch brings what is needed.
 	if [ "$$(uname)" = Linux ]; then \
 	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel -q repair --exclude 'libtorch*.so' --plat auto --only-plat \
@@ -43,7 +44,7 @@ dist/.built: .venv/.built $(shell find python -name '*.py')
 	fi
 	@touch $@
 
-test: test-python test-levels test-abi  ## every test
+test: test-python test-levels test-emulated test-abi  ## every test
 
 test-python: build wheel
 	$(BIN)/python -m pytest -n $(JOBS) tests
@@ -53,6 +54,10 @@ test-levels: build
 	for level in v2 v3; do \
 	  HANDGRAD_CPU_LEVEL=$$level $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) -k "01_cpu or 12_deterministic or equals" || exit 1; \
 	done
+
+# The CUDA kernels, run on the CPU by the emulator, in place of the CPU kernels.
+test-emulated: build  ## the CUDA kernels in the emulator
+	HANDGRAD_BACKEND=emulated $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS)
 
 # One wheel, built once: with torch alone installed, then the ops' tests, under both versions of torch.
 test-abi: wheel  ## the wheel under another torch

@@ -28,22 +28,24 @@ class BuildLibraries(build_ext):
         package = ROOT / "python" / "handgrad" if in_place else Path(self.build_lib).resolve() / "handgrad"
         build = ROOT / "build" / "cmake"
         build.mkdir(parents=True, exist_ok=True)
-        # Leftovers of an earlier build with other levels must not travel in a wheel.
-        for old in self._libraries(package):
-            old.unlink()
         arguments = [f"-DPython_EXECUTABLE={sys.executable}", f"-DHANDGRAD_LIBRARY_DIR={package / 'lib'}"]
         if levels := os.environ.get("HANDGRAD_CPU_LEVELS"):
             arguments.append(f"-DHANDGRAD_CPU_LEVELS={levels}")
         arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         subprocess.run(["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *arguments], check=True)
         subprocess.run(["cmake", "--build", build], check=True)
+        # Leftovers of an earlier build with other settings must not travel in a wheel.
+        built = (build / "libraries.txt").read_text().split()
+        for library in self._libraries(package):
+            if library.name not in built:
+                library.unlink()
         if not in_place:
             # The headers that other people's ops are built on; an editable install has them in the source tree.
             shutil.copytree(ROOT / "csrc" / "common", package / "include" / "common", dirs_exist_ok=True)
 
     def get_outputs(self) -> list[str]:
         package = Path(self.build_lib) / "handgrad"
-        return [str(path) for path in (*self._libraries(package), *(package / "include").rglob("*.h"))]
+        return [str(path) for path in (*self._libraries(package), *(package / "include").rglob("*.*h"))]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}

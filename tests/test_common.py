@@ -67,12 +67,15 @@ def test_exp(probe, c_type, dtype):
 
 @pytest.mark.parametrize(("c_type", "dtype"), TYPES, ids=["float", "double"])
 def test_exp_decay(probe, c_type, dtype):
-    limit = 87.3365 if dtype is np.float32 else 708.39641
-    x = np.concatenate([np.linspace(0, limit, 400_001), np.logspace(-40, 0, 1000)]).astype(dtype)
-    x = x[x <= dtype(limit)]
+    normal, zero = (87.3, 88.0) if dtype is np.float32 else (708.3, 709.0)
+    x = np.concatenate([np.linspace(0, normal, 400_001), np.logspace(-40, 0, 1000)]).astype(dtype)
     assert ulps(call(probe, f"exp_decay_{c_type}", x), np.exp(-x.astype(np.longdouble))).max() <= 1.5
-    x = np.array([0.0, np.inf, np.nan, np.nextafter(dtype(limit), dtype(np.inf)), 1e4, np.finfo(dtype).max], dtype)
-    np.testing.assert_array_equal(call(probe, f"exp_decay_{c_type}", x), [1, 0, np.nan, 0, 0, 0])
+    # from there on it falls to 0 within the smallest normal number
+    x = np.linspace(normal, zero, 10_001).astype(dtype)
+    missed = np.abs(call(probe, f"exp_decay_{c_type}", x) - np.exp(-x.astype(np.longdouble)))
+    assert missed.max() <= np.finfo(dtype).smallest_normal
+    x = np.array([0.0, zero, np.inf, np.nan, 1e4, np.finfo(dtype).max], dtype)
+    np.testing.assert_array_equal(call(probe, f"exp_decay_{c_type}", x), [1, 0, 0, np.nan, 0, 0])
 
 
 @pytest.mark.parametrize(("c_type", "dtype"), TYPES, ids=["float", "double"])

@@ -16,8 +16,8 @@ def fit(name: str, function: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.m
     print("  " + ", ".join(mp.nstr(c, digits) for c in reversed(coefficients)))
 
 
-def log1p_over_x(x: mp.mpf) -> mp.mpf:
-    return mp.log1p(x) / x if x else mp.mpf(1)
+def atanh_over_s(s2: mp.mpf) -> mp.mpf:
+    return 2 * mp.atanh(mp.sqrt(s2)) / mp.sqrt(s2) if s2 else mp.mpf(2)
 
 
 if __name__ == "__main__":
@@ -25,5 +25,6 @@ if __name__ == "__main__":
     half_ln2 = mp.log(2) / 2 * mp.mpf("1.0001")
     fit("exp, float", mp.exp, -half_ln2, half_ln2, 7, 10)
     fit("exp, double", mp.exp, -half_ln2, half_ln2, 13, 19)
-    fit("log1p(x)/x on [0, 1], float", log1p_over_x, mp.mpf(0), mp.mpf(1), 10, 10)
-    fit("log1p(x)/x on [0, 1], double", log1p_over_x, mp.mpf(0), mp.mpf(1), 20, 19)
+    ninth = mp.mpf(1) / 9
+    fit("2 atanh(s)/s in s^2 on [0, 1/9], float", atanh_over_s, mp.mpf(0), ninth, 5, 10)
+    fit("2 atanh(s)/s in s^2 on [0, 1/9], double", atanh_over_s, mp.mpf(0), ninth, 11, 19)

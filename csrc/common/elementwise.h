@@ -65,6 +65,23 @@ class ElementLoop {
   bool is_linear() const { return dimensions_.empty(); }
   int64_t stride(int operand) const { return inner_[operand]; }
 
+  // The dimensions that are left, outermost first; a linear loop has one.
+  int dimensions() const { return is_linear() ? 1 : static_cast<int>(dimensions_.size()); }
+  int64_t size(int dimension) const { return is_linear() ? numel_ : dimensions_[dimension].size; }
+  int64_t stride(int dimension, int operand) const {
+    return is_linear() ? inner_[operand] : dimensions_[dimension].strides[operand];
+  }
+  // How far from its first element an operand reaches.
+  int64_t largest_offset() const {
+    int64_t largest = 0;
+    for (int k = 0; k < N; ++k) {
+      int64_t offset = 0;
+      for (int d = 0; d < dimensions(); ++d) offset += (size(d) - 1) * stride(d, k);
+      largest = std::max(largest, offset);
+    }
+    return largest;
+  }
+
   // run(offset into the operand, how many elements, position in the block) for the elements [begin, begin + count).
   template <class Run>
   void for_each_run(int operand, int64_t begin, int64_t count, const Run& run) const {

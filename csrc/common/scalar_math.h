@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "macros.h"
 
@@ -56,17 +57,14 @@ struct FloatFormat<float> {
   static constexpr float ln2_high = 0.693145752f, ln2_low = 1.42860677e-6f;
   // Beyond these exp is 0 or infinite; within, the exponent arithmetic cannot overflow.
   static constexpr float exp_low = -105.0f, exp_high = 89.0f;
-  // 126 ln 2, rounded down: e^-x is a normal number up to here.
-  static constexpr float decay_limit = 87.3365f;
+  // Here -x / ln 2 is nearest to -127, whose exponent bits are 0.
+  static constexpr float decay_limit = 88.0f;
   struct Exp {
     static constexpr float values[] = {1.0f,           1.000000038f,    0.5000000047f, 0.1666641541f,
                                        0.04166635277f, 0.008375134775f, 0.00139411189f};
   };
-  // log1p(x) / x on [0, 1]
   struct Log1p {
-    static constexpr float values[] = {1.0f,           -0.4999989265f,  0.333297105f, -0.2495161626f,
-                                       0.1966327426f,  -0.1526966707f,  0.105436238f, -0.05637361283f,
-                                       0.01954252726f, -0.003176057018f};
+    static constexpr float values[] = {2.000000008f, 0.6666632164f, 0.4002459523f, 0.2796515775f, 0.2815777836f};
   };
 };
 
@@ -79,7 +77,7 @@ struct FloatFormat<double> {
   static constexpr double log2_e = 1.4426950408889634074;
   static constexpr double ln2_high = 0.69314718036912381649, ln2_low = 1.9082149292705877e-10;
   static constexpr double exp_low = -746.0, exp_high = 710.0;
-  static constexpr double decay_limit = 708.39641;
+  static constexpr double decay_limit = 709.0;
   struct Exp {
     static constexpr double values[] = {1.0,
                                         0.9999999999999999985,
@@ -96,26 +94,10 @@ struct FloatFormat<double> {
                                         2.092158893897149238e-9};
   };
   struct Log1p {
-    static constexpr double values[] = {1.0,
-                                        -0.4999999999999490595,
-                                        0.3333333333265183249,
-                                        -0.2499999996362910752,
-                                        0.1999999896792021621,
-                                        -0.1666664866590576204,
-                                        0.142855038356318111,
-                                        -0.1249825393328012524,
-                                        0.1110041240399414938,
-                                        -0.0995015979448041811,
-                                        0.08910457377919343675,
-                                        -0.07816619989902080765,
-                                        0.06504582676908699,
-                                        -0.04919486634913780394,
-                                        0.03221173180577001029,
-                                        -0.01733799236127139083,
-                                        0.007238154348004206666,
-                                        -0.002172263249482751661,
-                                        0.0004137149986328025386,
-                                        -0.00003736111090625510826};
+    static constexpr double values[] = {2.000000000000000002,   0.6666666666666614959, 0.4000000000018574747,
+                                        0.2857142854545411453,  0.2222222408074767317, 0.1818174083250480451,
+                                        0.1538661404230400776,  0.1330037403267462434, 0.1211016872806921765,
+                                        0.08324506511860820576, 0.1704416356278139813};
   };
 };
 
@@ -167,30 +149,36 @@ HANDGRAD_MATH T exp(T x) {
   const T mantissa = detail::polynomial<typename F::Exp>(r);
   // 2^n in two factors: n reaches past the exponent range at both ends, where the result is subnormal or infinite.
   const Bits whole = detail::bits_as<Bits>(shifted) - detail::bits_as<Bits>(F::round_magic);
-  const Bits half = whole >> 1;
+  // (whole >> 1, written without a shift of negative numbers, which AVX2 lacks in 64 bits.)
+  const Bits half = static_cast<Bits>(static_cast<std::make_unsigned_t<Bits> >(whole + 4096) >> 1) - 2048;
   const T first = detail::bits_as<T>((half + F::bias) << F::mantissa_bits);
   const T second = detail::bits_as<T>((whole - half + F::bias) << F::mantissa_bits);
   return mantissa * first * second;
 }
 
-// e^-x for x >= 0 only, what is below the smallest normal number flushed to 0: two thirds of the work of exp.
+// e^-x for x >= 0 only, 0 from about the smallest normal number on: half of the work of exp.
 template <class T>
 HANDGRAD_MATH T exp_decay(T x) {
   using F = detail::FloatFormat<T>;
   using Bits = typename F::Bits;
-  const T shifted = F::round_magic - x * F::log2_e;
-  const T n = shifted - F::round_magic;
+  // Written so that NaN passes, and as the processor's own minimum is defined.
+  x = F::decay_limit < x ? F::decay_limit : x;
+  // The bias of the exponent is added while rounding; the shift then drops what else the magic number has set. At the
+  // limit all bits are dropped: 2^n becomes 0 without a comparison.
+  constexpr T magic = F::round_magic + static_cast<T>(F::bias);
+  const T shifted = magic - x * F::log2_e;
+  const T n = shifted - magic;
   const T r = -(x + n * F::ln2_high) - n * F::ln2_low;
-  const Bits whole = detail::bits_as<Bits>(shifted) - detail::bits_as<Bits>(F::round_magic);
-  const T value = detail::polynomial<typename F::Exp>(r) * detail::bits_as<T>((whole + F::bias) << F::mantissa_bits);
-  // NaN passes the comparison.
-  return x > F::decay_limit ? T(0) : value;
+  const T scale = detail::bits_as<T>(detail::bits_as<Bits>(shifted) << F::mantissa_bits);
+  return detail::polynomial<typename F::Exp>(r) * scale;
 }
 
-// log(1 + x) for x in [0, 1] only: what losses need of log1p, and a plain polynomial there.
+// log(1 + x) = 2 atanh(s) with s = x / (2 + x), for x in [0, 1] only: what losses need of log1p. (Processors divide
+// beside their other arithmetic; without the division the polynomial would have twice the terms.)
 template <class T>
 HANDGRAD_MATH T log1p_unit(T x) {
-  return x * detail::polynomial<typename detail::FloatFormat<T>::Log1p>(x);
+  const T s = x / (2 + x);
+  return s * detail::polynomial<typename detail::FloatFormat<T>::Log1p>(s * s);
 }
 
 // log x = n ln 2 + log m with m in [sqrt(1/2), sqrt(2)), and log m = 2 atanh((m - 1) / (m + 1)).
@@ -206,11 +194,17 @@ HANDGRAD_MATH T log(T x) {
   const T normal = subnormal ? x * lift : x;
   constexpr T root_half = static_cast<T>(0.70710678118654752440);
   const Bits bits = detail::bits_as<Bits>(normal) - detail::bits_as<Bits>(root_half);
-  const Bits n = bits >> F::mantissa_bits;
+  // bits >> mantissa_bits, again without a shift of negative numbers; and below, an integer becomes a float by way of
+  // the magic number, because AVX2 has no conversion from 64 bits.
+  const Bits n =
+      static_cast<Bits>(static_cast<std::make_unsigned_t<Bits> >(bits + ((F::bias + 1) << F::mantissa_bits)) >>
+                        F::mantissa_bits) -
+      (F::bias + 1);
   const T m = detail::bits_as<T>(detail::bits_as<Bits>(normal) - (n << F::mantissa_bits));
   const T s = (m - 1) / (m + 1), s2 = s * s;
   const T log_m = s * detail::polynomial<detail::AtanhSeries<T> >(s2);
-  const T count = static_cast<T>(n) - (subnormal ? static_cast<T>(F::mantissa_bits) : T(0));
+  const T whole = detail::bits_as<T>(n + detail::bits_as<Bits>(F::round_magic)) - F::round_magic;
+  const T count = whole - (subnormal ? static_cast<T>(F::mantissa_bits) : T(0));
   const T value = count * F::ln2_high + (count * F::ln2_low + log_m);
   const T at_zero = x == 0 ? -infinity : value;
   const T at_infinity = x == infinity ? infinity : at_zero;

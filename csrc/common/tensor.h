@@ -20,17 +20,22 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
-// An uninitialised tensor of the dtype and device of `like`. The shim, not torch::stable::empty: that one goes through
+// An uninitialised tensor on the device of `like`. The shim, not torch::stable::empty: that one goes through
 // the dispatcher by name, which costs more than a whole call on a small tensor.
-inline Tensor empty_strided(Sizes sizes, Sizes strides, const Tensor& like) {
-  int32_t dtype = 0, device_type = 0, device_index = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+inline Tensor empty_strided(Sizes sizes, Sizes strides, int32_t dtype, const Tensor& like) {
+  int32_t device_type = 0, device_index = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
                                                          strides.data(), dtype, device_type, device_index, &handle));
   return Tensor(handle);
+}
+
+inline Tensor empty_strided(Sizes sizes, Sizes strides, const Tensor& like) {
+  int32_t dtype = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  return empty_strided(sizes, strides, dtype, like);
 }
 
 inline Tensor empty_scalar(const Tensor& like) { return empty_strided(Sizes(), Sizes(), like); }
@@ -70,6 +75,14 @@ inline Tensor new_like(const Tensor& like) {
   if (is_dense(like)) return empty_strided(like.sizes(), like.strides(), like);
   const std::vector<int64_t> strides = contiguous_strides(like.sizes());
   return empty_strided(like.sizes(), Sizes(strides.data(), strides.size()), like);
+}
+
+// Memory for `count` floats or doubles on the device of `like`.
+template <class C>
+Tensor empty_vector(int64_t count, const Tensor& like) {
+  const int64_t one = 1;
+  const int32_t dtype = sizeof(C) == sizeof(double) ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+  return empty_strided(Sizes(&count, 1), Sizes(&one, 1), dtype, like);
 }
 
 // Stands for a gradient that nobody asked for.

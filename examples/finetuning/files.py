@@ -16,7 +16,11 @@ class UserError(Exception):
     """Something that the user can set right; the message is one sentence that says what and how."""
 
 
-_NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "the file is too large"}
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is too large",
+}
 
 
 def write_whole(path: Path, content: bytes) -> None:

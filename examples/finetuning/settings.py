@@ -20,9 +20,13 @@ AUGMENTATIONS = ("auto", "flips", "photo", "shift", "none")
 BATCHNORMS = ("auto", "frozen", "batch", "sync")
 
 
+# Options that may differ when a run is resumed: they say where things are and how they are done, not what comes out.
+_FREE = {"root", "download", "export", "out", "resume", "overwrite", "cache", "device", "workers", "memory"}
+
+
 @dataclass
 class Settings:
-    """One field per option; `numbers` names those that decide the result, which a resumed run must not change."""
+    """One field per option; `numbers` are those that decide the result, which a resumed run must not change."""
 
     dataset: str = "elpv"
     data: str | None = None
@@ -48,11 +52,12 @@ class Settings:
     lr: float | None = None
     body_lr: float | None = None
     weight_decay: float | None = None
-    epochs: int = 8
+    epochs: int = 5
     batch: int = 32
     amp: bool = False
     seed: int = 0
     probes: bool = True
+    export: bool = True
 
     out: str | None = None
     resume: bool = False
@@ -63,8 +68,7 @@ class Settings:
     memory: float = 2.0
 
     def numbers(self) -> dict[str, Any]:
-        free = {"root", "download", "out", "resume", "overwrite", "cache", "device", "workers", "memory"}
-        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in _FREE}
         return json.loads(json.dumps(values))
 
     @property
@@ -117,8 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
     many = float("inf")
     parser = _Parser(
         prog="finetune.py",
-        description="Fine-tune a torchvision classifier with handgrad's focal loss, compare it with plain BCE, a linear "
-        "probe and simpler baselines, and write tables, figures and a checked ONNX file.",
+        description="Fine-tune a torchvision classifier with handgrad's focal loss, compare it with plain BCE, a "
+        "linear probe and simpler baselines, and write a table, figures and a checked ONNX file.",
         # An option that was not given must be told from one given with the default's value, for --resume.
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -128,7 +132,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data", metavar="FOLDER", help="a folder of images, one folder per class, instead of --dataset")
     add("--root", metavar="FOLDER", help="where the dataset's files are (default: data)")
     add("--download", action="store_true", help="let torchvision download the dataset to --root")
-    add("--label-rule", type=known_name("label rule", ("all", "certain")), help="elpv: keep all photos, or certain labels")
+    add(
+        "--label-rule",
+        type=known_name("label rule", ("all", "certain")),
+        help="elpv: keep all photos, or certain labels",
+    )
     add("--classes", type=_names, metavar="A,B,...", help="use only these classes")
     add("--positive", metavar="CLASS", help="find this class among all others, with one logit")
     add("--limit", type=_number(int, 1, many), help="use at most so many photos, drawn evenly from the classes")
@@ -150,11 +158,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lr", type=_number(float, 0, many, False), help="largest learning rate of the head")
     add("--body-lr", type=_number(float, 0, many, False), help="largest learning rate of the other layers")
     add("--weight-decay", type=_number(float, 0, many))
-    add("--epochs", type=_number(int, 1, many), help="default: 8")
+    add("--epochs", type=_number(int, 1, many), help="default: 5")
     add("--batch", type=_number(int, 2, many), help="images per step, over all processes (default: 32)")
     add("--amp", action="store_true", help="train in bfloat16 where it is safe")
     add("--seed", type=_number(int, 0, 2**31 - 1))
     add("--no-probes", dest="probes", action="store_false", help="leave out the linear and the raw-pixel probe")
+    add("--no-export", dest="export", action="store_false", help="write no ONNX file")
 
     add = parser.add_argument_group("run").add_argument
     add("--out", metavar="FOLDER", help="where everything is written (default: runs/<data>-<model>)")
@@ -190,11 +199,13 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
     try:
         before = json.loads(stored.read_text())
         before = {name: tuple(value) if isinstance(value, list) else value for name, value in before.items()}
+        for flag in ("resume", "overwrite"):
+            before.pop(flag, None)
         Settings(**before)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{stored} cannot be read, so the run cannot be resumed: {error}") from error
     for name, value in before.items():
-        if name in given and given[name] != value:
+        if name in given and given[name] != value and name not in _FREE:
             option = "--" + name.replace("_", "-")
             raise UserError(f"{option} is {given[name]!r} but the run in {settings.folder} was started with {value!r}")
     return Settings(**{**before, **given})

@@ -5,8 +5,11 @@ import sys
 from handgrad._version import __version__
 
 try:
-    from handgrad import _library  # noqa: F401  loads the compiled ops; everything below needs them
-    from handgrad import layers, losses
+    from handgrad import (
+        _library,  # noqa: F401  loads the compiled ops; everything below needs them
+        layers,
+        losses,
+    )
 except ImportError:
     # `python -m handgrad info` is there to say why. While Python looks for what -m names, sys.argv[0] is "-m".
     if sys.argv[:1] != ["-m"] or ("-m", "handgrad") not in zip(sys.orig_argv, sys.orig_argv[1:], strict=False):

@@ -1,9 +1,12 @@
 """Finds and loads the compiled libraries; says in a sentence what to do when that fails.
 
 Loaded in this order: the signatures (``libhandgrad``), then the kernels for this processor (``libhandgrad_cpu_v4``,
-``_v3`` or ``_v2`` on x86-64, ``libhandgrad_cpu`` elsewhere).
+``_v3`` or ``_v2`` on x86-64, ``libhandgrad_cpu`` elsewhere), then those for CUDA devices (``libhandgrad_cuda``), if
+they were built and torch is a CUDA build; no GPU needs to be there.
 
 Environment:
+    HANDGRAD_BACKEND: ``emulated``: load the CUDA kernels, compiled for the CPU (``libhandgrad_emulated``, built for
+        development), in place of the CPU kernels: whatever then runs on the CPU runs them.
     HANDGRAD_CPU_LEVEL: ``v2``, ``v3`` or ``v4``: load this CPU library instead of the best that the processor can run.
 """
 
@@ -38,8 +41,17 @@ def load() -> Loaded:
     schema = _load_one("libhandgrad", loaded)
     level = int(schema.handgrad_cpu_level())
     loaded.processor_level = f"v{level}" if level else "generic"
-    loaded.cpu_level = _choose_cpu_level(level)
-    _load_one("libhandgrad_cpu" + ("" if loaded.cpu_level == "generic" else f"_{loaded.cpu_level}"), loaded)
+    backend = os.environ.get("HANDGRAD_BACKEND", "")
+    if backend not in ("", "emulated"):
+        raise ImportError(f"HANDGRAD_BACKEND must be empty or 'emulated'; got {backend!r}.")
+    if backend:
+        loaded.cpu_level = backend
+        _load_one("libhandgrad_emulated", loaded)
+    else:
+        loaded.cpu_level = _choose_cpu_level(level)
+        _load_one("libhandgrad_cpu" + ("" if loaded.cpu_level == "generic" else f"_{loaded.cpu_level}"), loaded)
+    if torch.version.cuda and (_FOLDER / f"libhandgrad_cuda{_SUFFIX}").exists():
+        _load_one("libhandgrad_cuda", loaded)
     return loaded
 
 

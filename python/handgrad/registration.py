@@ -96,14 +96,19 @@ def register(
         _pending_sharding.append((overload, sharding))
 
     apply = autograd.apply
-    apply_eager = _eager(overload, autograd).apply
+    # Without the overload's own frame around it: on a small tensor that shows.
+    run = overload._op
+    # The C++ part of Function.apply; the Python in front of it asks again whether a transform is active.
+    apply_eager = super(torch.autograd.Function, _eager(run, autograd)).apply
     transforms_active = torch._C._are_functorch_transforms_active
     any_autocast_enabled = torch._C._is_any_autocast_enabled
+    is_compiling, is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
+    below_autograd = torch._C._AutoDispatchBelowAutograd
 
     def call(*args: Any) -> Any:
         if _pending_sharding:
             _register_sharding()
-        if torch.compiler.is_compiling():
+        if is_compiling():
             # Dynamo would inline Function.forward and drop its derivatives; the reference has its own.
             return reference(*args) if _differentiating() else overload(*args)
         if autocast is not None and any_autocast_enabled():
@@ -111,10 +116,10 @@ def register(
             args = _autocast(args, autocast)
         if transforms_active() or forward_ad._current_level >= 0:
             return apply(*args)
-        if torch.is_grad_enabled() and _any_requires_grad(*args):
+        if is_grad_enabled() and _any_requires_grad(*args):
             return apply_eager(*args)
-        with torch._C._AutoDispatchBelowAutograd():
-            return overload(*args)
+        with below_autograd():
+            return run(*args)
 
     call.__name__ = call.__qualname__ = op
     OPERATORS[name] = Operator(overload, reference, autograd, onnx)
@@ -131,7 +136,7 @@ def _any_requires_grad(*args: Any) -> bool:
 _any_requires_grad = getattr(torch._C, "_any_requires_grad", _any_requires_grad)
 
 
-def _eager(overload: Any, autograd: Any) -> Any:
+def _eager(run: Any, autograd: Any) -> Any:
     """The same Function in the older style, whose forward takes the context: torch binds the arguments of the newer
     one by name at every call, which costs as much again as the whole op."""
 
@@ -139,11 +144,13 @@ def _eager(overload: Any, autograd: Any) -> Any:
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:
             with torch._C._AutoDispatchBelowAutograd():
-                output = overload(*args)
+                output = run(*args)
             autograd.setup_context(ctx, args, output)
             return output
 
         backward = staticmethod(autograd.backward)
+        # Forward mode never comes this way.
+        save_for_forward = staticmethod(lambda *tensors: None)
 
     Eager.__name__ = autograd.__name__
     return Eager

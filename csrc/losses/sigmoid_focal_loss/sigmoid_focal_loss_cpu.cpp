@@ -47,32 +47,32 @@ std::tuple<Tensor, Tensor> sigmoid_focal_loss_backward_cpu(const Tensor& grad_ou
   const Tensor grad_inputs = need_inputs ? new_like(inputs) : empty_placeholder(inputs);
   const Tensor grad_targets = need_targets ? new_like(targets) : empty_placeholder(targets);
 
-  with_formula(inputs, alpha, gamma, [&](auto tag, auto loss) {
+  with_formula(inputs, alpha, gamma, [&](auto tag, auto plain_loss) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
-    const C scale = static_cast<C>(reduction_scale(reduction, inputs.numel()));
+    const auto loss = plain_loss.scaled(reduction_scale(reduction, inputs.numel()));
     const Input<T> x(inputs), t(targets), g = open_grad_output<T>(grad_output, reduction);
     // One loop for each question, so that the half of the slope that nobody asked for is not computed.
     if (need_inputs && need_targets) {
-      const auto kernel = [loss, scale](int64_t count, const C* x, const C* t, const C* g, C* grad_x, C* grad_t) {
+      const auto kernel = [loss](int64_t count, const C* x, const C* t, const C* g, C* grad_x, C* grad_t) {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < count; ++i) {
           const auto slope = loss.slope(x[i], t[i]);
-          grad_x[i] = g[i] * scale * slope.inputs;
-          grad_t[i] = g[i] * scale * slope.targets;
+          grad_x[i] = g[i] * slope.inputs;
+          grad_t[i] = g[i] * slope.targets;
         }
       };
       for_each_block(inputs.sizes(), kernel, x, t, g, Output<T>(grad_inputs), Output<T>(grad_targets));
     } else if (need_inputs) {
-      const auto kernel = [loss, scale](int64_t count, const C* x, const C* t, const C* g, C* grad_x) {
+      const auto kernel = [loss](int64_t count, const C* x, const C* t, const C* g, C* grad_x) {
         HANDGRAD_SIMD
-        for (int64_t i = 0; i < count; ++i) grad_x[i] = g[i] * scale * loss.slope(x[i], t[i]).inputs;
+        for (int64_t i = 0; i < count; ++i) grad_x[i] = g[i] * loss.slope(x[i], t[i]).inputs;
       };
       for_each_block(inputs.sizes(), kernel, x, t, g, Output<T>(grad_inputs));
     } else if (need_targets) {
-      const auto kernel = [loss, scale](int64_t count, const C* x, const C* t, const C* g, C* grad_t) {
+      const auto kernel = [loss](int64_t count, const C* x, const C* t, const C* g, C* grad_t) {
         HANDGRAD_SIMD
-        for (int64_t i = 0; i < count; ++i) grad_t[i] = g[i] * scale * loss.slope(x[i], t[i]).targets;
+        for (int64_t i = 0; i < count; ++i) grad_t[i] = g[i] * loss.slope(x[i], t[i]).targets;
       };
       for_each_block(inputs.sizes(), kernel, x, t, g, Output<T>(grad_targets));
     }
@@ -91,10 +91,10 @@ std::tuple<Tensor, Tensor, Tensor> sigmoid_focal_loss_double_backward_cpu(
   const Tensor grad_grad_output = reduction == Reduction::none ? new_like(inputs) : empty_scalar(inputs);
   const Tensor grad_inputs = new_like(inputs), grad_targets = new_like(targets);
 
-  with_formula(inputs, alpha, gamma, [&](auto tag, auto loss) {
+  with_formula(inputs, alpha, gamma, [&](auto tag, auto plain_loss) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
-    const C scale = static_cast<C>(reduction_scale(reduction, inputs.numel()));
+    const auto loss = plain_loss.scaled(reduction_scale(reduction, inputs.numel()));
     const Input<T> x(inputs), t(targets), g = open_grad_output<T>(grad_output, reduction);
     // A missing direction is zero for all elements.
     const Tensor zero = empty_scalar(inputs);
@@ -104,12 +104,12 @@ std::tuple<Tensor, Tensor, Tensor> sigmoid_focal_loss_double_backward_cpu(
     const Output<T> out_x(grad_inputs), out_t(grad_targets);
 
     // The one element's share: the slope along (u, v), and the Hessian times (u, v).
-    const auto element = [loss, scale](C x, C t, C g, C u, C v, C& grad_x, C& grad_t) {
+    const auto element = [loss](C x, C t, C g, C u, C v, C& grad_x, C& grad_t) {
       const auto slope = loss.slope(x, t);
       const auto curvature = loss.curvature(x, t);
-      grad_x = g * scale * (curvature.inputs_inputs * u + curvature.inputs_targets * v);
-      grad_t = g * scale * (curvature.inputs_targets * u + curvature.targets_targets * v);
-      return scale * (slope.inputs * u + slope.targets * v);
+      grad_x = g * (curvature.inputs_inputs * u + curvature.inputs_targets * v);
+      grad_t = g * (curvature.inputs_targets * u + curvature.targets_targets * v);
+      return slope.inputs * u + slope.targets * v;
     };
     if (reduction == Reduction::none) {
       const auto kernel = [element](int64_t count, const C* x, const C* t, const C* g, const C* u, const C* v,

@@ -29,6 +29,14 @@ struct SigmoidFocalLoss {
         weight_slope(static_cast<T>(alpha >= 0 ? 2 * alpha - 1 : 0)),
         gamma(static_cast<T>(gamma_value)) {}
 
+  // The same loss, times a number.
+  SigmoidFocalLoss scaled(double factor) const {
+    SigmoidFocalLoss loss = *this;
+    loss.weight_at_zero *= static_cast<T>(factor);
+    loss.weight_slope *= static_cast<T>(factor);
+    return loss;
+  }
+
   struct Slope {
     T inputs, targets;
   };
@@ -88,7 +96,7 @@ struct SigmoidFocalLoss {
     // huge ce gives.
     HANDGRAD_MATH T finite_distance() const {
       constexpr T largest = std::numeric_limits<T>::max();
-      return distance > largest ? largest : distance;
+      return largest < distance ? largest : distance;
     }
     // a grows with x on the positive side and against it on the other; m falls with t on the one and grows on the
     // other.

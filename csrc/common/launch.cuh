@@ -1,0 +1,91 @@
+// The one way to launch a kernel: on the tensor's device, on torch's current stream, with the result checked and the
+// kernel's name in the error. Under nvcc it is <<<>>>; in the emulated library the emulator runs the kernel on the CPU.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "check.h"
+#include "device.cuh"
+#include "tensor.h"
+
+#if !defined(HANDGRAD_EMULATED)
+#include <torch/csrc/stable/accelerator.h>
+#endif
+
+namespace handgrad {
+
+inline constexpr int kWarpSize = 32;
+
+#if defined(HANDGRAD_EMULATED)
+
+// In the emulator "the device" is the CPU, and its one stream is done when a launch returns.
+class DeviceOf {
+ public:
+  explicit DeviceOf(const Tensor&) {}
+  cudaStream_t stream() const { return nullptr; }
+};
+
+#else
+
+// The device of a tensor, current for as long as this lives: a kernel for cuda:1 must not run on cuda:0.
+class DeviceOf {
+ public:
+  explicit DeviceOf(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream_));
+  }
+  cudaStream_t stream() const { return static_cast<cudaStream_t>(stream_); }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  void* stream_ = nullptr;
+};
+
+#endif
+
+inline void check_cuda(cudaError_t error, const char* what) {
+  HANDGRAD_CHECK(error == cudaSuccess, what, ": CUDA reports: ", cudaGetErrorString(error));
+}
+
+// How many bytes of shared memory a block may ask for on the current device.
+inline int64_t shared_memory_limit() {
+  int device = 0, bytes = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory limit");
+  return bytes;
+}
+
+struct Blocks {
+  // Blocks in the grid, one-dimensional: the one that may be large.
+  int64_t count;
+  dim3 threads;
+  int64_t shared_bytes = 0;
+};
+
+// What a block gets without asking.
+inline constexpr int64_t kSharedWithoutAsking = 48 * 1024;
+
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), const DeviceOf& device, const Blocks& blocks,
+            const Arguments&... arguments) {
+  if (blocks.count == 0) return;
+  HANDGRAD_CHECK(blocks.count <= INT32_MAX, name, ": ", blocks.count, " blocks are more than a grid can have");
+  const dim3 grid(static_cast<unsigned>(blocks.count));
+#if defined(HANDGRAD_EMULATED)
+  static_cast<void>(device);
+  emulator::launch(name, grid, blocks.threads, static_cast<size_t>(blocks.shared_bytes), {}, kernel,
+                   static_cast<Parameters>(arguments)...);
+#else
+  if (blocks.shared_bytes > kSharedWithoutAsking) {
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(blocks.shared_bytes)),
+               name);
+  }
+  // clang-format off
+  kernel<<<grid, blocks.threads, static_cast<size_t>(blocks.shared_bytes), device.stream()>>>(static_cast<Parameters>(arguments)...);
+  // clang-format on
+  check_cuda(cudaGetLastError(), name);
+#endif
+}
+
+}  // namespace handgrad
