@@ -39,7 +39,7 @@ dist/.built: .venv/.built $(shell find python -name '*.py')
 	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS=-DHANDGRAD_EMULATED=OFF $(BIN)/python -m build -q --no-isolation --sdist --wheel .
 	# auditwheel names the oldest C library that will do, and copies nothing in: torch brings what is needed.
 	if [ "$$(uname)" = Linux ]; then \
-	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel -q repair --exclude 'libtorch*.so' --plat auto --only-plat \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*.so' --plat auto --only-plat \
 	    --wheel-dir dist dist/*-linux_*.whl && rm dist/*-linux_*.whl; \
 	fi
 	@touch $@
@@ -72,7 +72,7 @@ test-abi: wheel  ## the wheel under another torch
 	PYTHONPATH=build/wheel-site $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) -k "not 07_compile"
 
 demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
-	$(BIN)/python examples/finetune.py
+	$(BIN)/python examples/finetune.py --resume
 
 bench: build  ## times handgrad against its peers; writes benchmarks/results
 	$(BIN)/python -m benchmarks

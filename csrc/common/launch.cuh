@@ -71,16 +71,16 @@ void launch(const char* name, void (*kernel)(Parameters...), const DeviceOf& dev
   if (blocks.count == 0) return;
   HANDGRAD_CHECK(blocks.count <= INT32_MAX, name, ": ", blocks.count, " blocks are more than a grid can have");
   const dim3 grid(static_cast<unsigned>(blocks.count));
-#if defined(HANDGRAD_EMULATED)
-  static_cast<void>(device);
-  emulator::launch(name, grid, blocks.threads, static_cast<size_t>(blocks.shared_bytes), {}, kernel,
-                   static_cast<Parameters>(arguments)...);
-#else
   if (blocks.shared_bytes > kSharedWithoutAsking) {
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(blocks.shared_bytes)),
                name);
   }
+#if defined(HANDGRAD_EMULATED)
+  static_cast<void>(device);
+  emulator::launch(name, grid, blocks.threads, static_cast<size_t>(blocks.shared_bytes), {}, kernel,
+                   static_cast<Parameters>(arguments)...);
+#else
   // clang-format off
   kernel<<<grid, blocks.threads, static_cast<size_t>(blocks.shared_bytes), device.stream()>>>(static_cast<Parameters>(arguments)...);
   // clang-format on

@@ -123,6 +123,21 @@ def test_a_large_number_does_not_drown_its_neighbours_neighbours():
     torch.testing.assert_close(output[:, 5:], expected[:, 1:], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("shape", [(1, 700, 40), (1, 3000, 9), (2, 40000, 2)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_many_channels(shape, channels_last):
+    """Beyond what fits a slab of the usual width: narrower slabs, and on a device more shared memory, then global."""
+    (input,) = tensors(*shape, dtype=torch.float32)
+    if channels_last:
+        input = input.movedim(1, -1).contiguous().movedim(-1, 1)
+    input.requires_grad_()
+    ours, expected = local_response_norm(input, 5, 0.3), reference(input.double(), 5, 0.3)
+    torch.testing.assert_close(ours.double(), expected, rtol=1.3e-6, atol=1e-5)
+    (grad,) = torch.autograd.grad(ours.sum(), input)
+    (wanted,) = torch.autograd.grad(expected.sum(), input)
+    torch.testing.assert_close(grad, wanted)
+
+
 def test_zero_denominator_is_nan_as_in_torch():
     input = torch.zeros(1, 3, 2)
     input[0, 2] = 1.0
