@@ -21,7 +21,7 @@ def test_wheel():
     assert "-py3-none-" in wheel.name
     assert not wheel.name.endswith("-any.whl")
     assert wheel.stat().st_size < 5 * 2**20, f"{wheel.stat().st_size} bytes"
-    names = set(zipfile.ZipFile(wheel).namelist())
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
     sources = {
         f"handgrad/{path.relative_to(ROOT / 'python/handgrad')}" for path in ROOT.glob("python/handgrad/**/*.py")
     }
