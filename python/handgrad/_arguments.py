@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_STRIDED = torch.strided
+
 
 def check_tensor(op: str, name: str, value: Any) -> None:
     """``value`` is a dense tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a torch.Tensor; got {type(value).__name__}")
-    if value.layout is not torch.strided:
+    if value.layout is not _STRIDED:
         raise TypeError(f"{op}: {name} must be a dense tensor; got one of layout {value.layout}")
 
 

@@ -100,6 +100,10 @@ def register(
     run = overload._op
     # The C++ part of Function.apply; the Python in front of it asks again whether a transform is active.
     apply_eager = super(torch.autograd.Function, _eager(run, autograd)).apply
+    # Where the op takes tensors, so that asking them needs no look at the other arguments.
+    types = [str(argument.type) for argument in overload._schema.arguments]
+    places = tuple(place for place, kind in enumerate(types) if kind in ("Tensor", "Optional[Tensor]"))
+    lists = any("List" in kind and "Tensor" in kind for kind in types)
     transforms_active = torch._C._are_functorch_transforms_active
     any_autocast_enabled = torch._C._is_any_autocast_enabled
     is_compiling, is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
@@ -116,8 +120,13 @@ def register(
             args = _autocast(args, autocast)
         if transforms_active() or forward_ad._current_level >= 0:
             return apply(*args)
-        if is_grad_enabled() and _any_requires_grad(*args):
-            return apply_eager(*args)
+        if is_grad_enabled():
+            for place in places:
+                tensor = args[place]
+                if tensor is not None and tensor.requires_grad:
+                    return apply_eager(*args)
+            if lists and _any_requires_grad(*args):
+                return apply_eager(*args)
         with below_autograd():
             return run(*args)
 
