@@ -27,7 +27,7 @@ import torch
 from torch._C._functorch import TransformType, _unwrap_for_grad, _wrap_for_grad, get_interpreter_stack
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = ["OBSERVERS", "OPERATORS", "Operator", "batch_first", "register", "through_reference"]
 
@@ -138,7 +138,7 @@ def register(
 
 
 def _any_requires_grad(*args: Any) -> bool:
-    return any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args)
+    return any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in tree_leaves(args))
 
 
 # The same in C++, from torch 2.14 on.
