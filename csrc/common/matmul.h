@@ -1,0 +1,28 @@
+// Products of matrices in a kernel's own scratch memory, by torch's matmul.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
+#include "tensor.h"
+
+namespace handgrad {
+
+// A matrix in memory on the CPU that outlives it; no memory is taken for elements.
+template <class C>
+Tensor cpu_matrix(const C* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
+  const int64_t sizes[2] = {rows, columns}, strides[2] = {row_stride, column_stride};
+  const int32_t dtype = sizeof(C) == sizeof(double) ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(
+      const_cast<C*>(data), 2, sizes, strides, 0, dtype, aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+// out = a b, or out += a b. Inside parallel_for it takes the calling thread only, so that its result does not depend on
+// how many threads there are. (The shim, not torch::stable::matmul: that one has no `out`.)
+inline void cpu_matmul(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), accumulate ? 1.0 : 0.0, 1.0));
+}
+
+}  // namespace handgrad

@@ -1,0 +1,619 @@
+"""Deformable convolution. Mathematics, derivatives and numerics: docs/layers/deform_conv2d.md."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handgrad._arguments import check_like, check_range, check_tensor
+from handgrad.registration import batch_first, register, through_reference
+
+_OP = "deform_conv2d"
+_LARGEST_INT = 2**31 - 1
+
+# ---- public function -------------------------------------------------------------------------------------------------
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = (1, 1),
+    padding: int | tuple[int, int] = (0, 0),
+    dilation: int | tuple[int, int] = (1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Convolution whose kernel looks where it is told (Dai et al., `Deformable Convolutional Networks
+    <https://arxiv.org/abs/1703.06211>`_, 2017); with ``mask``, version 2 (Zhu et al., `Deformable ConvNets v2
+    <https://arxiv.org/abs/1811.11168>`_, 2018).
+
+    .. math:: y(p) = b + \sum_k w_k\, m_k(p)\, x(p \cdot stride - padding + k \cdot dilation + \Delta_k(p))
+
+    Between pixels :math:`x` is interpolated bilinearly, outside the image it is 0. Signature, values and first
+    derivatives of :func:`torchvision.ops.deform_conv2d`; beyond it: second derivatives, forward mode, bfloat16 and
+    float16 (computed in float32), channels_last, and never the matrix of all samples in memory.
+
+    Args:
+        input: (batch, channels, height, width); float32, float64, bfloat16 or float16, any strides.
+        offset: (batch, 2 * offset_groups * kernel_h * kernel_w, out_h, out_w), in pixels: for each offset group and
+            each tap its y, then its x. The number of offset groups follows from the shape.
+        weight: (out_channels, channels / groups, kernel_h, kernel_w). The number of groups follows from the shape.
+        bias: (out_channels,) or None.
+        stride, padding, dilation: a whole number, or one for each of height and width.
+        mask: (batch, offset_groups * kernel_h * kernel_w, out_h, out_w), what each sample is multiplied by, or None.
+
+    Returns:
+        (batch, out_channels, out_h, out_w), channels_last if ``input`` is. Under autocast the other tensors are taken
+        in the type of ``input``. Where an offset is NaN the output is NaN.
+
+    Raises:
+        ValueError: ``stride``, ``padding`` or ``dilation`` out of range.
+        TypeError: an argument of another kind.
+        RuntimeError: tensors whose shapes, dtypes or devices do not go together.
+
+    Example:
+        >>> image, still = torch.arange(9.0).view(1, 1, 3, 3), torch.zeros(1, 2, 3, 3)
+        >>> deform_conv2d(image, still + 0.5, torch.ones(1, 1, 1, 1))[0, 0, 0]
+        tensor([2.0000, 3.0000, 1.7500])
+    """
+    check_tensor(_OP, "input", input)
+    check_tensor(_OP, "offset", offset)
+    check_tensor(_OP, "weight", weight)
+    if bias is not None:
+        check_tensor(_OP, "bias", bias)
+    if mask is not None:
+        check_tensor(_OP, "mask", mask)
+    stride_h, stride_w = _pair(_OP, "stride", stride, 1)
+    padding_h, padding_w = _pair(_OP, "padding", padding, 0)
+    dilation_h, dilation_w = _pair(_OP, "dilation", dilation, 1)
+    if torch.is_autocast_enabled(input.device.type):
+        offset, weight = offset.to(input.dtype), weight.to(input.dtype)
+        bias = None if bias is None else bias.to(input.dtype)
+        mask = None if mask is None else mask.to(input.dtype)
+    return _forward(
+        input, offset, weight, bias, mask, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w
+    )
+
+
+def _pair(op: str, name: str, value: Any, low: int) -> tuple[int, int]:
+    values = tuple(value) if isinstance(value, (tuple, list)) and len(value) == 2 else (value, value)
+    expected = f"a whole number, at least {low}, or two of them"
+    for number in values:
+        check_range(op, name, number, low, _LARGEST_INT, expected)
+        if not isinstance(number, (int, torch.SymInt)):
+            raise TypeError(f"{op}: {name} must be {expected}; got {value!r}")
+    return values[0], values[1]
+
+
+# ---- module ----------------------------------------------------------------------------------------------------------
+
+
+class DeformConv2d(nn.Module):
+    """:func:`deform_conv2d` with a weight of its own, in place of :class:`torchvision.ops.DeformConv2d`: the same
+    arguments, the same initial values, the same state dict.
+
+    Args:
+        in_channels, out_channels: numbers of channels, multiples of ``groups``.
+        kernel_size, stride, padding, dilation: a whole number, or one for each of height and width.
+        groups: groups of channels that are convolved among themselves.
+        bias: whether there is a bias.
+
+    Shape:
+        ``forward(input, offset, mask=None)`` as in :func:`deform_conv2d`.
+
+    Raises:
+        ValueError, TypeError: a number out of range or of another kind.
+
+    Example:
+        >>> conv = DeformConv2d(4, 8, kernel_size=3, padding=1)
+        >>> conv(torch.rand(2, 4, 5, 5), offset=torch.zeros(2, 18, 5, 5)).shape
+        torch.Size([2, 8, 5, 5])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        check_range(name, "groups", groups, 1, _LARGEST_INT, "a whole number, at least 1")
+        for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            check_range(name, argument, channels, 1, _LARGEST_INT, "a whole number, at least 1")
+            if channels % groups:
+                raise ValueError(f"{name}: {argument} must be a multiple of groups, {groups}; got {channels}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = _pair(name, "kernel_size", kernel_size, 1)
+        self.stride = _pair(name, "stride", stride, 1)
+        self.padding = _pair(name, "padding", padding, 0)
+        self.dilation = _pair(name, "dilation", dilation, 1)
+        self.groups = groups
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        return deform_conv2d(
+            input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask=mask
+        )
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        text += f", padding={self.padding}, dilation={self.dilation}, groups={self.groups}"
+        return text if self.bias is not None else f"{text}, bias=False"
+
+
+class DeformConv2dPack(DeformConv2d):
+    """A :class:`DeformConv2d` that predicts its offsets and masks from its input, by a convolution that begins at zero:
+    no offsets, and a mask of 1/2. Loads the state dict of mmcv's ``ModulatedDeformConv2dPack``.
+
+    Args:
+        deform_groups: groups of channels that share their offsets.
+
+    The other arguments are those of :class:`DeformConv2d`. ``conv_offset`` gives, in its first two thirds of channels,
+    the offsets as :func:`deform_conv2d` takes them, and in the last third the mask before a sigmoid.
+
+    Example:
+        >>> DeformConv2dPack(4, 8, kernel_size=3, padding=1)(torch.rand(2, 4, 5, 5)).shape
+        torch.Size([2, 8, 5, 5])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        deform_groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        check_range("DeformConv2dPack", "deform_groups", deform_groups, 1, _LARGEST_INT, "a whole number, at least 1")
+        if in_channels % deform_groups:
+            raise ValueError(
+                f"DeformConv2dPack: deform_groups must divide in_channels, {in_channels}; got {deform_groups}"
+            )
+        self.deform_groups = deform_groups
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        self.conv_offset = nn.Conv2d(
+            in_channels, 3 * deform_groups * taps, self.kernel_size, self.stride, self.padding, self.dilation
+        )
+        nn.init.zeros_(self.conv_offset.weight)
+        assert self.conv_offset.bias is not None
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+        predicted = self.conv_offset(input)
+        offsets = 2 * predicted.shape[1] // 3
+        return super().forward(input, predicted[:, :offsets], predicted[:, offsets:].sigmoid())
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, deform_groups={self.deform_groups}"
+
+
+# ---- reference: the definition in plain PyTorch, its derivatives by torch's own autograd -----------------------------
+
+
+def deform_conv2d_reference(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride_h: int,
+    stride_w: int,
+    padding_h: int,
+    padding_w: int,
+    dilation_h: int,
+    dilation_w: int,
+) -> Tensor:
+    """Plain PyTorch. To be trusted because it says what the formula says: each tap's place, four pixels around it,
+    their weights, and a product with the weight."""
+    batch, channels, height, width = input.shape
+    out_channels, group_channels, kernel_h, kernel_w = weight.shape
+    out_h, out_w = offset.shape[2:]
+    taps = kernel_h * kernel_w
+    groups, offset_groups = channels // group_channels, offset.shape[1] // (2 * taps)
+
+    def places(kernel: int, dilation: int, out: int, stride: int, padding: int) -> Tensor:
+        of_taps = torch.arange(kernel, device=input.device) * dilation
+        of_outputs = torch.arange(out, device=input.device) * stride - padding
+        return (of_taps[:, None] + of_outputs).to(input.dtype)
+
+    moved = offset.reshape(batch, offset_groups, kernel_h, kernel_w, 2, out_h, out_w)
+    y = places(kernel_h, dilation_h, out_h, stride_h, padding_h)[:, None, :, None] + moved[:, :, :, :, 0]
+    x = places(kernel_w, dilation_w, out_w, stride_w, padding_w)[None, :, None, :] + moved[:, :, :, :, 1]
+    lost = y.isnan() | x.isnan()
+    inside = (y >= -1) & (y < height) & (x >= -1) & (x < width)
+    # Nothing infinite goes on from here, where 0 times it would be NaN; NaN does.
+    y, x = (torch.where(inside | lost, place, 0.0) for place in (y, x))
+    row, column = y.detach().floor(), x.detach().floor()
+    down, right = y - row, x - column
+
+    flat = input.reshape(batch, offset_groups, channels // offset_groups, 1, height * width)
+    samples: Any = 0
+    for at_y, at_x, share in (
+        (row, column, (1 - down) * (1 - right)),
+        (row, column + 1, (1 - down) * right),
+        (row + 1, column, down * (1 - right)),
+        (row + 1, column + 1, down * right),
+    ):
+        valid = inside & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
+        index = torch.where(valid, at_y * width + at_x, 0.0).long().reshape(batch, offset_groups, 1, 1, -1)
+        pixels = flat.expand(-1, -1, -1, 1, -1).gather(4, index.expand(-1, -1, flat.shape[2], -1, -1))
+        pixels = pixels.reshape(batch, offset_groups, flat.shape[2], taps, out_h * out_w)
+        valid, share = (t.reshape(batch, offset_groups, 1, taps, out_h * out_w) for t in (valid, share))
+        # Beyond the image's edge: zeros.
+        samples = samples + torch.where(valid | lost.reshape(valid.shape), share, 0.0) * torch.where(valid, pixels, 0.0)
+    if mask is not None:
+        samples = samples * mask.reshape(batch, offset_groups, 1, taps, out_h * out_w)
+    columns = samples.reshape(batch, groups, group_channels * taps, out_h * out_w)
+    output = weight.reshape(groups, out_channels // groups, group_channels * taps) @ columns
+    output = output.reshape(batch, out_channels, out_h, out_w)
+    return output if bias is None else output + bias[:, None, None]
+
+
+def _backward_reference(
+    grad_output: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, *steps: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    bias = weight.new_zeros(weight.shape[0])
+    *numbers, _ = steps
+    if mask is None:
+
+        def without_mask(x: Tensor, o: Tensor, w: Tensor, b: Tensor) -> Tensor:
+            return deform_conv2d_reference(x, o, w, b, None, *numbers)
+
+        grads = torch.func.vjp(without_mask, input, offset, weight, bias)[1](grad_output)
+        return *grads, input.new_zeros(0)
+
+    def forward(x: Tensor, o: Tensor, w: Tensor, b: Tensor, m: Tensor) -> Tensor:
+        return deform_conv2d_reference(x, o, w, b, m, *numbers)
+
+    grads = torch.func.vjp(forward, input, offset, weight, bias, mask)[1](grad_output)
+    return grads  # type: ignore[no-any-return]
+
+
+def _double_backward_reference(
+    grad_grad_input: Tensor,
+    grad_grad_offset: Tensor,
+    grad_grad_weight: Tensor,
+    grad_grad_bias: Tensor,
+    grad_grad_mask: Tensor,
+    grad_output: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    *steps: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    first = (grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias)
+    if mask is None:
+
+        def without_mask(g: Tensor, x: Tensor, o: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+            return _backward_reference(g, x, o, w, None, *steps)[:4]
+
+        grads = torch.func.vjp(without_mask, grad_output, input, offset, weight)[1](first)
+        return *grads, input.new_zeros(0)
+
+    def backward(g: Tensor, x: Tensor, o: Tensor, w: Tensor, m: Tensor) -> tuple[Tensor, ...]:
+        return _backward_reference(g, x, o, w, m, *steps)
+
+    grads = torch.func.vjp(backward, grad_output, input, offset, weight, mask)[1]((*first, grad_grad_mask))
+    return grads  # type: ignore[no-any-return]
+
+
+# ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
+
+
+def _out_size(size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Any:
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _like(tensor: Tensor, shape: Any, model: Tensor) -> Tensor:
+    """Channels_last if ``model`` is, otherwise contiguous."""
+    last = not model.is_contiguous() and model.is_contiguous(memory_format=torch.channels_last)
+    return tensor.new_empty(shape).contiguous(memory_format=torch.channels_last) if last else tensor.new_empty(shape)
+
+
+def _fake(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride_h: int,
+    stride_w: int,
+    padding_h: int,
+    padding_w: int,
+    dilation_h: int,
+    dilation_w: int,
+) -> Tensor:
+    for name, tensor in (("input", input), ("offset", offset), ("weight", weight), ("mask", mask)):
+        if tensor is not None and tensor.dim() != 4:
+            raise RuntimeError(f"{_OP}: {name} must have 4 dimensions; got {tuple(tensor.shape)}")
+    for name, tensor in (("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
+        if tensor is not None and (tensor.dtype != input.dtype or tensor.device != input.device):
+            raise RuntimeError(
+                f"{_OP}: {name} must have the dtype and the device of input, {input.dtype} on {input.device}; "
+                f"got {tensor.dtype} on {tensor.device}"
+            )
+    out_h = _out_size(input.shape[2], weight.shape[2], stride_h, padding_h, dilation_h)
+    out_w = _out_size(input.shape[3], weight.shape[3], stride_w, padding_w, dilation_w)
+    for name, tensor in (("offset", offset), ("mask", mask)):
+        if tensor is not None:
+            wanted = (input.shape[0], tensor.shape[1], out_h, out_w)
+            for size, due in zip(tensor.shape, wanted, strict=True):
+                torch._check(
+                    size == due,
+                    lambda name=name, tensor=tensor, wanted=wanted: (
+                        f"{_OP}: {name} must have shape {tuple(wanted)}; got {tuple(tensor.shape)}"
+                    ),
+                )
+    return _like(input, (input.shape[0], weight.shape[0], out_h, out_w), input)
+
+
+def _backward_fake(
+    grad_output: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, *steps: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    check_like(_OP, "grad_output", grad_output, "output", _fake(input, offset, weight, None, mask, *steps[:-1]))
+    return (
+        _like(input, input.shape, input),
+        _like(input, offset.shape, offset),
+        _like(input, weight.shape, weight),
+        input.new_empty(weight.shape[0]),
+        input.new_empty(0) if mask is None else _like(input, mask.shape, mask),
+    )
+
+
+def _double_backward_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_output, input, offset, weight, mask, *steps = args[5:]
+    grads = _backward_fake(grad_output, input, offset, weight, mask, *steps)
+    return _fake(input, offset, weight, None, mask, *steps[:-1]), *grads[:3], grads[4]
+
+
+# ---- autograd, vmap --------------------------------------------------------------------------------------------------
+
+
+class _Forward(torch.autograd.Function):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        input, offset, weight, bias, mask, *ctx.steps = inputs
+        ctx.has_bias = bias is not None
+        ctx.save_for_backward(input, offset, weight, mask)
+        ctx.save_for_forward(input, offset, weight, mask)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        grads = _backward(grad_output, *ctx.saved_tensors, *ctx.steps, _deterministic())
+        grad_input, grad_offset, grad_weight, grad_bias, grad_mask = grads
+        return (
+            grad_input,
+            grad_offset,
+            grad_weight,
+            grad_bias if ctx.has_bias else None,
+            None if ctx.saved_tensors[3] is None else grad_mask,
+            # stride, padding and dilation are numbers
+            *[None] * 6,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        # The double backward's first result is the Jacobian times the tangents, whatever grad_output is.
+        input, offset, weight, mask = ctx.saved_tensors
+        v_input, v_offset, v_weight, v_bias, v_mask = _filled(
+            tangents[:5], (input, offset, weight, weight.new_zeros(weight.shape[0]), _mask_or_empty(mask, input))
+        )
+        sizes = (input.shape[0], weight.shape[0], *offset.shape[2:])
+        return _double_backward(
+            v_input, v_offset, v_weight, v_bias, v_mask, input.new_zeros(sizes), input, offset, weight, mask,
+            *ctx.steps, _deterministic(),
+        )[0]  # fmt: skip
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        size = info.batch_size
+        if in_dims[2] is None and in_dims[3] is None:
+            # One weight for all: what vmap adds goes into the batch.
+            input, offset, mask = (
+                None if args[k] is None else batch_first(args[k], in_dims[k], size).flatten(0, 1) for k in (0, 1, 4)
+            )
+            output = _forward(input, offset, args[2], args[3], mask, *args[5:])
+            return output.unflatten(0, (size, output.shape[0] // max(1, size))), 0
+        folded = _as_groups(info, in_dims, args, "iiwbi")
+        return _from_groups(_forward(*folded, *args[5:]), size, "i"), 0
+
+
+class _Backward(torch.autograd.Function):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *tensors, ctx.steps = *inputs[:5], inputs[5:]
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_grads: Tensor) -> Any:
+        *grads, grad_mask = _double_backward(*grad_grads, *ctx.saved_tensors, *ctx.steps)
+        # stride, padding, dilation and deterministic are no tensors
+        return *grads, None if ctx.saved_tensors[4] is None else grad_mask, *[None] * 7
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        grad_output, input, offset, weight, mask = ctx.saved_tensors
+        none = _mask_or_empty(mask, input)
+        v_grad, *moved = _filled(tangents[:5], (grad_output, input, offset, weight, none))
+        # Linear in grad_output; and the Hessian of sum(grad_output * output) is symmetric, so H v is what the double
+        # backward makes of v.
+        by_grad = _backward(v_grad, input, offset, weight, mask, *ctx.steps)
+        zero_bias = weight.new_zeros(weight.shape[0])
+        by_rest = _double_backward(
+            moved[0], moved[1], moved[2], zero_bias, moved[3], grad_output, input, offset, weight, mask, *ctx.steps
+        )
+        return (
+            by_grad[0] + by_rest[1],
+            by_grad[1] + by_rest[2],
+            by_grad[2] + by_rest[3],
+            by_grad[3],
+            by_grad[4] + by_rest[4],
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        folded = _as_groups(info, in_dims, args, "iiiwi")
+        outputs = _backward(*folded, *args[5:])
+        kinds = zip(outputs, "iiwb" + ("e" if args[4] is None else "i"), strict=True)
+        return tuple(_from_groups(out, info.batch_size, kind) for out, kind in kinds), (0,) * 5
+
+
+def _double_backward_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+    of_mask = "e" if args[9] is None else "i"
+    folded = _as_groups(info, in_dims, args, f"iiwb{of_mask}iiiwi")
+    outputs = _double_backward(*folded, *args[10:])
+    kinds = zip(outputs, f"iiiw{of_mask}", strict=True)
+    return tuple(_from_groups(out, info.batch_size, kind) for out, kind in kinds), (0,) * 5
+
+
+def _as_groups(info: Any, in_dims: Any, args: Any, kinds: str) -> list[Any]:
+    """What vmap adds becomes groups of the convolution and of the offsets, so that each has its own weight.
+
+    A letter says what a tensor is: an image (batch, channels, …), a weight, a bias, or empty.
+    """
+    folded: list[Any] = []
+    for arg, dim, kind in zip(args, in_dims, kinds, strict=False):
+        if arg is None:
+            folded.append(None)
+        elif kind == "e":
+            folded.append(arg.new_zeros(0))
+        else:
+            first = batch_first(arg, dim, info.batch_size)
+            folded.append(first.movedim(0, 1).flatten(1, 2) if kind == "i" else first.flatten(0, 1))
+    return folded
+
+
+def _from_groups(tensor: Tensor, size: int, kind: str) -> Tensor:
+    if kind == "e":
+        return tensor.expand(size, 0)
+    dim = 1 if kind == "i" else 0
+    unfolded = tensor.unflatten(dim, (size, tensor.shape[dim] // max(1, size)))
+    return unfolded.movedim(1, 0) if kind == "i" else unfolded
+
+
+def _mask_or_empty(mask: Tensor | None, like: Tensor) -> Tensor:
+    return like.new_zeros(0) if mask is None else mask
+
+
+def _filled(tangents: Any, models: Any) -> list[Tensor]:
+    return [torch.zeros_like(m) if t is None else t for t, m in zip(tangents, models, strict=True)]
+
+
+def _deterministic() -> bool:
+    return torch.are_deterministic_algorithms_enabled()
+
+
+# ---- onnx: ONNX's own operator ---------------------------------------------------------------------------------------
+
+
+def _onnx(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride_h: int,
+    stride_w: int,
+    padding_h: int,
+    padding_w: int,
+    dilation_h: int,
+    dilation_w: int,
+) -> Any:
+    from handgrad.onnx import operator
+
+    if input.dtype is not torch.float32:
+        return NotImplemented
+    out_channels, group_channels, kernel_h, kernel_w = weight.shape
+    attributes = {
+        "dilations": [dilation_h, dilation_w],
+        "group": input.shape[1] // group_channels,
+        "kernel_shape": [kernel_h, kernel_w],
+        "offset_group": offset.shape[1] // (2 * kernel_h * kernel_w),
+        "pads": [padding_h, padding_w, padding_h, padding_w],
+        "strides": [stride_h, stride_w],
+    }
+    shape = (input.shape[0], out_channels, *offset.shape[2:])
+    return operator("DeformConv", [input, weight, offset, bias, mask], attributes, dtype=input.dtype, shape=shape)
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _sharding(kinds: str, outputs: str, numbers: int) -> Any:
+    """The rule of an op with these arguments and results: i is split along the batch, w and b are whole and their
+    gradients sums over the batch, e is empty."""
+
+    def rule(*args: Any) -> Any:
+        from torch.distributed.tensor import Partial, Replicate, Shard
+
+        def split(kind: str, output: bool) -> Any:
+            if kind == "i":
+                return Shard(0)
+            return Partial() if output and kind in "wb" else Replicate()
+
+        given = [None if args[k] is None else kind for k, kind in enumerate(kinds)]
+        mask_out = ["e" if kind == "m" and given[-1] is None else kind.replace("m", "i") for kind in outputs]
+        kinds_in = [None if kind is None else kind.replace("m", "e" if given[-1] is None else "i") for kind in given]
+        ways = []
+        for of_output, of_input in (
+            ([Replicate() for _ in mask_out], [None if k is None else Replicate() for k in kinds_in]),
+            ([split(k, True) for k in mask_out], [None if k is None else split(k, False) for k in kinds_in]),
+        ):
+            ways.append((of_output, of_input + [None] * numbers))
+        return ways
+
+    return rule
+
+
+_forward = register(
+    "handgrad::deform_conv2d",
+    autograd=_Forward,
+    fake=_fake,
+    reference=deform_conv2d_reference,
+    sharding=_sharding("iiwbi", "i", 6),
+    onnx=_onnx,
+)
+_backward = register(
+    "handgrad::_deform_conv2d_backward",
+    autograd=_Backward,
+    fake=_backward_fake,
+    reference=_backward_reference,
+    sharding=_sharding("iiiwi", "iiwbm", 7),
+)
+_double_backward = register(
+    "handgrad::_deform_conv2d_double_backward",
+    autograd=through_reference(_double_backward_reference, _double_backward_vmap),
+    fake=_double_backward_fake,
+    reference=_double_backward_reference,
+    # Of grad_grad_bias each device would add its own: it goes to grad_grad_output, which is split along the batch.
+    sharding=_sharding("iiwbmiiiwi", "iiiwm", 7),
+)
