@@ -70,7 +70,7 @@ def deform_conv2d(
     stride_h, stride_w = _pair(_OP, "stride", stride, 1)
     padding_h, padding_w = _pair(_OP, "padding", padding, 0)
     dilation_h, dilation_w = _pair(_OP, "dilation", dilation, 1)
-    if torch.is_autocast_enabled(input.device.type):
+    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(input.device.type):
         offset, weight = offset.to(input.dtype), weight.to(input.dtype)
         bias = None if bias is None else bias.to(input.dtype)
         mask = None if mask is None else mask.to(input.dtype)
@@ -262,7 +262,7 @@ def deform_conv2d_reference(
         (row + 1, column + 1, down * right),
     ):
         valid = inside & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
-        index = torch.where(valid, at_y * width + at_x, 0.0).long().reshape(batch, offset_groups, 1, 1, -1)
+        index = torch.where(valid, at_y * width + at_x, 0.0).long().reshape(batch, offset_groups, 1, 1, taps * out_h * out_w)
         pixels = flat.expand(-1, -1, -1, 1, -1).gather(4, index.expand(-1, -1, flat.shape[2], -1, -1))
         pixels = pixels.reshape(batch, offset_groups, flat.shape[2], taps, out_h * out_w)
         valid, share = (t.reshape(batch, offset_groups, 1, taps, out_h * out_w) for t in (valid, share))

@@ -62,6 +62,8 @@ def run(spec: OpSpec) -> None:
         broken = draw(st.sampled_from([*range(len(tensors)), *kwargs]))
         if isinstance(broken, int):
             strategies = [_broken_tensors(tensors[broken])]
+            if names[broken] in spec.optional:
+                strategies = [strategies[0].filter(lambda value: value is not None)]
             if len(tensors) > 1:
                 strategies.append(_broken_mates(tensors[broken]))
             tensors[broken] = draw(st.one_of(strategies))
