@@ -1,0 +1,517 @@
+// Deformable convolution on CUDA devices.
+//
+// Output positions of all images in a row are cut into chunks. For a chunk the samples are written as a matrix, the
+// columns, (channel, tap) x position, and the weight is applied by torch's matmul; the chunk is as long as a fixed
+// amount of memory allows. A thread samples all channels of one offset group at one tap and position, neighbouring
+// threads neighbouring positions: so what it sums over channels, the gradients of offset and mask, needs no other
+// thread and has one order.
+//
+// The gradient of the input is a scatter. By default it is atomic; if asked for, one thread adds what belongs to one
+// channel of an image in the order of positions and taps: slower, and the same to the bit on every run.
+#include <algorithm>
+
+#include "access.cuh"
+#include "deform_conv2d_host.h"
+#include "launch.cuh"
+
+#if defined(HANDGRAD_EMULATED)
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+#define HANDGRAD_BADDBMM_OUT aoti_torch_cpu_baddbmm_out
+#else
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
+#define HANDGRAD_BADDBMM_OUT aoti_torch_cuda_baddbmm_out
+#endif
+
+namespace handgrad {
+namespace {
+
+using namespace deform_conv2d;
+
+constexpr int kThreads = 256;
+// Bytes of all matrices of a chunk together.
+constexpr int64_t kChunkBytes = int64_t{64} << 20;
+
+// Positions [begin, begin + count) of all images in a row.
+struct Chunk {
+  int64_t begin, count;
+};
+
+// out = a b, or out += a b, for each group: three-dimensional views of memory of type C on the device.
+inline void matmul_groups(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      HANDGRAD_BADDBMM_OUT(out.get(), out.get(), a.get(), b.get(), accumulate ? 1.0 : 0.0, 1.0));
+}
+
+// `groups` matrices of memory of an empty_vector, one behind the other.
+template <class C>
+Tensor matrices(const Tensor& memory, int64_t groups, int64_t rows, int64_t columns, bool transposed) {
+  int32_t device_type = 0, device_index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(memory.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(memory.get(), &device_index));
+  const int64_t sizes[3] = {groups, rows, columns};
+  const int64_t strides[3] = {rows * columns, transposed ? 1 : columns, transposed ? rows : 1};
+  const int32_t dtype = sizeof(C) == sizeof(double) ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(memory.mutable_data_ptr(), 3, sizes, strides, 0,
+                                                                   dtype, device_type, device_index, &handle));
+  return Tensor(handle);
+}
+
+// ---- kernels ---------------------------------------------------------------------------------------------------------
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) widen_weight_kernel(Geometry at, Field<const T> from, Compute<T>* to) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= at.out_channels * at.group_channels * at.taps) return;
+  const int64_t t = i % at.taps, c = i / at.taps % at.group_channels, o = i / at.taps / at.group_channels;
+  store(to + i, widen(load(from.at(o, c, t / at.kernel_w, t % at.kernel_w))));
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) narrow_weight_kernel(Geometry at, const Compute<T>* from, Field<T> to) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= at.out_channels * at.group_channels * at.taps) return;
+  const int64_t t = i % at.taps, c = i / at.taps % at.group_channels, o = i / at.taps / at.group_channels;
+  store(to.at(o, c, t / at.kernel_w, t % at.kernel_w), narrow<T>(load(from + i)));
+}
+
+// A chunk of the output's gradient as a matrix, channel x position.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    load_chunk_kernel(Geometry at, Chunk chunk, Field<const T> from, Compute<T>* to) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= at.out_channels * chunk.count) return;
+  const int64_t o = i / chunk.count, position = chunk.begin + i % chunk.count, p = position % at.positions;
+  store(to + i, widen(load(from.at(position / at.positions, o, p / at.out_w, p % at.out_w))));
+}
+
+// And back, with the bias added.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    store_chunk_kernel(Geometry at, Chunk chunk, const Compute<T>* from, const T* bias, int64_t bias_stride,
+                       Field<T> to) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= at.out_channels * chunk.count) return;
+  const int64_t o = i / chunk.count, position = chunk.begin + i % chunk.count, p = position % at.positions;
+  const Compute<T> value = load(from + i) + (bias ? widen(load(bias + o * bias_stride)) : Compute<T>(0));
+  store(to.at(position / at.positions, o, p / at.out_w, p % at.out_w), narrow<T>(value));
+}
+
+template <class T>
+struct Sampled {
+  Field<const T> input, offset, mask;
+  bool has_mask;
+};
+
+// One offset group, tap and position of a chunk: where it looks.
+template <class T>
+struct Look {
+  using C = Compute<T>;
+  int64_t image, group, tap, in_chunk, out_y, out_x;
+  C mask;
+  BilinearSample<C> sample;
+
+  __device__ Look(const Geometry& at, const Chunk& chunk, const Sampled<T>& on, int64_t i)
+      : Look(at, on, i % chunk.count, (chunk.begin + i % chunk.count) / at.positions,
+             (chunk.begin + i % chunk.count) % at.positions, i / chunk.count % at.taps, i / chunk.count / at.taps) {}
+
+  __device__ Look(const Geometry& at, const Sampled<T>& on, int64_t in_chunk, int64_t image, int64_t p, int64_t tap,
+                  int64_t group)
+      : image(image), group(group), tap(tap), in_chunk(in_chunk), out_y(p / at.out_w), out_x(p % at.out_w),
+        mask(on.has_mask ? widen(load(on.mask.at(image, group * at.taps + tap, out_y, out_x))) : C(1)),
+        sample(static_cast<C>(at.base_y(tap, out_y)) +
+                   widen(load(on.offset.at(image, 2 * (group * at.taps + tap), out_y, out_x))),
+               static_cast<C>(at.base_x(tap, out_x)) +
+                   widen(load(on.offset.at(image, 2 * (group * at.taps + tap) + 1, out_y, out_x))),
+               at.height, at.width) {}
+
+  template <class U>
+  __device__ C corner(const Field<const U>& of, int64_t c, int q) const {
+    return sample.has(q) ? widen(load(of.at(image, c, sample.row + q / 2, sample.column + q % 2))) : C(0);
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    columns_kernel(Geometry at, Chunk chunk, Sampled<T> on, Compute<T>* columns) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  using C = Compute<T>;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= at.offset_groups * at.taps * chunk.count) return;
+  const Look<T> look(at, chunk, on, i);
+  const int64_t first = look.group * at.offset_channels;
+  for (int64_t c = first; c < first + at.offset_channels; ++c) {
+    C value = 0;
+    for (int q = 0; q < 4; ++q) value += look.sample.weight(q, look.mask) * look.corner(on.input, c, q);
+    store(columns + (c * at.taps + look.tap) * chunk.count + look.in_chunk, value);
+  }
+}
+
+// What the double backward has beside: the moving tensors, and the gradient h of the columns by grad_grad_weight.
+template <class T>
+struct Moved {
+  Field<const T> input, offset, mask;
+  const Compute<T>* h_columns;
+  Compute<T>* columns;
+};
+
+// The columns once more, and the gradients of offset and mask; for Second the changed columns too.
+template <class T, bool Second>
+__global__ void __launch_bounds__(kThreads)
+    differentiate_kernel(Geometry at, Chunk chunk, Sampled<T> on, Moved<T> moved, const Compute<T>* grad_columns,
+                         Compute<T>* columns, Field<T> grad_offset, Field<T> grad_mask) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  using C = Compute<T>;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= at.offset_groups * at.taps * chunk.count) return;
+  const Look<T> look(at, chunk, on, i);
+  const int64_t plane = look.group * at.taps + look.tap;
+  C vy = 0, vx = 0, vm = 0;
+  if constexpr (Second) {
+    vy = widen(load(moved.offset.at(look.image, 2 * plane, look.out_y, look.out_x)));
+    vx = widen(load(moved.offset.at(look.image, 2 * plane + 1, look.out_y, look.out_x)));
+    if (on.has_mask) vm = widen(load(moved.mask.at(look.image, plane, look.out_y, look.out_x)));
+  }
+  C of_input[4] = {}, of_moved[4] = {}, of_weight[4] = {};
+  const int64_t first = look.group * at.offset_channels;
+  for (int64_t c = first; c < first + at.offset_channels; ++c) {
+    const int64_t place = (c * at.taps + look.tap) * chunk.count + look.in_chunk;
+    const C g = load(grad_columns + place), h = Second ? load(moved.h_columns + place) : C(0);
+    C value = 0, change = 0;
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      const C x = look.corner(on.input, c, q), weight = look.sample.weight(q, look.mask);
+      value += weight * x;
+      of_input[q] += g * x;
+      if constexpr (Second) {
+        const C v = look.corner(moved.input, c, q);
+        change += look.sample.moved_weight(q, look.mask, vy, vx, vm) * x + weight * v;
+        of_moved[q] += g * v;
+        of_weight[q] += h * x;
+      }
+    }
+    store(columns + place, value);
+    if constexpr (Second) store(moved.columns + place, change);
+  }
+  C grad_y, grad_x, grad_m;
+  if constexpr (Second) {
+    grad_y = look.sample.grad_y_twice(look.mask, vx, vm, of_input, of_moved, of_weight);
+    grad_x = look.sample.grad_x_twice(look.mask, vy, vm, of_input, of_moved, of_weight);
+    grad_m = look.sample.grad_mask_twice(vy, vx, of_input, of_moved, of_weight);
+  } else {
+    grad_y = look.sample.grad_y(look.mask, of_input);
+    grad_x = look.sample.grad_x(look.mask, of_input);
+    grad_m = look.sample.grad_mask(of_input);
+  }
+  store(grad_offset.at(look.image, 2 * plane, look.out_y, look.out_x), narrow<T>(grad_y));
+  store(grad_offset.at(look.image, 2 * plane + 1, look.out_y, look.out_x), narrow<T>(grad_x));
+  if (on.has_mask) store(grad_mask.at(look.image, plane, look.out_y, look.out_x), narrow<T>(grad_m));
+}
+
+// What one sample adds to channel c of its corners; add(element, value).
+template <class T, bool Second, class Add>
+__device__ void scatter(const Geometry& at, const Chunk& chunk, const Sampled<T>& on, const Moved<T>& moved,
+                        const Look<T>& look, const Compute<T>* grad_columns, int64_t c,
+                        const Field<Compute<T>>& grad_input, const Add& add) {
+  using C = Compute<T>;
+  const int64_t place = (c * at.taps + look.tap) * chunk.count + look.in_chunk;
+  const C g = load(grad_columns + place), h = Second ? load(moved.h_columns + place) : C(0);
+  C vy = 0, vx = 0, vm = 0;
+  if constexpr (Second) {
+    const int64_t plane = look.group * at.taps + look.tap;
+    vy = widen(load(moved.offset.at(look.image, 2 * plane, look.out_y, look.out_x)));
+    vx = widen(load(moved.offset.at(look.image, 2 * plane + 1, look.out_y, look.out_x)));
+    if (on.has_mask) vm = widen(load(moved.mask.at(look.image, plane, look.out_y, look.out_x)));
+  }
+  for (int q = 0; q < 4; ++q) {
+    if (!look.sample.has(q)) continue;
+    C value = look.sample.weight(q, look.mask) * (Second ? h : g);
+    if constexpr (Second) value += look.sample.moved_weight(q, look.mask, vy, vx, vm) * g;
+    add(grad_input.at(look.image, c, look.sample.row + q / 2, look.sample.column + q % 2), value);
+  }
+}
+
+template <class T, bool Second>
+__global__ void __launch_bounds__(kThreads)
+    scatter_kernel(Geometry at, Chunk chunk, Sampled<T> on, Moved<T> moved, const Compute<T>* grad_columns,
+                   Field<Compute<T>> grad_input) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  using C = Compute<T>;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= at.offset_groups * at.taps * chunk.count) return;
+  const Look<T> look(at, chunk, on, i);
+  const int64_t first = look.group * at.offset_channels;
+  for (int64_t c = first; c < first + at.offset_channels; ++c) {
+    scatter<T, Second>(at, chunk, on, moved, look, grad_columns, c, grad_input,
+                       [](C* element, C value) { atomicAdd(element, value); });
+  }
+}
+
+// A thread for each channel of each image that the chunk touches: an order of its own for every sum.
+template <class T, bool Second>
+__global__ void __launch_bounds__(kThreads)
+    scatter_in_order_kernel(Geometry at, Chunk chunk, Sampled<T> on, Moved<T> moved, const Compute<T>* grad_columns,
+                            Field<Compute<T>> grad_input) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  using C = Compute<T>;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t image = chunk.begin / at.positions + i / at.channels, c = i % at.channels;
+  const int64_t first = image * at.positions, last = first + at.positions, end = chunk.begin + chunk.count;
+  for (int64_t position = first > chunk.begin ? first : chunk.begin; position < (last < end ? last : end);
+       ++position) {
+    for (int64_t t = 0; t < at.taps; ++t) {
+      const Look<T> look(at, on, position - chunk.begin, image, position - first, t, c / at.offset_channels);
+      scatter<T, Second>(at, chunk, on, moved, look, grad_columns, c, grad_input,
+                         [](C* element, C value) { store(element, load(element) + value); });
+    }
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    narrow_input_kernel(Geometry at, const Field<Compute<T>> from, Field<T> to, bool clear) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= at.batch * at.channels * at.height * at.width) return;
+  const int64_t x = i % at.width, y = i / at.width % at.height, plane = i / at.width / at.height;
+  const int64_t n = plane / at.channels, c = plane % at.channels;
+  if (clear) {
+    store(from.at(n, c, y, x), Compute<T>(0));
+  } else {
+    store(to.at(n, c, y, x), narrow<T>(load(from.at(n, c, y, x))));
+  }
+}
+
+// The bias' gradient over a chunk, one thread for each channel, positions in order.
+template <class C>
+__global__ void __launch_bounds__(kThreads) sum_bias_kernel(Geometry at, Chunk chunk, const C* grads, C* sums) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  const int64_t o = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (o >= at.out_channels) return;
+  C sum = 0;
+  for (int64_t i = 0; i < chunk.count; ++i) sum += load(grads + o * chunk.count + i);
+  store(sums + o, load(sums + o) + sum);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    finish_bias_kernel(Geometry at, Compute<T>* sums, T* to) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  const int64_t o = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (o >= at.out_channels) return;
+  if (to) {
+    store(to + o, narrow<T>(load(sums + o)));
+  } else {
+    store(sums + o, Compute<T>(0));
+  }
+}
+
+// ---- host entries ----------------------------------------------------------------------------------------------------
+
+Blocks blocks_for(int64_t threads) { return {(threads + kThreads - 1) / kThreads, dim3(kThreads, 1, 1), 0}; }
+
+// body(chunk) for chunks that need `rows` numbers for each position.
+template <class C, class Body>
+void for_each_chunk(const Geometry& at, int64_t rows, const Body& body) {
+  const int64_t positions = at.batch * at.positions, bytes = rows * static_cast<int64_t>(sizeof(C));
+  const int64_t most = std::max<int64_t>(1024, kChunkBytes / bytes);
+  for (int64_t begin = 0; begin < positions; begin += most) body(Chunk{begin, std::min(most, positions - begin)});
+}
+
+template <class T>
+Tensor widened_weight(const Geometry& at, const DeviceOf& device, const Tensor& weight) {
+  const int64_t count = at.out_channels * at.group_channels * at.taps;
+  const Tensor to = empty_vector<Compute<T>>(count, weight);
+  launch("widen_weight", widen_weight_kernel<T>, device, blocks_for(count), at, field<T>(weight),
+         to.mutable_data_ptr<Compute<T>>());
+  return to;
+}
+
+Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& offset, const Tensor& weight,
+                          const std::optional<Tensor>& bias, const std::optional<Tensor>& mask, int64_t stride_h,
+                          int64_t stride_w, int64_t padding_h, int64_t padding_w, int64_t dilation_h,
+                          int64_t dilation_w) {
+  const Geometry at = check_arguments(input, offset, weight, bias, mask,
+                                      {stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w});
+  const Tensor output = empty_output(at, input);
+  const DeviceOf device(input);
+  dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using C = Compute<T>;
+    const Sampled<T> on{field<T>(input), field<T>(offset), field<T>(mask ? *mask : offset), mask.has_value()};
+    const int64_t width = at.group_channels * at.taps;
+    const Tensor w = widened_weight<T>(at, device, weight);
+    const Tensor w_matrices = matrices<C>(w, at.groups, at.group_out, width, false);
+    for_each_chunk<C>(at, at.channels * at.taps + at.out_channels, [&](const Chunk& chunk) {
+      const Tensor columns = empty_vector<C>(at.channels * at.taps * chunk.count, input);
+      const Tensor result = empty_vector<C>(at.out_channels * chunk.count, input);
+      launch("deform_conv2d_columns", columns_kernel<T>, device,
+             blocks_for(at.offset_groups * at.taps * chunk.count), at, chunk, on, columns.mutable_data_ptr<C>());
+      matmul_groups(matrices<C>(result, at.groups, at.group_out, chunk.count, false), w_matrices,
+                    matrices<C>(columns, at.groups, width, chunk.count, false), false);
+      launch("deform_conv2d_store", store_chunk_kernel<T>, device, blocks_for(at.out_channels * chunk.count), at, chunk,
+             result.const_data_ptr<C>(), bias ? bias->const_data_ptr<T>() : nullptr, bias ? bias->strides()[0] : 0,
+             mutable_field<T>(output));
+    });
+  });
+  return output;
+}
+
+struct SecondTensors {
+  const Tensor &input, &offset, &weight, &bias, &mask;
+  Tensor grad_grad_output;
+};
+
+// Backward, and with `second` the double backward.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> differentiate(const Geometry& at, const Tensor& grad_output,
+                                                                 const Tensor& input, const Tensor& offset,
+                                                                 const Tensor& weight,
+                                                                 const std::optional<Tensor>& mask, bool in_order,
+                                                                 const SecondTensors* second) {
+  const Tensor grad_input = empty_gradient(input), grad_offset = empty_gradient(offset);
+  const Tensor grad_weight = empty_gradient(weight), grad_bias = empty_bias(at, input);
+  const Tensor grad_mask = mask ? empty_gradient(*mask) : empty_placeholder(input);
+  const DeviceOf device(input);
+  dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
+    dispatch_bool(second != nullptr, [&](auto is_second) {
+      constexpr bool Second = decltype(is_second)::value;
+      using T = typename decltype(tag)::type;
+      using C = Compute<T>;
+      const Sampled<T> on{field<T>(input), field<T>(offset), field<T>(mask ? *mask : offset), mask.has_value()};
+      const Field<T> to_offset = mutable_field<T>(grad_offset);
+      const Field<T> to_mask = mask ? mutable_field<T>(grad_mask) : to_offset;
+      const int64_t width = at.group_channels * at.taps, rows = at.channels * at.taps;
+      const int64_t pixels = at.batch * at.channels * at.height * at.width;
+      const Tensor w = widened_weight<T>(at, device, weight);
+      const Tensor w_transposed = matrices<C>(w, at.groups, width, at.group_out, true);
+      std::optional<Tensor> v_w;
+      Moved<T> moved{};
+      if constexpr (Second) {
+        v_w = widened_weight<T>(at, device, second->weight);
+        moved.input = field<T>(second->input), moved.offset = field<T>(second->offset);
+        moved.mask = field<T>(mask ? second->mask : second->offset);
+      }
+
+      // The scatter adds in the compute type: in the result itself where that is its type.
+      std::optional<Tensor> wide;
+      Field<C> sums;
+      if constexpr (std::is_same_v<T, C>) {
+        sums = mutable_field<C>(grad_input);
+      } else {
+        wide = empty_vector<C>(pixels, input);
+        const int64_t plane = at.height * at.width;
+        sums = {wide->template mutable_data_ptr<C>(), {at.channels * plane, plane, at.width, 1}};
+      }
+      const Field<T> to_input = mutable_field<T>(grad_input);
+      launch("deform_conv2d_clear", narrow_input_kernel<T>, device, blocks_for(pixels), at, sums, to_input, true);
+      const Tensor weight_sums = empty_vector<C>(at.out_channels * width, input);
+      const Tensor bias_sums = empty_vector<C>(at.out_channels, input);
+      C* const bias_data = bias_sums.mutable_data_ptr<C>();
+      launch("deform_conv2d_clear_bias", finish_bias_kernel<T>, device, blocks_for(at.out_channels), at, bias_data,
+             nullptr);
+
+      bool first = true;
+      for_each_chunk<C>(at, rows * (Second ? 4 : 2) + at.out_channels * (Second ? 2 : 1), [&](const Chunk& chunk) {
+        const Tensor g = empty_vector<C>(at.out_channels * chunk.count, input);
+        const Tensor columns = empty_vector<C>(rows * chunk.count, input);
+        const Tensor grad_columns = empty_vector<C>(rows * chunk.count, input);
+        std::optional<Tensor> h_columns, moved_columns;
+        launch("deform_conv2d_load", load_chunk_kernel<T>, device, blocks_for(at.out_channels * chunk.count), at, chunk,
+               field<T>(grad_output), g.mutable_data_ptr<C>());
+        const Tensor g_matrices = matrices<C>(g, at.groups, at.group_out, chunk.count, false);
+        const auto as_columns = [&](const Tensor& memory) {
+          return matrices<C>(memory, at.groups, width, chunk.count, false);
+        };
+        matmul_groups(as_columns(grad_columns), w_transposed, g_matrices, false);
+        if constexpr (Second) {
+          h_columns = empty_vector<C>(rows * chunk.count, input);
+          moved_columns = empty_vector<C>(rows * chunk.count, input);
+          matmul_groups(as_columns(*h_columns), matrices<C>(*v_w, at.groups, width, at.group_out, true), g_matrices,
+                        false);
+          moved.h_columns = h_columns->template const_data_ptr<C>();
+          moved.columns = moved_columns->template mutable_data_ptr<C>();
+        }
+        const C* const grads = grad_columns.const_data_ptr<C>();
+        const Blocks samples = blocks_for(at.offset_groups * at.taps * chunk.count);
+        launch("deform_conv2d_differentiate", differentiate_kernel<T, Second>, device, samples, at, chunk, on, moved,
+               grads, columns.mutable_data_ptr<C>(), to_offset, to_mask);
+        if (in_order) {
+          const int64_t images = (chunk.begin + chunk.count - 1) / at.positions - chunk.begin / at.positions + 1;
+          launch("deform_conv2d_scatter_in_order", scatter_in_order_kernel<T, Second>, device,
+                 blocks_for(images * at.channels), at, chunk, on, moved, grads, sums);
+        } else {
+          launch("deform_conv2d_scatter", scatter_kernel<T, Second>, device, samples, at, chunk, on, moved, grads,
+                 sums);
+        }
+        const Tensor transposed =
+            matrices<C>(Second ? *moved_columns : columns, at.groups, chunk.count, width, true);
+        matmul_groups(matrices<C>(weight_sums, at.groups, at.group_out, width, false), g_matrices, transposed, !first);
+        first = false;
+        if constexpr (Second) {
+          // grad_output's matrix has served.
+          matmul_groups(g_matrices, matrices<C>(w, at.groups, at.group_out, width, false), as_columns(*moved_columns),
+                        false);
+          matmul_groups(g_matrices, matrices<C>(*v_w, at.groups, at.group_out, width, false), as_columns(columns),
+                        true);
+          launch("deform_conv2d_store", store_chunk_kernel<T>, device, blocks_for(at.out_channels * chunk.count), at,
+                 chunk, g.const_data_ptr<C>(), second->bias.template const_data_ptr<T>(), second->bias.strides()[0],
+                 mutable_field<T>(second->grad_grad_output));
+        } else {
+          launch("deform_conv2d_sum_bias", sum_bias_kernel<C>, device, blocks_for(at.out_channels), at, chunk,
+                 g.const_data_ptr<C>(), bias_data);
+        }
+      });
+
+      if (wide) {
+        launch("deform_conv2d_narrow", narrow_input_kernel<T>, device, blocks_for(pixels), at, sums, to_input, false);
+      }
+      const Tensor zeros = weight_sums;
+      if (first) STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(zeros.get()));
+      launch("deform_conv2d_narrow_weight", narrow_weight_kernel<T>, device, blocks_for(at.out_channels * width), at,
+             weight_sums.const_data_ptr<C>(), mutable_field<T>(grad_weight));
+      launch("deform_conv2d_finish_bias", finish_bias_kernel<T>, device, blocks_for(at.out_channels), at, bias_data,
+             grad_bias.mutable_data_ptr<T>());
+    });
+  });
+  return {grad_input, grad_offset, grad_weight, grad_bias, grad_mask};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cuda(
+    const Tensor& grad_output, const Tensor& input, const Tensor& offset, const Tensor& weight,
+    const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t padding_h, int64_t padding_w,
+    int64_t dilation_h, int64_t dilation_w, bool deterministic) {
+  const Geometry at = check_arguments(input, offset, weight, std::nullopt, mask,
+                                      {stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w});
+  check_grad_output(at, grad_output, input);
+  return differentiate(at, grad_output, input, offset, weight, mask, deterministic, nullptr);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward_cuda(
+    const Tensor& grad_grad_input, const Tensor& grad_grad_offset, const Tensor& grad_grad_weight,
+    const Tensor& grad_grad_bias, const Tensor& grad_grad_mask, const Tensor& grad_output, const Tensor& input,
+    const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w,
+    int64_t padding_h, int64_t padding_w, int64_t dilation_h, int64_t dilation_w, bool deterministic) {
+  const Geometry at = check_arguments(input, offset, weight, std::nullopt, mask,
+                                      {stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w});
+  check_grad_output(at, grad_output, input);
+  check_second(at, grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias, grad_grad_mask, input, offset,
+               weight, mask);
+  const SecondTensors second{grad_grad_input, grad_grad_offset, grad_grad_weight,
+                             grad_grad_bias,  grad_grad_mask,   empty_output(at, input)};
+  const auto [grad_input, grad_offset, grad_weight, grad_bias, grad_mask] =
+      differentiate(at, grad_output, input, offset, weight, mask, deterministic, &second);
+  return {second.grad_grad_output, grad_input, grad_offset, grad_weight, grad_mask};
+}
+
+}  // namespace
+}  // namespace handgrad
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
+  library.impl("deform_conv2d", TORCH_BOX(&handgrad::deform_conv2d_cuda));
+  library.impl("_deform_conv2d_backward", TORCH_BOX(&handgrad::deform_conv2d_backward_cuda));
+  library.impl("_deform_conv2d_double_backward", TORCH_BOX(&handgrad::deform_conv2d_double_backward_cuda));
+}
