@@ -52,14 +52,12 @@ def tensors(input, weight, out, offset_groups=1, mask=True, dtype=torch.float64,
         torch.randn(weight[0], dtype=torch.float64, generator=generator),
     ]
     if mask:
-        made.append(
-            torch.rand(input[0], offset_groups * taps, *out, dtype=torch.float64, generator=generator) + 0.2
-        )
+        made.append(torch.rand(input[0], offset_groups * taps, *out, dtype=torch.float64, generator=generator) + 0.2)
     return tuple(tensor.to(dtype) for tensor in made)
 
 
 def equals_convolution_without_offsets():
-    input, offset, weight, bias, mask = tensors((2, 4, 6, 7), (6, 2, 3, 3), (4, 5))
+    input, offset, weight, bias, _ = tensors((2, 4, 6, 7), (6, 2, 3, 3), (4, 5))
     plain = deform_conv2d(input, torch.zeros_like(offset), weight, bias)
     torch.testing.assert_close(plain, F.conv2d(input, weight, bias, groups=2))
 
@@ -72,7 +70,7 @@ def whole_offsets_shift():
 
 
 def linear_in_mask_and_input():
-    input, offset, weight, bias, mask = tensors((2, 4, 5, 5), (2, 4, 2, 2), (4, 4), offset_groups=2)
+    input, offset, weight, _, mask = tensors((2, 4, 5, 5), (2, 4, 2, 2), (4, 4), offset_groups=2)
     plain = deform_conv2d(input, offset, weight, mask=mask)
     torch.testing.assert_close(deform_conv2d(input, offset, weight, mask=3 * mask), 3 * plain)
     torch.testing.assert_close(deform_conv2d(-2 * input, offset, weight, mask=mask), -2 * plain)
@@ -125,7 +123,10 @@ SPEC = OpSpec(
         Bad("padding", lambda: deform_conv2d(INPUT, OFFSET, WEIGHT, padding=(0, -1)), ValueError, "padding must be"),
         Bad("none", lambda: deform_conv2d(INPUT, None, WEIGHT), TypeError, "offset must be a torch.Tensor"),
         Bad(
-            "rank", lambda: deform_conv2d(INPUT[0], OFFSET, WEIGHT), RuntimeError, r"input must have 4 dim.* \(2, 4, 3\)"
+            "rank",
+            lambda: deform_conv2d(INPUT[0], OFFSET, WEIGHT),
+            RuntimeError,
+            r"input must have 4 dim.* \(2, 4, 3\)",
         ),
         Bad(
             "offset_channels",
@@ -325,3 +326,20 @@ def test_onnx_of_groups(mask, tmp_path):
     args = (made[0], made[1], made[4]) if mask else (made[0], made[1])
     exported = handgrad.onnx.export(conv, args, tmp_path / "conv.onnx", verify=True)
     assert [node.op_type for node in exported.program.model.graph] == ["DeformConv"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_deterministic_algorithms_give_the_same(dtype):
+    """On a device another scatter is at work then, in the double backward too; on the CPU there is one for both."""
+    made = [t.requires_grad_() for t in tensors((3, 4, 6, 7), (6, 2, 3, 3), (4, 5), offset_groups=2, dtype=dtype)]
+    results = []
+    for deterministic in (False, True):
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            first = torch.autograd.grad(call(*made).square().sum(), made, create_graph=True)
+            results.append((*first, *torch.autograd.grad(sum(g.square().sum() for g in first), made)))
+        finally:
+            torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(
+        results[0], results[1], **({} if dtype is torch.float64 else {"rtol": 0.05, "atol": 0.5})
+    )

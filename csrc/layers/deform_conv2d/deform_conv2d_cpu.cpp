@@ -100,9 +100,8 @@ void load_plane(const Geometry& at, const Field<const T>& from, int64_t n, int64
 template <class T>
 void store_plane(const Geometry& at, const Compute<T>* from, int64_t n, int64_t c, int64_t begin, int64_t count,
                  const Field<T>& to) {
-  for_each_run(at, to, n, c, begin, count, [&](T* element, int64_t done, int64_t run) {
-    store_run(from + done, run, element, to.strides[3]);
-  });
+  for_each_run(at, to, n, c, begin, count,
+               [&](T* element, int64_t done, int64_t run) { store_run(from + done, run, element, to.strides[3]); });
 }
 
 // Adds to the offsets of one tap where the tap looks without them.
@@ -217,10 +216,9 @@ struct GradRows {
 
   void corners(const BilinearSample<C>& sample, int64_t c, C* (&to)[4]) {
     for (int64_t q = 0; q < 4; ++q) {
-      to[q] = sample.has(static_cast<int>(q))
-                  ? sums.data() + (sample.row - rows.first + q / 2) * row_stride +
-                        (sample.column + q % 2) * pixel_stride + c
-                  : unread.data() + q * pixel_stride + c;
+      to[q] = sample.has(static_cast<int>(q)) ? sums.data() + (sample.row - rows.first + q / 2) * row_stride +
+                                                    (sample.column + q % 2) * pixel_stride + c
+                                              : unread.data() + q * pixel_stride + c;
     }
   }
 };
@@ -320,7 +318,8 @@ void store_planes(const Geometry& at, Planes<Compute<T>>& from, int64_t planes, 
   }
 }
 
-// ---- innermost loops: all channels of one sample ---------------------------------------------------------------------
+// ---- innermost loops: all channels of one sample
+// ---------------------------------------------------------------------
 
 template <class C>
 void sample_channels(int64_t count, const C* const (&x)[4], const C (&weight)[4], C* __restrict column) {
@@ -336,7 +335,7 @@ void differentiate_channels(int64_t count, const C* const (&x)[4], const C (&wei
                             C* __restrict column, C* const (&grad_x)[4], C (&sums)[4]) {
   const C *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
   const C w0 = weight[0], w1 = weight[1], w2 = weight[2], w3 = weight[3];
-  C *__restrict g0 = grad_x[0], *__restrict g1 = grad_x[1], *__restrict g2 = grad_x[2], *__restrict g3 = grad_x[3];
+  C* __restrict g0 = grad_x[0], * __restrict g1 = grad_x[1], * __restrict g2 = grad_x[2], * __restrict g3 = grad_x[3];
   C s0 = 0, s1 = 0, s2 = 0, s3 = 0;
 #pragma omp simd reduction(+ : s0, s1, s2, s3)
   for (int64_t c = 0; c < count; ++c) {
@@ -374,7 +373,8 @@ void differentiate_channels_twice(int64_t count, const C* const (&x)[4], const C
   }
 }
 
-// ---- forward ---------------------------------------------------------------------------------------------------------
+// ---- forward
+// ---------------------------------------------------------------------------------------------------------
 
 Tensor deform_conv2d_cpu(const Tensor& input, const Tensor& offset, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::optional<Tensor>& mask, int64_t stride_h,
@@ -443,7 +443,8 @@ Tensor deform_conv2d_cpu(const Tensor& input, const Tensor& offset, const Tensor
   return output;
 }
 
-// ---- backward and double backward ------------------------------------------------------------------------------------
+// ---- backward and double backward
+// ------------------------------------------------------------------------------------
 
 // The tensors of both. Second: those of the double backward too.
 template <class T, bool Second>
@@ -471,11 +472,19 @@ struct Scratch {
 
  private:
   Scratch(int64_t tile, int64_t planes, int64_t out_channels, int64_t group_out, int64_t elements)
-      : y(planes, tile), x(planes, tile), m(planes, tile), g(out_channels, tile),
-        grad_y(planes, tile), grad_x(planes, tile), grad_m(planes, tile),
-        vy(Second ? planes : 0, tile), vx(Second ? planes : 0, tile), vm(Second ? planes : 0, tile),
+      : y(planes, tile),
+        x(planes, tile),
+        m(planes, tile),
+        g(out_channels, tile),
+        grad_y(planes, tile),
+        grad_x(planes, tile),
+        grad_m(planes, tile),
+        vy(Second ? planes : 0, tile),
+        vx(Second ? planes : 0, tile),
+        vm(Second ? planes : 0, tile),
         result(Second ? group_out : 0, tile),
-        columns(static_cast<size_t>(elements)), grad_columns(static_cast<size_t>(elements)),
+        columns(static_cast<size_t>(elements)),
+        grad_columns(static_cast<size_t>(elements)),
         moved_columns(static_cast<size_t>(Second ? elements : 0)),
         h_columns(static_cast<size_t>(Second ? elements : 0)) {
     m.fill(C(1));

@@ -15,11 +15,9 @@
 #include "launch.cuh"
 
 #if defined(HANDGRAD_EMULATED)
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
-#define HANDGRAD_BADDBMM_OUT aoti_torch_cpu_baddbmm_out
+#include "matmul.h"
 #else
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
-#define HANDGRAD_BADDBMM_OUT aoti_torch_cuda_baddbmm_out
 #endif
 
 namespace handgrad {
@@ -38,8 +36,19 @@ struct Chunk {
 
 // out = a b, or out += a b, for each group: three-dimensional views of memory of type C on the device.
 inline void matmul_groups(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
+#if defined(HANDGRAD_EMULATED)
+  // The CPU's matmul stands in for the device's. Inside a parallel region it takes one thread, so that its result does
+  // not depend on how many there are; a batched one would take more even there.
+  torch::stable::parallel_for(0, 2, 1, [&](int64_t begin, int64_t) {
+    for (int64_t group = 0; begin == 0 && group < out.size(0); ++group) {
+      cpu_matmul(torch::stable::select(out, 0, group), torch::stable::select(a, 0, group),
+                 torch::stable::select(b, 0, group), accumulate);
+    }
+  });
+#else
   STABLE_TORCH_ERROR_CODE_CHECK(
-      HANDGRAD_BADDBMM_OUT(out.get(), out.get(), a.get(), b.get(), accumulate ? 1.0 : 0.0, 1.0));
+      aoti_torch_cuda_baddbmm_out(out.get(), out.get(), a.get(), b.get(), accumulate ? 1.0 : 0.0, 1.0));
+#endif
 }
 
 // `groups` matrices of memory of an empty_vector, one behind the other.
@@ -57,7 +66,8 @@ Tensor matrices(const Tensor& memory, int64_t groups, int64_t rows, int64_t colu
   return Tensor(handle);
 }
 
-// ---- kernels ---------------------------------------------------------------------------------------------------------
+// ---- kernels
+// ---------------------------------------------------------------------------------------------------------
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) widen_weight_kernel(Geometry at, Field<const T> from, Compute<T>* to) {
@@ -90,9 +100,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // And back, with the bias added.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    store_chunk_kernel(Geometry at, Chunk chunk, const Compute<T>* from, const T* bias, int64_t bias_stride,
-                       Field<T> to) {
+__global__ void __launch_bounds__(kThreads) store_chunk_kernel(Geometry at, Chunk chunk, const Compute<T>* from,
+                                                               const T* bias, int64_t bias_stride, Field<T> to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= at.out_channels * chunk.count) return;
@@ -121,7 +130,12 @@ struct Look {
 
   __device__ Look(const Geometry& at, const Sampled<T>& on, int64_t in_chunk, int64_t image, int64_t p, int64_t tap,
                   int64_t group)
-      : image(image), group(group), tap(tap), in_chunk(in_chunk), out_y(p / at.out_w), out_x(p % at.out_w),
+      : image(image),
+        group(group),
+        tap(tap),
+        in_chunk(in_chunk),
+        out_y(p / at.out_w),
+        out_x(p % at.out_w),
         mask(on.has_mask ? widen(load(on.mask.at(image, group * at.taps + tap, out_y, out_x))) : C(1)),
         sample(static_cast<C>(at.base_y(tap, out_y)) +
                    widen(load(on.offset.at(image, 2 * (group * at.taps + tap), out_y, out_x))),
@@ -261,8 +275,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t image = chunk.begin / at.positions + i / at.channels, c = i % at.channels;
   const int64_t first = image * at.positions, last = first + at.positions, end = chunk.begin + chunk.count;
-  for (int64_t position = first > chunk.begin ? first : chunk.begin; position < (last < end ? last : end);
-       ++position) {
+  for (int64_t position = first > chunk.begin ? first : chunk.begin; position < (last < end ? last : end); ++position) {
     for (int64_t t = 0; t < at.taps; ++t) {
       const Look<T> look(at, on, position - chunk.begin, image, position - first, t, c / at.offset_channels);
       scatter<T, Second>(at, chunk, on, moved, look, grad_columns, c, grad_input,
@@ -298,8 +311,7 @@ __global__ void __launch_bounds__(kThreads) sum_bias_kernel(Geometry at, Chunk c
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    finish_bias_kernel(Geometry at, Compute<T>* sums, T* to) {
+__global__ void __launch_bounds__(kThreads) finish_bias_kernel(Geometry at, Compute<T>* sums, T* to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t o = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (o >= at.out_channels) return;
@@ -310,7 +322,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// ---- host entries ----------------------------------------------------------------------------------------------------
+// ---- host entries
+// ----------------------------------------------------------------------------------------------------
 
 Blocks blocks_for(int64_t threads) { return {(threads + kThreads - 1) / kThreads, dim3(kThreads, 1, 1), 0}; }
 
@@ -349,8 +362,8 @@ Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& offset, const Tenso
     for_each_chunk<C>(at, at.channels * at.taps + at.out_channels, [&](const Chunk& chunk) {
       const Tensor columns = empty_vector<C>(at.channels * at.taps * chunk.count, input);
       const Tensor result = empty_vector<C>(at.out_channels * chunk.count, input);
-      launch("deform_conv2d_columns", columns_kernel<T>, device,
-             blocks_for(at.offset_groups * at.taps * chunk.count), at, chunk, on, columns.mutable_data_ptr<C>());
+      launch("deform_conv2d_columns", columns_kernel<T>, device, blocks_for(at.offset_groups * at.taps * chunk.count),
+             at, chunk, on, columns.mutable_data_ptr<C>());
       matmul_groups(matrices<C>(result, at.groups, at.group_out, chunk.count, false), w_matrices,
                     matrices<C>(columns, at.groups, width, chunk.count, false), false);
       launch("deform_conv2d_store", store_chunk_kernel<T>, device, blocks_for(at.out_channels * chunk.count), at, chunk,
@@ -447,8 +460,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> differentiate(const Geometry&
           launch("deform_conv2d_scatter", scatter_kernel<T, Second>, device, samples, at, chunk, on, moved, grads,
                  sums);
         }
-        const Tensor transposed =
-            matrices<C>(Second ? *moved_columns : columns, at.groups, chunk.count, width, true);
+        const Tensor transposed = matrices<C>(Second ? *moved_columns : columns, at.groups, chunk.count, width, true);
         matmul_groups(matrices<C>(weight_sums, at.groups, at.group_out, width, false), g_matrices, transposed, !first);
         first = false;
         if constexpr (Second) {
@@ -469,8 +481,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> differentiate(const Geometry&
       if (wide) {
         launch("deform_conv2d_narrow", narrow_input_kernel<T>, device, blocks_for(pixels), at, sums, to_input, false);
       }
-      const Tensor zeros = weight_sums;
-      if (first) STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(zeros.get()));
+      // Without a single image nothing was added.
+      if (first) STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(weight_sums.get()));
       launch("deform_conv2d_narrow_weight", narrow_weight_kernel<T>, device, blocks_for(at.out_channels * width), at,
              weight_sums.const_data_ptr<C>(), mutable_field<T>(grad_weight));
       launch("deform_conv2d_finish_bias", finish_bias_kernel<T>, device, blocks_for(at.out_channels), at, bias_data,

@@ -4,8 +4,8 @@
 #include <optional>
 
 #include "check.h"
-#include "dtype.h"
 #include "deform_conv2d_math.h"
+#include "dtype.h"
 
 namespace handgrad::deform_conv2d {
 
@@ -72,7 +72,7 @@ inline Geometry check_arguments(const Tensor& input, const Tensor& offset, const
   check_mate("weight", weight, input);
   if (bias) check_mate("bias", *bias, input);
   if (mask) check_mate("mask", *mask, input);
-  const int64_t numbers[] = {steps.stride_h,  steps.stride_w,   steps.dilation_h,
+  const int64_t numbers[] = {steps.stride_h,   steps.stride_w,  steps.dilation_h,
                              steps.dilation_w, steps.padding_h, steps.padding_w};
   const char* names[] = {"stride", "stride", "dilation", "dilation", "padding", "padding"};
   for (int64_t k = 0; k < 6; ++k) {

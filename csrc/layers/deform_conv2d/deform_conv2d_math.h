@@ -26,8 +26,7 @@ struct BilinearSample {
     // NaN is kept: weights that are NaN, on corners that are zeros. A place further out than a pixel is no place:
     // zero, with derivatives of zero. So no float that an integer cannot hold is ever made one.
     const bool lost = y != y || x != x;
-    const bool inside =
-        y >= C(-1) && y < static_cast<C>(height) && x >= C(-1) && x < static_cast<C>(width);
+    const bool inside = y >= C(-1) && y < static_cast<C>(height) && x >= C(-1) && x < static_cast<C>(width);
     if (!inside) {
       const C weight = lost ? std::numeric_limits<C>::quiet_NaN() : C(0);
       for (int q = 0; q < 4; ++q) value[q] = by_y[q] = by_x[q] = by_yx[q] = weight;
@@ -68,8 +67,8 @@ struct BilinearSample {
   HANDGRAD_MATH C grad_mask(const C (&sums)[4]) const { return dot(value, sums); }
 
   // ---- double backward ----------------------------------------------------------------------------------------------
-  // of_input: as above. of_moved: with the corners of grad_grad_input. of_weight: with the gradient that grad_grad_weight
-  // in the weight's place would give the column.
+  // of_input: as above. of_moved: with the corners of grad_grad_input. of_weight: with the gradient that
+  // grad_grad_weight in the weight's place would give the column.
 
   HANDGRAD_MATH C grad_y_twice(C mask, C vx, C vm, const C (&of_input)[4], const C (&of_moved)[4],
                                const C (&of_weight)[4]) const {

@@ -74,9 +74,7 @@ def deform_conv2d(
         offset, weight = offset.to(input.dtype), weight.to(input.dtype)
         bias = None if bias is None else bias.to(input.dtype)
         mask = None if mask is None else mask.to(input.dtype)
-    return _forward(
-        input, offset, weight, bias, mask, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w
-    )
+    return _forward(input, offset, weight, bias, mask, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w)
 
 
 def _pair(op: str, name: str, value: Any, low: int) -> tuple[int, int]:
@@ -153,9 +151,7 @@ class DeformConv2d(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        return deform_conv2d(
-            input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask=mask
-        )
+        return deform_conv2d(input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask=mask)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
@@ -262,7 +258,11 @@ def deform_conv2d_reference(
         (row + 1, column + 1, down * right),
     ):
         valid = inside & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
-        index = torch.where(valid, at_y * width + at_x, 0.0).long().reshape(batch, offset_groups, 1, 1, taps * out_h * out_w)
+        index = (
+            torch.where(valid, at_y * width + at_x, 0.0)
+            .long()
+            .reshape(batch, offset_groups, 1, 1, taps * out_h * out_w)
+        )
         pixels = flat.expand(-1, -1, -1, 1, -1).gather(4, index.expand(-1, -1, flat.shape[2], -1, -1))
         pixels = pixels.reshape(batch, offset_groups, flat.shape[2], taps, out_h * out_w)
         valid, share = (t.reshape(batch, offset_groups, 1, taps, out_h * out_w) for t in (valid, share))
