@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -365,13 +366,9 @@ def _fake(
     for name, tensor in (("offset", offset), ("mask", mask)):
         if tensor is not None:
             wanted = (input.shape[0], tensor.shape[1], out_h, out_w)
+            sentence = f"{_OP}: {name} must have shape {wanted}; got {tuple(tensor.shape)}"
             for size, due in zip(tensor.shape, wanted, strict=True):
-                torch._check(
-                    size == due,
-                    lambda name=name, tensor=tensor, wanted=wanted: (
-                        f"{_OP}: {name} must have shape {tuple(wanted)}; got {tuple(tensor.shape)}"
-                    ),
-                )
+                torch._check(size == due, functools.partial(str, sentence))
     return _like(input, (input.shape[0], weight.shape[0], out_h, out_w), input)
 
 
@@ -449,7 +446,7 @@ class _Forward(torch.autograd.Function):
 class _Backward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        *tensors, ctx.steps = *inputs[:5], inputs[5:]
+        tensors, ctx.steps = inputs[:5], inputs[5:]
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 

@@ -64,8 +64,8 @@ class OpSpec:
         numel_beyond_int32: a callable that asserts the op right for more than 2^31 elements, cheaply (expanded
         tensors). dtypes: what the kernels take. autocast: the dtype that the op computes and returns under autocast;
         None if it keeps its input's. channels_last: True if the layout means something to the op. onnx: names of the
-        samples to export; None exports all. optional: names of the tensors that may be None. workspace_bytes: what
-        a call may allocate beside its results, whatever the size of its inputs. tolerances: (rtol, atol) by dtype where torch.testing's own are wrong for
+        samples to export; None exports all. optional: names of the tensors that may be None.
+        tolerances: (rtol, atol) by dtype where torch.testing's own are wrong for
         the op, with the reason beside them. not_applicable: ticks that make no sense for the op, with the reason.
         pending: ticks that are not done yet, with the reason; they are skipped and shown as missing.
     """
@@ -86,7 +86,6 @@ class OpSpec:
     channels_last: bool = True
     onnx: Sequence[str] | None = None
     optional: Sequence[str] = ()
-    workspace_bytes: int = 4096
     tolerances: dict[torch.dtype, tuple[float, float]] = field(default_factory=dict)
     not_applicable: dict[int, str] = field(default_factory=dict)
     pending: dict[int, str] = field(default_factory=dict)
