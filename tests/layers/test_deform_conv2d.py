@@ -77,15 +77,16 @@ def linear_in_mask_and_input():
 
 
 def numel_beyond_int32():
-    # One number for all: nothing but the output is in memory, 4 GiB of it.
-    side = 2**15
+    # One number for all: nothing but the output is in memory, 4.4 GB of it.
+    side, channels = 2**13, 33
     input = torch.full((1, 1, 1, 1), 2.0, dtype=torch.bfloat16).expand(1, 1, side, side)
     offset = torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16).expand(1, 2, side, side)
-    weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16).view(3, 1, 1, 1)
+    weight = torch.arange(1.0, channels + 1).bfloat16().view(channels, 1, 1, 1)
     output = deform_conv2d(input, offset, weight)
-    assert output[0, :, -1, -1].tolist() == [2.0, 4.0, 6.0]
-    for channel in range(3):
-        assert output[0, channel].view(-1)[:: 2**16 + 1].eq(2.0 * (channel + 1)).all()
+    assert output.numel() > 2**31
+    for channel in range(channels):
+        assert output[0, channel].view(-1)[:: 2**14 + 1].eq(2.0 * (channel + 1)).all()
+        assert output[0, channel, -1, -1] == 2.0 * (channel + 1)
 
 
 SAMPLE = tensors((3, 2, 4, 3), (3, 2, 2, 1), (3, 3))

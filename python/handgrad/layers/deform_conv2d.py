@@ -294,7 +294,7 @@ def _backward_reference(
         return deform_conv2d_reference(x, o, w, b, m, *numbers)
 
     grads = torch.func.vjp(forward, input, offset, weight, bias, mask)[1](grad_output)
-    return grads  # type: ignore[no-any-return]
+    return grads
 
 
 def _double_backward_reference(
@@ -323,7 +323,7 @@ def _double_backward_reference(
         return _backward_reference(g, x, o, w, m, *steps)
 
     grads = torch.func.vjp(backward, grad_output, input, offset, weight, mask)[1]((*first, grad_grad_mask))
-    return grads  # type: ignore[no-any-return]
+    return grads
 
 
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
