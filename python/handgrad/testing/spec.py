@@ -62,11 +62,14 @@ class OpSpec:
         bad: calls that must fail, with their sentences.
         identities: named properties that must hold: callables that assert.
         numel_beyond_int32: a callable that asserts the op right for more than 2^31 elements, cheaply (expanded
-        tensors). dtypes: what the kernels take. autocast: the dtype that the op computes and returns under autocast;
-        None if it keeps its input's. channels_last: True if the layout means something to the op. onnx: names of the
-        samples to export; None exports all. optional: names of the tensors that may be None.
-        tolerances: (rtol, atol) by dtype where torch.testing's own are wrong for
-        the op, with the reason beside them. not_applicable: ticks that make no sense for the op, with the reason.
+            tensors).
+        dtypes: what the kernels take.
+        autocast: the dtype that the op computes and returns under autocast; None if it keeps its input's.
+        channels_last: True if the layout means something to the op.
+        onnx: names of the samples to export; None exports all.
+        optional: names of the tensors that may be None.
+        tolerances: (rtol, atol) by dtype where torch.testing's own are wrong for the op, with the reason beside them.
+        not_applicable: ticks that make no sense for the op, with the reason.
         pending: ticks that are not done yet, with the reason; they are skipped and shown as missing.
     """
 
