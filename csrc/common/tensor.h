@@ -14,6 +14,10 @@
 
 #include "torch_version.h"
 
+#if defined(HANDGRAD_EMULATED)
+#include <emulator/portable.h>
+#endif
+
 namespace handgrad {
 
 using torch::headeronly::ScalarType;
@@ -29,6 +33,14 @@ inline Tensor empty_strided(Sizes sizes, Sizes strides, int32_t dtype, const Ten
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
                                                          strides.data(), dtype, device_type, device_index, &handle));
+#if defined(HANDGRAD_EMULATED)
+  // NaN everywhere: what no kernel writes, a test sees.
+  void* memory = nullptr;
+  int64_t bytes = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(handle, &memory));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(handle, &bytes));
+  emulator::poison(memory, static_cast<size_t>(bytes));
+#endif
   return Tensor(handle);
 }
 

@@ -23,6 +23,7 @@ class Emulator:
         except AttributeError:
             raise ValueError(f"{fspath(path)} was built without the emulator's src/control.cpp") from None
         library.handgrad_emulator_set_schedule.argtypes = [ctypes.c_char_p]
+        library.handgrad_emulator_drop_barrier.argtypes = [ctypes.c_char_p]
         library.handgrad_emulator_set_os_threads.argtypes = [ctypes.c_int]
         library.handgrad_emulator_counters.argtypes = [_VISIT]
         library.handgrad_emulator_counters.restype = None
@@ -40,6 +41,11 @@ class Emulator:
     def set_os_threads(self, count: int) -> None:
         """Over how many operating-system threads the blocks of a launch are spread; 0: one per processor."""
         self._check(self._library.handgrad_emulator_set_os_threads(count))
+
+    def drop_barrier(self, place: str) -> None:
+        """Every kernel passes the barrier at "file:line" as if it were not there, until another is dropped or "":
+        for asking whether tests would notice."""
+        self._check(self._library.handgrad_emulator_drop_barrier(place.encode()))
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each kernel launched since the last reset, by the name given to launch(): what it did."""

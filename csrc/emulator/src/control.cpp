@@ -52,6 +52,13 @@ std::map<std::string, Counters>& table() {
   return counters;
 }
 
+// Where the dropped barrier stands, "file:line"; changed between launches only, so that kernels read it without a lock.
+std::string& dropped_file() {
+  static std::string only;
+  return only;
+}
+unsigned dropped_line = 0;
+
 thread_local std::string last_message;
 
 template <class Body>
@@ -76,6 +83,9 @@ unsigned current_os_threads() {
   const std::lock_guard lock(mutex);
   return settings().os_threads;
 }
+bool is_dropped(Place barrier) {
+  return dropped_line != 0 && barrier.line == dropped_line && std::string(barrier.file).ends_with(dropped_file());
+}
 void add_counters(const char* kernel, const Counters& counters) {
   const std::lock_guard lock(mutex);
   const uint64_t* from = reinterpret_cast<const uint64_t*>(&counters);
@@ -95,6 +105,17 @@ HANDGRAD_EMULATOR_CONTROL int handgrad_emulator_set_schedule(const char* text) {
 }
 HANDGRAD_EMULATOR_CONTROL int handgrad_emulator_set_os_threads(int wanted) {
   return guarded([&] { settings().os_threads = Settings::parse_threads(wanted); });
+}
+// Every kernel passes the barrier at "file:line" as if it were not there, which tests ought to notice; "" for none.
+HANDGRAD_EMULATOR_CONTROL int handgrad_emulator_drop_barrier(const char* place) {
+  return guarded([&] {
+    const std::string text = place;
+    const size_t colon = text.rfind(':');
+    const int line = colon == std::string::npos ? 0 : std::atoi(text.c_str() + colon + 1);
+    if (!text.empty() && line <= 0) throw std::runtime_error("a barrier's place is file:line; got " + text);
+    dropped_line = static_cast<unsigned>(line);
+    dropped_file() = text.substr(0, text.empty() ? 0 : colon);
+  });
 }
 HANDGRAD_EMULATOR_CONTROL const char* handgrad_emulator_message() { return last_message.c_str(); }
 

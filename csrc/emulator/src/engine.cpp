@@ -472,7 +472,10 @@ Worker& running(const char* function) {
 
 }  // namespace
 
-Votes block_barrier(bool predicate, Place where) { return running("__syncthreads").block_barrier(predicate, where); }
+Votes block_barrier(bool predicate, Place where) {
+  Worker& self = running("__syncthreads");
+  return is_dropped(where) ? Votes{predicate, 1} : self.block_barrier(predicate, where);
+}
 
 const uint64_t* warp_meet(Collective kind, const char* function, unsigned mask, uint64_t value, Place where) {
   Worker& self = running(function);

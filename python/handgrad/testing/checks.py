@@ -6,7 +6,9 @@ The checks know nothing of any op: they see its public function, its reference, 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._pytree import tree_leaves
 
 from handgrad import _library
 from handgrad.registration import OPERATORS
@@ -537,6 +540,32 @@ def tick_deterministic(spec: OpSpec, root: Path) -> Checks:
 
     for dtype in spec.dtypes:
         yield f"any_number_of_threads_{_name_of(dtype)}", functools.partial(threads, dtype)
+
+    def schedules(sample: Sample) -> None:
+        # A kernel that lacks a barrier, or adds in the order in which its threads come, shows in one of these.
+        library = ctypes.CDLL(str(_library.LOADED.libraries["libhandgrad_emulated"]))
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        try:
+            torch.use_deterministic_algorithms(True)
+            results = []
+            for schedule in ("forward", "reverse", *(f"random:{seed}" for seed in range(8))):
+                assert library.handgrad_emulator_set_schedule(schedule.encode()) == 0
+                results.append((*_value_and_grads(spec.function, sample), _second_grads(spec.function, sample)))
+            torch.use_deterministic_algorithms(False)
+            # Where this is another path, its sums may follow the order of the threads, but nothing else may.
+            free = (*_value_and_grads(spec.function, sample), _second_grads(spec.function, sample))
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+            library.handgrad_emulator_set_schedule((os.environ.get("HANDGRAD_EMULATOR_SCHEDULE") or "forward").encode())
+        for tensor in tree_leaves(results):
+            assert tensor.isfinite().all(), "not all of an output was written: in the emulator it begins as NaN"
+        for other in results[1:]:
+            torch.testing.assert_close(other, results[0], rtol=0, atol=0)
+        torch.testing.assert_close(free, results[0])
+
+    if _library.LOADED.cpu_level == "emulated":
+        for sample in spec.samples:
+            yield f"any_schedule_{sample.name}", functools.partial(schedules, sample)
 
 
 # ---- 13: sentences ---------------------------------------------------------------------------------------------------

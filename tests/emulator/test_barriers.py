@@ -1,0 +1,97 @@
+"""Every barrier of the library's own kernels is needed, and its absence is noticed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from handgrad import _library
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted([*ROOT.glob("csrc/common/*.cuh"), *ROOT.glob("csrc/*/*/*_cuda.cu")])
+BARRIERS = [
+    f"{path.relative_to(ROOT)}:{number}"
+    for path in SOURCES
+    for number, line in enumerate(path.read_text().splitlines(), 1)
+    if re.search(r"__syncthreads\w*\(", line)
+]
+
+# Run where the CUDA kernels are loaded in place of the CPU kernels. For each barrier: the same calls without it, in a
+# few orders of the threads, and what was noticed: a sentence of the emulator, or other numbers.
+PROGRAM = """
+import importlib.util, json, sys
+import torch
+from handgrad import _library
+from handgrad.layers import local_response_norm
+from handgrad.losses import sigmoid_focal_loss
+
+def imported(path):
+    spec = importlib.util.spec_from_file_location("control", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+emulator = imported(sys.argv[1]).Emulator(_library.LOADED.libraries["libhandgrad_emulated"])
+generator = torch.Generator().manual_seed(0)
+
+def of_norm(*shape):
+    x = torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
+    def call():
+        y = local_response_norm(x, 5, 0.5)
+        (first,) = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)
+        return y, first, *torch.autograd.grad(first.square().sum(), x)
+    return call
+
+# Blocks that take one slab after another: more channels than shared memory holds, more positions than blocks.
+wide = torch.randn(1, 7_500, 520, dtype=torch.float64, generator=generator)
+slopes = torch.ones_like(wide)
+def slabs_in_turn():
+    return torch.ops.handgrad._local_response_norm_double_backward(wide, slopes, wide, 5, 0.5, 0.75, 1.0)
+
+logits = torch.randn(5000, dtype=torch.float64, generator=generator)
+def of_sum():
+    return (sigmoid_focal_loss(logits, (logits > 1).double(), reduction="sum"),)
+
+calls = [of_norm(2, 40, 9), of_sum, slabs_in_turn]
+expected = [call() for call in calls]
+
+def noticed():
+    for call, right in zip(calls, expected):
+        for schedule in ("forward", "reverse", "random:0", "random:1"):
+            if call is slabs_in_turn and schedule != "forward":
+                continue
+            emulator.set_schedule(schedule)
+            try:
+                outputs = call()
+            except RuntimeError as error:
+                return str(error).splitlines()[0]
+            if not all(torch.equal(output, wanted) for output, wanted in zip(outputs, right)):
+                return "other numbers"
+    return ""
+
+found = {"": noticed()}
+for barrier in sys.argv[2:]:
+    emulator.drop_barrier(barrier)
+    found[barrier] = noticed()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif("libhandgrad_emulated" not in " ".join(os.listdir(_library._FOLDER)), reason="no emulated library")
+def test_no_barrier_can_be_left_out():
+    assert len(BARRIERS) >= 7
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(ROOT / "csrc/emulator/control.py"), *BARRIERS],
+        env={**os.environ, "HANDGRAD_BACKEND": "emulated"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.pop("") == "", "with all barriers the numbers do not depend on the order of threads"
+    missed = [barrier for barrier, noticed in found.items() if not noticed]
+    assert not missed, f"no test would notice if these barriers were gone: {missed}"
