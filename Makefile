@@ -15,7 +15,7 @@ SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.cpp
 OP_TESTS := $(patsubst python/handgrad/%/__init__.py,tests/%,$(filter-out %/testing/__init__.py,$(wildcard python/handgrad/*/__init__.py)))
 CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build wheel test test-python test-levels test-abi demo bench lint format table clean
+.PHONY: help build wheel test test-python test-levels test-emulated test-sanitize test-abi demo bench lint format table clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,23 @@ test-levels: build
 # The CUDA kernels, run on the CPU by the emulator, in place of the CPU kernels.
 test-emulated: build  ## the CUDA kernels in the emulator
 	HANDGRAD_BACKEND=emulated $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS)
+
+# The CPU kernels and the emulated CUDA kernels under AddressSanitizer and UBSan; the latter under the emulator's own
+# checks (races, unwritten shared memory) too. Every finding ends the run. About three minutes, so not part of `test`.
+SANITIZED := -k "01_cpu or 03_derivatives or 04_strides or 05_empty or 12_deterministic or 13_sentences or equals"
+test-sanitize: build  ## the kernels under sanitizers
+	for kind in address checked; do \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/$$kind -G Ninja -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" \
+	    -DHANDGRAD_LIBRARY_DIR="$(CURDIR)/build/$$kind/lib" -DHANDGRAD_EMULATED=ON -DHANDGRAD_CPU_LEVELS=v3 \
+	    -DHANDGRAD_SANITIZER=$$kind && PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/$$kind || exit 1; \
+	done
+	for backend in "" emulated; do \
+	  HANDGRAD_BACKEND=$$backend HANDGRAD_LIBRARY_DIR="$(CURDIR)/build/address/lib" ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	    $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) $(SANITIZED) || exit 1; \
+	done
+	HANDGRAD_BACKEND=emulated HANDGRAD_LIBRARY_DIR="$(CURDIR)/build/checked/lib" \
+	  $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) $(SANITIZED)
 
 # One wheel, built once: with torch alone installed, then the ops' tests, under both versions of torch.
 test-abi: wheel  ## the wheel under another torch

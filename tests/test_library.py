@@ -92,3 +92,15 @@ print(*{name.split(".")[0] for name in new}, *(new & {"torch._dynamo", "torch.di
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) <= {"handgrad", "torch"} | set(sys.stdlib_module_names), done.stdout
+
+
+def test_the_first_call_may_be_a_compiled_one_with_dtensor_loaded():
+    """Sharding rules wait for DTensor to be imported; their registration is nothing for Dynamo to trace."""
+    program = (
+        "import torch, torch.distributed.tensor, handgrad; "
+        "loss = torch.compile(handgrad.losses.sigmoid_focal_loss, fullgraph=True, backend='eager'); "
+        "print(loss(torch.zeros(3), torch.ones(3)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([3])" in done.stdout

@@ -7,6 +7,7 @@ they were built and torch is a CUDA build; no GPU needs to be there.
 Environment:
     HANDGRAD_BACKEND: ``emulated``: load the CUDA kernels, compiled for the CPU (``libhandgrad_emulated``, built for
         development), in place of the CPU kernels: whatever then runs on the CPU runs them.
+    HANDGRAD_LIBRARY_DIR: load the libraries from this folder, for example a build with sanitizers.
     HANDGRAD_CPU_LEVEL: ``v2``, ``v3`` or ``v4``: load this CPU library instead of the best that the processor can run.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 
 OLDEST_TORCH = (2, 10)
-_FOLDER = Path(__file__).resolve().parent / "lib"
+_FOLDER = Path(os.environ.get("HANDGRAD_LIBRARY_DIR") or Path(__file__).resolve().parent / "lib")
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
 

@@ -110,11 +110,12 @@ def register(
     below_autograd = torch._C._AutoDispatchBelowAutograd
 
     def call(*args: Any) -> Any:
-        if _pending_sharding:
-            _register_sharding()
         if is_compiling():
+            _register_sharding()
             # Dynamo would inline Function.forward and drop its derivatives; the reference has its own.
             return reference(*args) if _differentiating() else overload(*args)
+        if _pending_sharding:
+            _register_sharding()
         if autocast is not None and any_autocast_enabled():
             # The raw op's autocast rule would act inside Function.forward, too late for what backward sees.
             args = _autocast(args, autocast)
@@ -286,6 +287,10 @@ def _register_sharding() -> None:
     while _pending_sharding:
         overload, rule = _pending_sharding.pop()
         register_sharding(overload)(rule)
+
+
+# As above: Dynamo runs it instead of tracing into DTensor, which it cannot.
+_register_sharding._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def batch_first(tensor: torch.Tensor | None, dim: int | None, size: int) -> Any:
