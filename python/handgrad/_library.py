@@ -7,6 +7,7 @@ they were built and torch is a CUDA build; no GPU needs to be there.
 Environment:
     HANDGRAD_BACKEND: ``emulated``: load the CUDA kernels, compiled for the CPU (``libhandgrad_emulated``, built for
         development), in place of the CPU kernels: whatever then runs on the CPU runs them.
+    HANDGRAD_CUDA: ``off``: do not load the CUDA kernels; tensors on a GPU then run the reference in plain PyTorch.
     HANDGRAD_LIBRARY_DIR: load the libraries from this folder, for example a build with sanitizers.
     HANDGRAD_CPU_LEVEL: ``v2``, ``v3`` or ``v4``: load this CPU library instead of the best that the processor can run.
 """
@@ -51,7 +52,10 @@ def load() -> Loaded:
     else:
         loaded.cpu_level = _choose_cpu_level(level)
         _load_one("libhandgrad_cpu" + ("" if loaded.cpu_level == "generic" else f"_{loaded.cpu_level}"), loaded)
-    if torch.version.cuda and (_FOLDER / f"libhandgrad_cuda{_SUFFIX}").exists():
+    cuda = os.environ.get("HANDGRAD_CUDA", "")
+    if cuda not in ("", "on", "off"):
+        raise ImportError(f"HANDGRAD_CUDA must be 'on' (the default) or 'off'; got {cuda!r}.")
+    if cuda != "off" and torch.version.cuda and (_FOLDER / f"libhandgrad_cuda{_SUFFIX}").exists():
         _load_one("libhandgrad_cuda", loaded)
     return loaded
 
