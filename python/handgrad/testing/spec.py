@@ -69,6 +69,10 @@ class OpSpec:
         onnx: names of the samples to export; None exports all.
         optional: names of the tensors that may be None.
         tolerances: (rtol, atol) by dtype where torch.testing's own are wrong for the op, with the reason beside them.
+        floor: the bytes that each pass of a sample must move, by the pass' name (forward, backward, double_backward),
+            where it is not that every tensor that goes in is read once and every one that comes out is written once.
+        floor_factors: how many times those bytes the CUDA kernels may move, by the pass' name, where it is more than
+            1.05, with the reason beside it.
         not_applicable: ticks that make no sense for the op, with the reason.
         pending: ticks that are not done yet, with the reason; they are skipped and shown as missing.
     """
@@ -90,6 +94,8 @@ class OpSpec:
     onnx: Sequence[str] | None = None
     optional: Sequence[str] = ()
     tolerances: dict[torch.dtype, tuple[float, float]] = field(default_factory=dict)
+    floor: Callable[[Sample], dict[str, int]] | None = None
+    floor_factors: dict[str, float] = field(default_factory=dict)
     not_applicable: dict[int, str] = field(default_factory=dict)
     pending: dict[int, str] = field(default_factory=dict)
 
