@@ -81,7 +81,9 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(not list(folder_of("handgrad").glob("libhandgrad_emulated*")), reason="no emulated library was built")
+@pytest.mark.skipif(
+    not list(folder_of("handgrad").glob("libhandgrad_emulated*")), reason="no emulated library was built"
+)
 def test_no_barrier_can_be_left_out():
     assert len(BARRIERS) >= 7
     done = subprocess.run(

@@ -5,8 +5,8 @@
 
     sdk.load("my_ops")
 
-``python -m handgrad new`` writes such a package; docs/write-your-own.md tells the story. Imports within this package are
-relative, because handgrad's own setup.py uses it before there is a handgrad to import.
+``python -m handgrad new`` writes such a package; docs/write-your-own.md tells the story. Imports within this package
+are relative, because handgrad's own setup.py uses it before there is a handgrad to import.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def setup(package: str, copied: Mapping[str, str] | None = None, **options: Any)
 
     Args:
         package: its name.
-        copied: folders of the source tree that go into the wheel, by their place in the package. An editable install has
-            them in the source tree.
+        copied: folders of the source tree that go into the wheel, by their place in the package. An editable install
+            has them in the source tree.
         options: what else :func:`setuptools.setup` is to be told.
     """
     command = type("BuildLibraries", (BuildLibraries,), {"package": package, "copied": dict(copied or {})})
@@ -67,6 +67,8 @@ class BuildLibraries(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dhandgrad_DIR={cmake_dir()}",
             f"-DHANDGRAD_LIBRARY_DIR={package / 'lib'}",
+            # An editable install is for development, a wheel is not.
+            f"-DHANDGRAD_EMULATED={'ON' if in_place else 'OFF'}",
         ]
         if levels := os.environ.get("HANDGRAD_CPU_LEVELS"):
             arguments.append(f"-DHANDGRAD_CPU_LEVELS={levels}")

@@ -104,8 +104,8 @@ def _check_torch(package: str) -> None:
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if found < OLDEST_TORCH:
         raise ImportError(
-            f"{package} needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, and found torch {torch.__version__} in "
-            f"{Path(torch.__file__).parent}. Update it with: pip install --upgrade torch"
+            f"{package} needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, and found torch {torch.__version__} "
+            f"in {Path(torch.__file__).parent}. Update it with: pip install --upgrade torch"
         )
 
 
@@ -139,7 +139,7 @@ def _load_one(package: str, folder: Path, stem: str, loaded: Loaded) -> ctypes.C
         )
         if stem.endswith("_emulated"):
             remedy = (
-                "From a checkout, build it with `CMAKE_ARGS=-DHANDGRAD_EMULATED=ON pip install -e .`; a wheel has none. "
+                "From a checkout, `pip install -e .` in its root builds it; a wheel has none. "
                 "HANDGRAD_BACKEND=emulated:my_ops asks it of the package my_ops alone."
             )
         raise ImportError(f"{package}'s library {path.name} is not in {folder}: it was not built. {remedy}")
@@ -148,8 +148,8 @@ def _load_one(package: str, folder: Path, stem: str, loaded: Loaded) -> ctypes.C
     except OSError as error:
         raise ImportError(
             f"{package}'s library {path} does not load into torch {torch.__version__} (it needs torch "
-            f"{'.'.join(map(str, OLDEST_TORCH))} or newer for this platform): {error}. Update torch, or build {package} "
-            f"from source against this one with: pip install --no-binary {package} {package}"
+            f"{'.'.join(map(str, OLDEST_TORCH))} or newer for this platform): {error}. Update torch, or build "
+            f"{package} from source against this one with: pip install --no-binary {package} {package}"
         ) from error
     loaded.libraries[stem] = path
     return library
