@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handgrad._arguments import check_like, check_range, check_tensor
+from handgrad.arguments import check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
 
 _OP = "deform_conv2d"

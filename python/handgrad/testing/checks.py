@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._pytree import tree_leaves
 
-from handgrad import _library
 from handgrad.registration import OPERATORS
+from handgrad.sdk.loading import LOADED, Loaded
 from handgrad.testing import distributed, malformed
 from handgrad.testing.spec import OpSpec, Sample, far_apart, halved, reseeded
 
@@ -34,6 +34,11 @@ Checks = Iterator[Check]
 
 def _outputs(value: Any) -> tuple[Tensor, ...]:
     return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+def _emulated(spec: OpSpec) -> Path | None:
+    """The library with the op's emulated CUDA kernels, if they run in place of its CPU kernels."""
+    return LOADED.get(spec.namespace, Loaded()).emulated
 
 
 def _name_of(dtype: torch.dtype) -> str:
@@ -265,7 +270,7 @@ def tick_indexing(spec: OpSpec, root: Path) -> Checks:
 
     yield "addresses_beyond_int32", addresses
     # Two billion elements are two billion emulated threads, an hour of them; the addresses are checked there too.
-    if _library.LOADED.cpu_level != "emulated":
+    if not _emulated(spec):
         yield "numel_beyond_int32", spec.numel_beyond_int32
 
 
@@ -563,7 +568,7 @@ def tick_deterministic(spec: OpSpec, root: Path) -> Checks:
 
     def schedules(sample: Sample) -> None:
         # A kernel that lacks a barrier, or adds in the order in which its threads come, shows in one of these.
-        library = ctypes.CDLL(str(_library.LOADED.libraries["libhandgrad_emulated"]))
+        library = ctypes.CDLL(str(_emulated(spec)))
         deterministic = torch.are_deterministic_algorithms_enabled()
         try:
             torch.use_deterministic_algorithms(True)
@@ -584,7 +589,7 @@ def tick_deterministic(spec: OpSpec, root: Path) -> Checks:
             torch.testing.assert_close(other, results[0], rtol=0, atol=0)
         torch.testing.assert_close(free, results[0])
 
-    if _library.LOADED.cpu_level == "emulated":
+    if _emulated(spec):
         for sample in spec.samples:
             yield f"any_schedule_{sample.name}", functools.partial(schedules, sample)
 
