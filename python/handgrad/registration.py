@@ -32,7 +32,7 @@ from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from handgrad._arguments import is_sharded
+from handgrad.arguments import is_sharded
 
 __all__ = [
     "OBSERVERS",
