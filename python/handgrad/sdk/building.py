@@ -8,6 +8,8 @@ beside a CMakeLists.txt that calls ``handgrad_add_library``; everything else abo
 
 Environment:
     HANDGRAD_CPU_LEVELS: which x86-64 levels to build, for example ``v3`` or ``v2;v3;v4`` (the default).
+    HANDGRAD_CUDA_ARCHS: which CUDA architectures to build where nvcc is found, for example ``90`` or ``80,90``
+        (default: 75,80,86,90,100,120); PTX of the last goes in too, and ``none`` builds no CUDA library.
     CMAKE_ARGS: further arguments for CMake.
 """
 
@@ -72,6 +74,8 @@ class BuildLibraries(build_ext):
         ]
         if levels := os.environ.get("HANDGRAD_CPU_LEVELS"):
             arguments.append(f"-DHANDGRAD_CPU_LEVELS={levels}")
+        if "HANDGRAD_CUDA_ARCHS" in os.environ:
+            arguments.append(f"-DHANDGRAD_CUDA_ARCHS={os.environ['HANDGRAD_CUDA_ARCHS'] or 'none'}")
         arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         subprocess.run(["cmake", "-S", root, "-B", build, "-G", "Ninja", *arguments], check=True)
         subprocess.run(["cmake", "--build", build], check=True)
