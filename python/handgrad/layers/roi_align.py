@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handgrad._arguments import check_like, check_range, check_tensor
+from handgrad.arguments import check_like, check_range, check_tensor
 from handgrad._layout import empty_image
 from handgrad.registration import batch_first, register, through_reference
 
