@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handgrad.arguments import check_like, check_range, check_tensor
 from handgrad._layout import empty_image
+from handgrad.arguments import check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
 
 _OP = "roi_align"
@@ -218,7 +218,7 @@ def roi_align_reference(
 
     def apply(pixels: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
         # Rows of all images in a row: a box has weights for those of its own.
-        own = torch.nn.functional.one_hot(image, max(batch, 1)).to(of_rows.dtype)
+        own = (image[:, None] == torch.arange(batch, device=image.device)).to(of_rows.dtype)
         of_all = of_rows[:, :, None, :] * own[:, None, :, None]
         # (boxes * pooled_h, batch * height) x (batch * height, channels * width)
         summed = of_all.reshape(count * pooled_h, batch * height) @ pixels.transpose(1, 2).reshape(
