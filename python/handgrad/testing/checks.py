@@ -295,10 +295,6 @@ def _record_calls(spec: OpSpec, sample: Sample) -> dict[str, tuple[Any, ...]]:
     return calls
 
 
-def _repeated(tensor: Tensor, times: int) -> Tensor:
-    return torch.cat([tensor] * times)
-
-
 def tick_compile(spec: OpSpec, root: Path) -> Checks:
     def opcheck(name: str) -> None:
         for sample in (spec.samples[0], spec.samples[-1]):
@@ -315,7 +311,7 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
                     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
                     torch.library.opcheck(OPERATORS[name].overload, again)
 
-    for name in [spec.operator, spec.private("backward"), spec.private("double_backward")]:
+    for name in (spec.operator, *map(spec.private, spec.private_ops)):
         if name in OPERATORS:
             yield f"opcheck_{name.split('::')[1]}", functools.partial(opcheck, name)
 
@@ -330,12 +326,14 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
             )
 
     def one_graph_for_all_sizes() -> None:
+        from torch._dynamo.testing import CompileCounter
+
         torch._dynamo.reset()
-        counter = torch._dynamo.testing.CompileCounter()
+        counter = CompileCounter()
         step = torch.compile(spec.function, backend=counter, fullgraph=True, dynamic=True)
         sample = spec.samples[0]
         for repeat in (2, 3, 5):
-            grown = sample.map(functools.partial(_repeated, times=repeat))
+            grown = spec.grown(sample, repeat)
             torch.testing.assert_close(
                 step(*grown.tensors, **grown.kwargs), spec.function(*grown.tensors, **grown.kwargs)
             )
@@ -358,13 +356,14 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
     def exported() -> None:
         for sample in spec.samples:
             module = spec.as_module(sample.kwargs)
-            batch = torch.export.Dim("batch", min=1)
-            shapes = tuple({0: batch} for _ in sample.tensors)
+            names = [spec.counted(place) for place in range(len(sample.tensors))]
+            dims = {name: torch.export.Dim(name, min=1) for name in names}
+            shapes = tuple({0: dims[name]} for name in names)
             # A dimension of size 1 would be taken for a constant.
             example = sample.map(lambda tensor: torch.cat([tensor] * 2))
             program = torch.export.export(module, example.tensors, dynamic_shapes=shapes)
             assert any(node.target == OPERATORS[spec.operator].overload for node in program.graph.nodes)
-            grown = sample.map(lambda tensor: torch.cat([tensor] * 3))
+            grown = spec.grown(sample, 3)
             torch.testing.assert_close(program.module()(*grown.tensors), module(*grown.tensors))
 
     def ahead_of_time() -> None:
@@ -521,7 +520,7 @@ def tick_reference(spec: OpSpec, root: Path) -> Checks:
                 assert repr(value) in repr(made), f"{value!r} does not show in {made!r}"
 
     yield "plain_pytorch", independent
-    for name in (spec.private("backward"), spec.private("double_backward")):
+    for name in map(spec.private, spec.private_ops):
         if name in OPERATORS:
             yield f"of_{name.split('::')[1]}", functools.partial(private, name)
     if spec.module is not None:

@@ -70,6 +70,13 @@ class OpSpec:
         channels_last: True if the layout means something to the op.
         onnx: names of the samples to export; None exports all.
         optional: names of the tensors that may be None.
+        rows: what the first dimension of each tensor counts, a word for each tensor; tensors of one word have one size.
+            Empty: all count the same, the batch.
+        shards: the ways in which a call can be split over devices, each the dimension that every tensor is split along,
+            None for one that all devices have whole, and the dimension that outputs are split along then.
+            Empty: the first of all.
+        private_ops: suffixes of the private ops that the samples' derivatives come through.
+        lenient: by the name of an argument, which values it takes that look like a mistake.
         derivatives: False for an op that has none, because it returns indices or other decisions. Ticks 3 and 15 are
             then not applicable, and every comparison is of the outputs alone. Decisions at a threshold depend on
             rounding, so the reference computes in the type that the kernels compute in: float32, or float64 for
@@ -95,6 +102,10 @@ class OpSpec:
     channels_last: bool = True
     onnx: Sequence[str] | None = None
     optional: Sequence[str] = ()
+    rows: Sequence[str] = ()
+    shards: Sequence[tuple[Sequence[int | None], int]] = ()
+    private_ops: Sequence[str] = ("backward", "double_backward")
+    lenient: dict[str, Callable[[Any], bool]] = field(default_factory=dict)
     derivatives: bool = True
     tolerances: dict[torch.dtype, tuple[float, float]] = field(default_factory=dict)
     not_applicable: dict[int, str] = field(default_factory=dict)
@@ -112,6 +123,17 @@ class OpSpec:
     def compute_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """What the reference computes in, for kernels that are given ``dtype``."""
         return torch.float64 if self.derivatives or dtype is torch.float64 else torch.float32
+
+    def counted(self, place: int) -> str:
+        """What the first dimension of the tensor at ``place`` counts."""
+        return self.rows[place] if self.rows else "batch"
+
+    def grown(self, sample: Sample, times: int) -> Sample:
+        """``sample`` with as many rows ``times`` over; more for each further kind of rows, so that all sizes differ."""
+        kinds = list(dict.fromkeys(self.rows))
+        factors = [times + (kinds.index(self.counted(place)) if kinds else 0) for place in range(len(sample.tensors))]
+        tensors = tuple(torch.cat([t] * factor) for t, factor in zip(sample.tensors, factors, strict=True))
+        return Sample(sample.name, tensors, sample.kwargs)
 
     def as_module(self, kwargs: dict[str, Any]) -> torch.nn.Module:
         """The op as a module: its own if it has one."""
