@@ -7,7 +7,8 @@
 beside a CMakeLists.txt that calls ``handgrad_add_library``; everything else about the package is in its pyproject.toml.
 
 Environment:
-    HANDGRAD_CPU_LEVELS: which x86-64 levels to build, for example ``v3`` or ``v2;v3;v4`` (the default).
+    HANDGRAD_CPU_LEVELS: which x86-64 levels to build, for example ``v3`` or ``v2;v3;v4``, the default. A plugin's editable
+        install builds this processor's alone by default.
     CMAKE_ARGS: further arguments for CMake.
 """
 
@@ -42,7 +43,7 @@ def setup(package: str, copied: Mapping[str, str] | None = None, **options: Any)
             has them in the source tree.
         options: what else :func:`setuptools.setup` is to be told.
     """
-    command = type("BuildLibraries", (BuildLibraries,), {"package": package, "copied": dict(copied or {})})
+    command = type("BuildLibraries", (BuildLibraries,), {"packaged": package, "copied": dict(copied or {})})
     setuptools.setup(
         # A name is enough for setuptools to call build_ext; CMake knows the sources.
         ext_modules=[setuptools.Extension(f"{package}.lib", sources=[])],
@@ -54,13 +55,13 @@ def setup(package: str, copied: Mapping[str, str] | None = None, **options: Any)
 class BuildLibraries(build_ext):
     """Builds the libraries into the package's ``lib`` folder: in the source tree for an editable install."""
 
-    package: str
+    packaged: str
     copied: Mapping[str, str]
 
     def run(self) -> None:
         root = Path.cwd()
         in_place = self.inplace or self.editable_mode
-        package = (root / "python" if in_place else Path(self.build_lib).resolve()) / self.package
+        package = (root / "python" if in_place else Path(self.build_lib).resolve()) / self.packaged
         build = root / "build" / "cmake"
         build.mkdir(parents=True, exist_ok=True)
         arguments = [
@@ -70,7 +71,7 @@ class BuildLibraries(build_ext):
             # An editable install is for development, a wheel is not.
             f"-DHANDGRAD_EMULATED={'ON' if in_place else 'OFF'}",
         ]
-        if levels := os.environ.get("HANDGRAD_CPU_LEVELS"):
+        if levels := os.environ.get("HANDGRAD_CPU_LEVELS") or (_level_here() if in_place else ""):
             arguments.append(f"-DHANDGRAD_CPU_LEVELS={levels}")
         arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         subprocess.run(["cmake", "-S", root, "-B", build, "-G", "Ninja", *arguments], check=True)
@@ -86,7 +87,7 @@ class BuildLibraries(build_ext):
                 shutil.copytree(root / source, package / place, ignore=ignored, dirs_exist_ok=True)
 
     def get_outputs(self) -> list[str]:
-        package = Path(self.build_lib) / self.package
+        package = Path(self.build_lib) / self.packaged
         copies = (path for place in self.copied for path in (package / place).rglob("*") if path.is_file())
         return [str(path) for path in (*self._libraries(package), *copies)]
 
@@ -96,6 +97,14 @@ class BuildLibraries(build_ext):
     @staticmethod
     def _libraries(package: Path) -> list[Path]:
         return sorted(path for path in (package / "lib").glob("*") if path.suffix in _SUFFIXES)
+
+
+def _level_here() -> str:
+    """The x86-64 level of this processor, which is all that development needs; empty where it is not known, and while
+    handgrad itself is being built."""
+    handgrad = sys.modules.get("handgrad._library")
+    level = handgrad.LOADED.processor_level if handgrad else ""
+    return level if level in ("v2", "v3", "v4") else ""
 
 
 class StableWheel(bdist_wheel):
