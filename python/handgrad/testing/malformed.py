@@ -17,6 +17,7 @@ REFUSALS = (TypeError, ValueError, RuntimeError)
 
 def _broken_tensors(tensor: torch.Tensor) -> st.SearchStrategy[Any]:
     """What somebody may pass by mistake where ``tensor`` was due; all of it wrong for every op with several samples."""
+    kinds = [torch.int32, torch.bool, torch.uint8] if tensor.is_floating_point() else [torch.float32, torch.float16]
     return st.one_of(
         st.just(None),
         st.text(max_size=5),
@@ -25,7 +26,7 @@ def _broken_tensors(tensor: torch.Tensor) -> st.SearchStrategy[Any]:
         st.just(tensor.to(torch.complex64)),
         st.just(tensor.to_sparse()),
         st.just(tensor.numpy()),
-        st.sampled_from([torch.int32, torch.bool, torch.uint8]).map(tensor.to) if tensor.dim() else st.just(None),
+        st.sampled_from(kinds).map(tensor.to) if tensor.dim() else st.just(None),
         st.integers(1, 3).map(lambda extra: tensor.reshape(*tensor.shape, *[1] * (extra + 3))),
     )
 
@@ -52,6 +53,12 @@ def _broken_values(value: Any) -> st.SearchStrategy[Any]:
 def run(spec: OpSpec) -> None:
     """Breaks one argument at a time of every sample of ``spec``."""
     samples = [sample for sample in spec.samples if sample.tensors[0].dim() > 0]
+    integers = {
+        name
+        for sample in samples
+        for name, tensor in zip(_tensor_names(spec, len(sample.tensors)), sample.tensors, strict=True)
+        if not tensor.is_floating_point()
+    }
 
     @st.composite
     def calls(draw: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
@@ -93,12 +100,16 @@ def run(spec: OpSpec) -> None:
             assert any(candidate in text for candidate in names), f"{name} is not named in: {text}"
             assert len(text.split()) >= 5, f"not a sentence: {text}"
             return
-        converted = [
-            tensor for tensor in tensors if isinstance(tensor, torch.Tensor) and not tensor.is_floating_point()
-        ]
+        # Where floating-point numbers were due, integers may be converted: then the result is that of the converted
+        # call.
+        names = _tensor_names(spec, len(tensors))
+        broken = tensors[names.index(name)] if name in names else None
+        converted = isinstance(broken, torch.Tensor) and name not in integers and not broken.is_floating_point()
         assert converted, f"accepted a call with a broken {name}: {tensors} {kwargs}"
-        # Integer and bool tensors may be converted: then the result is that of the converted call.
-        as_float = tuple(tensor.to(torch.float32) for tensor in tensors)
+        as_float = tuple(
+            tensor if other in integers else tensor.to(torch.float32)
+            for other, tensor in zip(names, tensors, strict=True)
+        )
         torch.testing.assert_close(outcome, spec.function(*as_float, **kwargs))
 
     refused()
