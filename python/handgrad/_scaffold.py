@@ -26,7 +26,10 @@ from handgrad._version import __version__
 #: The family that an op of a kind goes into.
 KINDS = {
     "elementwise_loss": "losses",
+    "no_gradient": "layers",
+    "normalisation": "layers",
     "pointwise_layer": "layers",
+    "sampling": "layers",
 }
 _WIDE = {"losses": "Losses", "layers": "Layers", "boxes": "Boxes"}
 

@@ -70,6 +70,7 @@ class OpSpec:
         channels_last: True if the layout means something to the op.
         onnx: names of the samples to export; None exports all.
         optional: names of the tensors that may be None.
+        any_rank: True if an op of one tensor takes it with any number of dimensions: further ones are then no mistake.
         derivatives: False for an op that has none, because it returns indices or other decisions. Ticks 3 and 15 are
             then not applicable, and every comparison is of the outputs alone. Decisions at a threshold depend on
             rounding, so the reference computes in the type that the kernels compute in: float32, or float64 for
@@ -95,6 +96,7 @@ class OpSpec:
     channels_last: bool = True
     onnx: Sequence[str] | None = None
     optional: Sequence[str] = ()
+    any_rank: bool = False
     derivatives: bool = True
     tolerances: dict[torch.dtype, tuple[float, float]] = field(default_factory=dict)
     not_applicable: dict[int, str] = field(default_factory=dict)
