@@ -160,8 +160,11 @@ def test_undefined_symbols_are_the_stable_abi(library):
                 assert re.match(r"(aoti_torch|torch)_\w+$", symbol.name), f"{library.name} wants {symbol.name}"
                 torch_symbols.append(symbol.name)
     assert torch_symbols, "a library of handgrad registers something"
+    # The CUDA runtime is linked in; the driver is found when a kernel is launched, not when the library is loaded.
+    assert ("libtorch_cuda.so" in dependencies) == ("cuda" in library.name)
     assert dependencies <= {
         "libtorch_cpu.so",
+        "libtorch_cuda.so",
         "libstdc++.so.6",
         "libgcc_s.so.1",
         "libm.so.6",

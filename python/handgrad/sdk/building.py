@@ -7,9 +7,13 @@
 beside a CMakeLists.txt that calls ``handgrad_add_library``; everything else about the package is in its pyproject.toml.
 
 Environment:
-    HANDGRAD_CPU_LEVELS: which x86-64 levels to build, for example ``v3`` or ``v2;v3;v4``, the default. A plugin's editable
-        install builds this processor's alone by default.
+    HANDGRAD_CPU_LEVELS: which x86-64 levels to build, for example ``v3`` or ``v2;v3;v4`` (the default).
+    HANDGRAD_CUDA_ARCHS: which CUDA architectures to build where nvcc is found, for example ``90`` or ``80,90``
+        (default: 75,80,86,90,100,120); PTX of the last goes in too, and ``none`` builds no CUDA library.
     CMAKE_ARGS: further arguments for CMake.
+
+A plugin's editable install builds for this machine alone by default: its processor's level, and the architecture of its
+GPU if it has one.
 """
 
 from __future__ import annotations
@@ -71,8 +75,12 @@ class BuildLibraries(build_ext):
             # An editable install is for development, a wheel is not.
             f"-DHANDGRAD_EMULATED={'ON' if in_place else 'OFF'}",
         ]
-        if levels := os.environ.get("HANDGRAD_CPU_LEVELS") or (_level_here() if in_place else ""):
+        here = _of_this_machine() if in_place else {}
+        if levels := os.environ.get("HANDGRAD_CPU_LEVELS") or here.get("HANDGRAD_CPU_LEVELS"):
             arguments.append(f"-DHANDGRAD_CPU_LEVELS={levels}")
+        architectures = os.environ.get("HANDGRAD_CUDA_ARCHS", here.get("HANDGRAD_CUDA_ARCHS"))
+        if architectures is not None:
+            arguments.append(f"-DHANDGRAD_CUDA_ARCHS={architectures or 'none'}")
         arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         subprocess.run(["cmake", "-S", root, "-B", build, "-G", "Ninja", *arguments], check=True)
         subprocess.run(["cmake", "--build", build], check=True)
@@ -99,12 +107,19 @@ class BuildLibraries(build_ext):
         return sorted(path for path in (package / "lib").glob("*") if path.suffix in _SUFFIXES)
 
 
-def _level_here() -> str:
-    """The x86-64 level of this processor, which is all that development needs; empty where it is not known, and while
-    handgrad itself is being built."""
-    handgrad = sys.modules.get("handgrad._library")
-    level = handgrad.LOADED.processor_level if handgrad else ""
-    return level if level in ("v2", "v3", "v4") else ""
+def _of_this_machine() -> dict[str, str]:
+    """What development needs; empty while handgrad itself is being built, which is then not there to ask."""
+    library = sys.modules.get("handgrad._library")
+    if library is None:
+        return {}
+    import torch
+
+    found = {"HANDGRAD_CUDA_ARCHS": "none"}
+    if torch.cuda.is_available():
+        found["HANDGRAD_CUDA_ARCHS"] = "{}{}".format(*torch.cuda.get_device_capability())
+    if library.LOADED.processor_level in ("v2", "v3", "v4"):
+        found["HANDGRAD_CPU_LEVELS"] = library.LOADED.processor_level
+    return found
 
 
 class StableWheel(bdist_wheel):
