@@ -13,8 +13,8 @@ export HANDGRAD_CUDA_ARCHS ?= 90
 BIN := .venv/bin
 ABI_BIN := .venv-abi/bin
 PIP_FLAGS := -q --disable-pip-version-check
-SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-OP_TESTS := $(patsubst python/handgrad/%/__init__.py,tests/%,$(filter-out %/testing/__init__.py,$(wildcard python/handgrad/*/__init__.py)))
+SOURCES := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* python/handgrad/sdk/building.py) $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+OP_TESTS := $(patsubst csrc/%/,tests/%,$(filter-out csrc/common/ csrc/emulator/,$(wildcard csrc/*/)))
 CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help build wheel test test-python test-levels test-emulated test-sanitize test-abi demo bench lint format table clean
@@ -36,7 +36,7 @@ build: .venv/.built  ## the virtual environment .venv with handgrad in it, edita
 
 wheel: dist/.built  ## the wheel, in dist/
 
-dist/.built: .venv/.built $(shell find python -name '*.py')
+dist/.built: .venv/.built $(shell find python -name '*.py') $(shell find templates -type f)
 	rm -rf dist && mkdir dist
 	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS=-DHANDGRAD_EMULATED=OFF $(BIN)/python -m build -q --no-isolation --sdist --wheel .
 	# auditwheel names the oldest C library that will do, and copies nothing in: torch brings what is needed.

@@ -10,6 +10,9 @@ methods are registered for the raw op, and the function that :func:`register` re
 * in eager mode the same Function, in the style that costs least, where something requires grad, and the bare kernel
   where nothing does.
 
+An op without derivatives (indices, decisions) is registered with :func:`without_derivatives` and takes the same roads,
+but for the eager one: there it is always the bare kernel.
+
 So call what :func:`register` returns, or the public function over it, rather than ``torch.ops.handgrad.foo``: that one
 has everything but forward mode.
 """
@@ -29,7 +32,17 @@ from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-__all__ = ["OBSERVERS", "OPERATORS", "Operator", "batch_first", "register", "through_reference"]
+from handgrad.arguments import is_sharded
+
+__all__ = [
+    "OBSERVERS",
+    "OPERATORS",
+    "Operator",
+    "batch_first",
+    "register",
+    "through_reference",
+    "without_derivatives",
+]
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Operator:
     reference: Callable[..., Any]
     function: Any
     onnx: Callable[..., Any] | None = None
+    gathers: bool = False
 
 
 #: Every op registered so far, by its qualified name.
@@ -61,20 +75,23 @@ def register(
     autocast: torch.dtype | None = None,
     sharding: Callable[..., Any] | None = None,
     onnx: Callable[..., Any] | None = None,
+    gathers: bool = False,
 ) -> Callable[..., Any]:
     """Registers the op ``name`` (``"namespace::op"``, its schema already loaded) and returns the function that calls
     it.
 
     Args:
         name: qualified name of an op whose schema a loaded library has defined.
-        autograd: a Function with the static methods ``setup_context``, ``backward``, ``jvp`` and ``vmap``. Its
-            ``forward`` is the raw op, set here.
+        autograd: a Function with the static methods ``setup_context``, ``backward``, ``jvp`` and ``vmap``, or what
+            :func:`without_derivatives` returns. Its ``forward`` is the raw op, set here.
         fake: the outputs' shapes, strides and dtypes, from the inputs'.
         reference: the same op in plain PyTorch. It runs on devices without a kernel, and exporters decompose to it.
         autocast: the dtype that floating-point tensors are cast to under autocast; None leaves them.
         sharding: a DTensor rule, as :func:`torch.distributed.tensor.experimental.register_sharding` takes it.
         onnx: the op in plain PyTorch and :func:`handgrad.onnx.operator`, for ONNX export where the reference is not
             what should be exported. It may return NotImplemented for arguments that are better left to the reference.
+        gathers: DTensors are gathered for the op and its results replicated. For results whose sizes depend on values:
+            DTensor has no rule for those.
 
     Returns:
         A function of the op's positional arguments, differentiable in every mode that torch has.
@@ -104,6 +121,7 @@ def register(
     types = [str(argument.type) for argument in overload._schema.arguments]
     places = tuple(place for place, kind in enumerate(types) if kind in ("Tensor", "Optional[Tensor]"))
     lists = any("List" in kind and "Tensor" in kind for kind in types)
+    differentiable = getattr(autograd, "differentiable", True)
     transforms_active = torch._C._are_functorch_transforms_active
     any_autocast_enabled = torch._C._is_any_autocast_enabled
     is_compiling, is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
@@ -112,16 +130,19 @@ def register(
     def call(*args: Any) -> Any:
         if is_compiling():
             _register_sharding()
-            # Dynamo would inline Function.forward and drop its derivatives; the reference has its own.
-            return reference(*args) if _differentiating() else overload(*args)
+            if not _differentiating():
+                return overload(*args)
+            # Dynamo would inline Function.forward and drop its derivatives; the reference has its own. Where there are
+            # none to drop, the op needs only tensors that no transform follows.
+            return reference(*args) if differentiable else overload(*tree_map_only(torch.Tensor, _detached, args))
         if _pending_sharding:
             _register_sharding()
         if autocast is not None and any_autocast_enabled():
             # The raw op's autocast rule would act inside Function.forward, too late for what backward sees.
             args = _autocast(args, autocast)
-        if transforms_active() or forward_ad._current_level >= 0:
+        if transforms_active() or (differentiable and forward_ad._current_level >= 0):
             return apply(*args)
-        if is_grad_enabled():
+        if differentiable and is_grad_enabled():
             for place in places:
                 tensor = args[place]
                 if tensor is not None and tensor.requires_grad:
@@ -131,11 +152,16 @@ def register(
         with below_autograd():
             return run(*args)
 
-    call.__name__ = call.__qualname__ = op
-    OPERATORS[name] = Operator(overload, reference, autograd, onnx)
+    public = _gathering(call) if gathers else call
+    public.__name__ = public.__qualname__ = op
+    OPERATORS[name] = Operator(overload, reference, autograd, onnx, gathers)
     for observer in OBSERVERS:
         observer(name)
-    return call
+    return public
+
+
+def _detached(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach()
 
 
 def _any_requires_grad(*args: Any) -> bool:
@@ -218,6 +244,41 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
     return Through
 
 
+def without_derivatives(vmap: Callable[..., Any] | None = None) -> Any:
+    """An autograd Function for an op that has no derivatives: its outputs require no grad and carry no tangent.
+
+    Args:
+        vmap: the op's vmap rule. None where there can be none, because the outputs' sizes depend on values: under vmap
+            the op then fails with a sentence.
+    """
+
+    class Without(torch.autograd.Function):
+        differentiable = False
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.arity, ctx.no_tangent = len(inputs), tree_map_only(torch.Tensor, lambda _: None, output)
+            ctx.mark_non_differentiable(*(leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)))
+
+        @staticmethod
+        def backward(ctx: Any, *_: Any) -> Any:
+            return (None,) * ctx.arity
+
+        @staticmethod
+        def jvp(ctx: Any, *_: Any) -> Any:
+            return ctx.no_tangent
+
+    Without.vmap = staticmethod(vmap or _no_vmap)  # type: ignore[method-assign]
+    return Without
+
+
+def _no_vmap(*_: Any) -> Any:
+    raise RuntimeError(
+        "vmap: the sizes of an op's results must not depend on values, and those of this op do (one sample keeps more "
+        "than another); call it for each sample in a loop"
+    )
+
+
 def _differentiating() -> bool:
     """Whether a transform other than vmap is at work."""
     if forward_ad._current_level >= 0:
@@ -276,6 +337,23 @@ def _autocast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
         else arg
         for arg in args
     )
+
+
+def _gathering(call: Callable[..., Any]) -> Callable[..., Any]:
+    def gathering(*args: Any) -> Any:
+        sharded: list[Any] = [arg for arg in args if isinstance(arg, torch.Tensor) and is_sharded(arg)]
+        if not sharded:
+            return call(*args)
+        from torch.distributed.tensor import DTensor, Replicate
+
+        mesh = sharded[0].device_mesh
+        results = call(*(arg.full_tensor() if isinstance(arg, DTensor) else arg for arg in args))
+        everywhere = [Replicate()] * mesh.ndim
+        return tree_map_only(
+            torch.Tensor, lambda result: DTensor.from_local(result, mesh, everywhere, run_check=False), results
+        )
+
+    return gathering
 
 
 def _register_sharding() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from handgrad import _library
+from handgrad.sdk.loading import folder_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*ROOT.glob("csrc/common/*.cuh"), *ROOT.glob("csrc/*/*/*_cuda.cu")])
@@ -81,7 +81,9 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(not list(_library._FOLDER.glob("libhandgrad_emulated*")), reason="no emulated library was built")
+@pytest.mark.skipif(
+    not list(folder_of("handgrad").glob("libhandgrad_emulated*")), reason="no emulated library was built"
+)
 def test_no_barrier_can_be_left_out():
     assert len(BARRIERS) >= 7
     done = subprocess.run(

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._pytree import tree_leaves
 
-from handgrad import _library
 from handgrad.registration import OPERATORS
+from handgrad.sdk.loading import LOADED, Loaded
 from handgrad.testing import distributed, malformed
-from handgrad.testing.spec import OpSpec, Sample, far_apart, reseeded
+from handgrad.testing.spec import OpSpec, Sample, far_apart, halved, reseeded
 
 Check = tuple[str, Callable[[], None]]
 Checks = Iterator[Check]
@@ -34,6 +34,11 @@ Checks = Iterator[Check]
 
 def _outputs(value: Any) -> tuple[Tensor, ...]:
     return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+def _emulated(spec: OpSpec) -> Path | None:
+    """The library with the op's emulated CUDA kernels, if they run in place of its CPU kernels."""
+    return LOADED.get(spec.namespace, Loaded()).emulated
 
 
 def _name_of(dtype: torch.dtype) -> str:
@@ -55,19 +60,24 @@ def _directions(
 
 
 def _value_and_grads(
-    function: Callable[..., Any], sample: Sample, representable: torch.dtype | None = None
+    spec: OpSpec, function: Callable[..., Any], sample: Sample, representable: torch.dtype | None = None
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The outputs, and the gradients of all tensors along a fixed direction."""
+    """The outputs, and the gradients of all tensors along a fixed direction: none, if the op has no derivatives."""
     leaves = sample.leaves()
     outputs = _outputs(function(*leaves, **sample.kwargs))
+    if not spec.derivatives:
+        assert function is spec.reference or not any(out.requires_grad for out in outputs), "an output requires grad"
+        return tuple(out.detach() for out in outputs), ()
     grads = torch.autograd.grad(outputs, leaves, _directions(outputs, representable=representable))
     return tuple(out.detach() for out in outputs), grads
 
 
-def _second_grads(function: Callable[..., Any], sample: Sample) -> tuple[Tensor, ...]:
-    """The gradients of a fixed product with the first gradients."""
+def _second_grads(spec: OpSpec, function: Callable[..., Any], sample: Sample) -> tuple[Tensor, ...]:
+    """The gradients of a fixed product with the first gradients; the op itself is called even if it has none."""
     leaves = sample.leaves()
     outputs = _outputs(function(*leaves, **sample.kwargs))
+    if not spec.derivatives:
+        return ()
     first = torch.autograd.grad(outputs, leaves, _directions(outputs), create_graph=True)
     # What an output is linear in by itself, as in a bias, is in no first gradient.
     return torch.autograd.grad(first, leaves, _directions(first, seed=2), materialize_grads=True)
@@ -88,10 +98,11 @@ def _scalar(spec: OpSpec, kwargs: dict[str, Any], function: Callable[..., Any] |
 
 def _against_reference(spec: OpSpec, sample: Sample, dtype: torch.dtype, device: str = "cpu") -> None:
     rounded = sample.to(dtype)
-    # The float64 reference sees the very numbers that the kernel sees.
-    expected = _value_and_grads(spec.reference, rounded.to(torch.float64), representable=dtype)
-    outputs, grads = _value_and_grads(spec.function, rounded.map(lambda tensor: tensor.to(device)))
-    assert all(out.dtype == dtype for out in outputs), f"outputs are {[out.dtype for out in outputs]}, not {dtype}"
+    # The reference, in float64 if it can be, sees the very numbers that the kernel sees.
+    expected = _value_and_grads(spec, spec.reference, rounded.to(spec.compute_dtype(dtype)), representable=dtype)
+    outputs, grads = _value_and_grads(spec, spec.function, rounded.map(lambda tensor: tensor.to(device)))
+    floating = [out.dtype for out in outputs if out.is_floating_point()]
+    assert all(found == dtype for found in floating), f"outputs are {floating}, not {dtype}"
     spec.close(tuple(out.cpu() for out in outputs), expected[0], dtype)
     spec.close(tuple(grad.cpu() for grad in grads), expected[1], dtype)
 
@@ -139,7 +150,7 @@ def tick_derivatives(spec: OpSpec, root: Path) -> Checks:
     def one_at_a_time() -> None:
         # An argument that does not require grad must not disturb the gradient of one that does.
         sample = spec.samples[0]
-        _, expected = _value_and_grads(spec.function, sample)
+        _, expected = _value_and_grads(spec, spec.function, sample)
         for place in range(len(sample.tensors)):
             tensors = [tensor.detach() for tensor in sample.tensors]
             tensors[place].requires_grad_()
@@ -163,16 +174,15 @@ def tick_derivatives(spec: OpSpec, root: Path) -> Checks:
 def _strided_variants(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The same values in other arrangements of memory."""
     yield "transposed", tensor.transpose(0, -1).contiguous().transpose(0, -1)
-    sparse = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), float("nan"), dtype=tensor.dtype)
+    strange = float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max
+    sparse = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), strange, dtype=tensor.dtype)
     sparse[..., ::2] = tensor
     yield "every_second", sparse[..., ::2]
-    offset = torch.full((tensor.shape[0] + 1, *tensor.shape[1:]), float("nan"), dtype=tensor.dtype)
+    offset = torch.full((tensor.shape[0] + 1, *tensor.shape[1:]), strange, dtype=tensor.dtype)
     offset[1:] = tensor
     yield "offset", offset[1:]
     if tensor.dim() > 2:
-        inner = torch.full(
-            (*tensor.shape[:-2], tensor.shape[-2], tensor.shape[-1] + 3), float("nan"), dtype=tensor.dtype
-        )
+        inner = torch.full((*tensor.shape[:-2], tensor.shape[-2], tensor.shape[-1] + 3), strange, dtype=tensor.dtype)
         inner[..., : tensor.shape[-1]] = tensor
         yield "padded_rows", inner[..., : tensor.shape[-1]]
     if tensor.dim() >= 3:
@@ -186,7 +196,7 @@ def tick_strides(spec: OpSpec, root: Path) -> Checks:
 
         def strided(sample: Sample = sample, dtype: torch.dtype = torch.float64) -> None:
             sample = sample.to(dtype)
-            expected = _value_and_grads(spec.function, sample)
+            expected = _value_and_grads(spec, spec.function, sample)
             variants = [dict(_strided_variants(tensor)) for tensor in sample.tensors]
             for kind in variants[0]:
                 # All tensors so arranged, and each alone among contiguous ones.
@@ -196,7 +206,7 @@ def tick_strides(spec: OpSpec, root: Path) -> Checks:
                         variants[place].get(kind, tensor) if place in chosen else tensor
                         for place, tensor in enumerate(sample.tensors)
                     )
-                    actual = _value_and_grads(spec.function, Sample(kind, tensors, sample.kwargs))
+                    actual = _value_and_grads(spec, spec.function, Sample(kind, tensors, sample.kwargs))
                     # The order of a sum may follow memory.
                     torch.testing.assert_close(actual, expected, msg=f"{kind}: {{}}".format)
 
@@ -209,6 +219,8 @@ def tick_strides(spec: OpSpec, root: Path) -> Checks:
         torch.testing.assert_close(
             spec.function(*sample.tensors, **sample.kwargs), spec.function(*dense.tensors, **dense.kwargs)
         )
+        if not spec.derivatives:
+            return
         # Gradients that are one number for all, as sum().backward() hands them over.
         grads = []
         for make in (torch.ones_like, lambda out: torch.ones((), dtype=out.dtype).expand_as(out)):
@@ -224,7 +236,7 @@ def tick_strides(spec: OpSpec, root: Path) -> Checks:
             last = sample.map(
                 lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
             )
-            outputs, grads = _value_and_grads(spec.function, last)
+            outputs, grads = _value_and_grads(spec, spec.function, last)
             for tensor in (*outputs, *grads):
                 if tensor.dim() == 4:
                     assert tensor.is_contiguous(memory_format=torch.channels_last), "channels_last was lost"
@@ -241,10 +253,10 @@ def tick_empty(spec: OpSpec, root: Path) -> Checks:
     for sample in spec.empty:
 
         def empty(sample: Sample = sample) -> None:
-            expected = _value_and_grads(spec.reference, sample)
-            actual = _value_and_grads(spec.function, sample)
+            expected = _value_and_grads(spec, spec.reference, sample)
+            actual = _value_and_grads(spec, spec.function, sample)
             torch.testing.assert_close(actual, expected, equal_nan=True)
-            assert all(torch.isfinite(grad).all() for grad in _second_grads(spec.function, sample))
+            assert all(torch.isfinite(grad).all() for grad in _second_grads(spec, spec.function, sample))
 
         yield sample.name, empty
 
@@ -252,13 +264,13 @@ def tick_empty(spec: OpSpec, root: Path) -> Checks:
 def tick_indexing(spec: OpSpec, root: Path) -> Checks:
     def addresses() -> None:
         sample = spec.samples[0].to(torch.bfloat16)
-        expected = _value_and_grads(spec.function, sample)
-        actual = _value_and_grads(spec.function, sample.map(far_apart))
+        expected = _value_and_grads(spec, spec.function, sample)
+        actual = _value_and_grads(spec, spec.function, sample.map(far_apart))
         torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
     yield "addresses_beyond_int32", addresses
     # Two billion elements are two billion emulated threads, an hour of them; the addresses are checked there too.
-    if _library.LOADED.cpu_level != "emulated":
+    if not _emulated(spec):
         yield "numel_beyond_int32", spec.numel_beyond_int32
 
 
@@ -279,12 +291,8 @@ def _record_calls(spec: OpSpec, sample: Sample) -> dict[str, tuple[Any, ...]]:
             return func(*args, **(kwargs or {}))
 
     with Recorder():
-        _second_grads(spec.function, sample)
+        _second_grads(spec, spec.function, sample)
     return calls
-
-
-def _repeated(tensor: Tensor, times: int) -> Tensor:
-    return torch.cat([tensor] * times)
 
 
 def tick_compile(spec: OpSpec, root: Path) -> Checks:
@@ -293,14 +301,17 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
             args = _record_calls(spec, sample)[name]
             for requires_grad in (False, True):
                 again = tuple(
-                    a.detach().clone().requires_grad_(requires_grad) if isinstance(a, Tensor) else a for a in args
+                    a.detach().clone().requires_grad_(requires_grad and a.is_floating_point())
+                    if isinstance(a, Tensor)
+                    else a
+                    for a in args
                 )
                 with warnings.catch_warnings():
                     # opcheck looks at .grad of tensors that it made itself
                     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
                     torch.library.opcheck(OPERATORS[name].overload, again)
 
-    for name in [spec.operator, spec.private("backward"), spec.private("double_backward")]:
+    for name in (spec.operator, *map(spec.private, spec.private_ops)):
         if name in OPERATORS:
             yield f"opcheck_{name.split('::')[1]}", functools.partial(opcheck, name)
 
@@ -309,16 +320,20 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
             torch._dynamo.reset()
             step = torch.compile(spec.function, fullgraph=True, dynamic=True)
             torch.testing.assert_close(
-                _value_and_grads(step, sample), _value_and_grads(spec.function, sample), msg=sample.name.__add__
+                _value_and_grads(spec, step, sample),
+                _value_and_grads(spec, spec.function, sample),
+                msg=sample.name.__add__,
             )
 
     def one_graph_for_all_sizes() -> None:
+        from torch._dynamo.testing import CompileCounter
+
         torch._dynamo.reset()
-        counter = torch._dynamo.testing.CompileCounter()
+        counter = CompileCounter()
         step = torch.compile(spec.function, backend=counter, fullgraph=True, dynamic=True)
         sample = spec.samples[0]
         for repeat in (2, 3, 5):
-            grown = sample.map(functools.partial(_repeated, times=repeat))
+            grown = spec.grown(sample, repeat)
             torch.testing.assert_close(
                 step(*grown.tensors, **grown.kwargs), spec.function(*grown.tensors, **grown.kwargs)
             )
@@ -340,19 +355,20 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
 
     def exported() -> None:
         for sample in spec.samples:
-            module = spec.module(**sample.kwargs)
-            batch = torch.export.Dim("batch", min=1)
-            shapes = tuple({0: batch} for _ in sample.tensors)
+            module = spec.as_module(sample.kwargs)
+            names = [spec.counted(place) for place in range(len(sample.tensors))]
+            dims = {name: torch.export.Dim(name, min=1) for name in names}
+            shapes = tuple({0: dims[name]} for name in names)
             # A dimension of size 1 would be taken for a constant.
             example = sample.map(lambda tensor: torch.cat([tensor] * 2))
             program = torch.export.export(module, example.tensors, dynamic_shapes=shapes)
             assert any(node.target == OPERATORS[spec.operator].overload for node in program.graph.nodes)
-            grown = sample.map(lambda tensor: torch.cat([tensor] * 3))
+            grown = spec.grown(sample, 3)
             torch.testing.assert_close(program.module()(*grown.tensors), module(*grown.tensors))
 
     def ahead_of_time() -> None:
         sample = spec.samples[0]
-        module = spec.module(**sample.kwargs)
+        module = spec.as_module(sample.kwargs)
         program = torch.export.export(module, sample.tensors)
         with tempfile.TemporaryDirectory() as folder:
             package = torch._inductor.aoti_compile_and_package(program, package_path=f"{folder}/model.pt2")
@@ -361,7 +377,8 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
 
     yield "compile", compiled
     yield "one_graph_for_all_sizes", one_graph_for_all_sizes
-    yield "compiled_transforms", compiled_transforms
+    if spec.derivatives:
+        yield "compiled_transforms", compiled_transforms
     yield "export", exported
     yield "aoti", ahead_of_time
 
@@ -374,14 +391,15 @@ def tick_autocast(spec: OpSpec, root: Path) -> Checks:
         sample = spec.samples[0].to(low)
         expected_dtype = spec.autocast or low
         with torch.autocast("cpu", dtype=low):
-            outputs, grads = _value_and_grads(spec.function, sample)
-            leaves = sample.leaves()
-            second = _second_grads(spec.function, sample)
-            tangent = torch.func.jvp(_scalar(spec, sample.kwargs), sample.tensors, _directions(sample.tensors))[1]
-        assert all(out.dtype == expected_dtype for out in outputs)
-        assert all(grad.dtype == leaf.dtype for grad, leaf in zip((*grads, *second), (*leaves, *leaves), strict=True))
-        assert tangent.isfinite()
-        expected = _value_and_grads(spec.function, sample.to(expected_dtype))
+            outputs, grads = _value_and_grads(spec, spec.function, sample)
+            if spec.derivatives:
+                leaves = sample.leaves()
+                all_grads = (*grads, *_second_grads(spec, spec.function, sample))
+                tangent = torch.func.jvp(_scalar(spec, sample.kwargs), sample.tensors, _directions(sample.tensors))[1]
+                assert all(grad.dtype == leaf.dtype for grad, leaf in zip(all_grads, (*leaves, *leaves), strict=True))
+                assert tangent.isfinite()
+        assert all(out.dtype == expected_dtype for out in outputs if out.is_floating_point())
+        expected = _value_and_grads(spec, spec.function, sample.to(expected_dtype))
         torch.testing.assert_close(outputs, expected[0], rtol=0, atol=0)
         spec.close(grads, expected[1], low)
 
@@ -394,7 +412,7 @@ def tick_autocast(spec: OpSpec, root: Path) -> Checks:
 
 def tick_func(spec: OpSpec, root: Path) -> Checks:
     def vmap(sample: Sample) -> None:
-        stacked = [torch.stack([tensor, 0.5 * tensor, tensor.flip(0)]) for tensor in sample.tensors]
+        stacked = [torch.stack([tensor, halved(tensor), tensor.flip(0)]) for tensor in sample.tensors]
         function = functools.partial(spec.function, **sample.kwargs)
         for mapped in _subsets(len(stacked)):
             for dim in (0, 1, -1):
@@ -404,12 +422,14 @@ def tick_func(spec: OpSpec, root: Path) -> Checks:
                     for place, tensor in enumerate(stacked)
                 ]
                 loop = [
-                    function(*(tensor[i] if place in mapped else tensor[0] for place, tensor in enumerate(stacked)))
+                    _outputs(
+                        function(*(tensor[i] if place in mapped else tensor[0] for place, tensor in enumerate(stacked)))
+                    )
                     for i in range(3)
                 ]
                 with _no_loops():
                     actual = torch.vmap(function, in_dims)(*tensors)
-                torch.testing.assert_close(actual, torch.stack(loop))
+                torch.testing.assert_close(_outputs(actual), tuple(torch.stack(o) for o in zip(*loop, strict=True)))
 
     def per_sample(sample: Sample) -> None:
         # Per-sample gradients and Hessians, against a loop.
@@ -449,6 +469,8 @@ def tick_func(spec: OpSpec, root: Path) -> Checks:
 
     for sample in spec.samples:
         yield f"vmap_{sample.name}", functools.partial(vmap, sample)
+        if not spec.derivatives:
+            continue
         yield f"per_sample_{sample.name}", functools.partial(per_sample, sample)
         yield f"transforms_{sample.name}", functools.partial(transforms, sample)
 
@@ -488,7 +510,7 @@ def tick_reference(spec: OpSpec, root: Path) -> Checks:
 
     def module() -> None:
         for sample in spec.samples:
-            made = spec.module(**sample.kwargs)
+            made = spec.as_module(sample.kwargs)
             torch.testing.assert_close(
                 made(*sample.tensors), spec.function(*sample.tensors, **sample.kwargs), rtol=0, atol=0
             )
@@ -498,10 +520,11 @@ def tick_reference(spec: OpSpec, root: Path) -> Checks:
                 assert repr(value) in repr(made), f"{value!r} does not show in {made!r}"
 
     yield "plain_pytorch", independent
-    for name in (spec.private("backward"), spec.private("double_backward")):
+    for name in map(spec.private, spec.private_ops):
         if name in OPERATORS:
             yield f"of_{name.split('::')[1]}", functools.partial(private, name)
-    yield "module", module
+    if spec.module is not None:
+        yield "module", module
 
 
 # ---- 11: ONNX --------------------------------------------------------------------------------------------------------
@@ -514,7 +537,7 @@ def tick_onnx(spec: OpSpec, root: Path) -> Checks:
         sample = sample.to(torch.float32)
         with tempfile.TemporaryDirectory() as folder:
             # verify runs onnxruntime at the exported batch size and at another one
-            handgrad.onnx.export(spec.module(**sample.kwargs), sample.tensors, Path(folder) / "op.onnx", verify=True)
+            handgrad.onnx.export(spec.as_module(sample.kwargs), sample.tensors, Path(folder) / "op.onnx", verify=True)
 
     for sample in spec.samples:
         if spec.onnx is None or sample.name in spec.onnx:
@@ -532,7 +555,8 @@ def tick_deterministic(spec: OpSpec, root: Path) -> Checks:
             results = []
             for count in (1, 2, 3, 7, 2):
                 torch.set_num_threads(count)
-                results.append((*_value_and_grads(spec.function, sample), _second_grads(spec.function, sample)))
+                first = _value_and_grads(spec, spec.function, sample)
+                results.append((*first, _second_grads(spec, spec.function, sample)))
         finally:
             torch.set_num_threads(before)
         for other in results[1:]:
@@ -543,17 +567,18 @@ def tick_deterministic(spec: OpSpec, root: Path) -> Checks:
 
     def schedules(sample: Sample) -> None:
         # A kernel that lacks a barrier, or adds in the order in which its threads come, shows in one of these.
-        library = ctypes.CDLL(str(_library.LOADED.libraries["libhandgrad_emulated"]))
+        library = ctypes.CDLL(str(_emulated(spec)))
         deterministic = torch.are_deterministic_algorithms_enabled()
         try:
             torch.use_deterministic_algorithms(True)
             results = []
             for schedule in ("forward", "reverse", *(f"random:{seed}" for seed in range(8))):
                 assert library.handgrad_emulator_set_schedule(schedule.encode()) == 0
-                results.append((*_value_and_grads(spec.function, sample), _second_grads(spec.function, sample)))
+                first = _value_and_grads(spec, spec.function, sample)
+                results.append((*first, _second_grads(spec, spec.function, sample)))
             torch.use_deterministic_algorithms(False)
             # Where this is another path, its sums may follow the order of the threads, but nothing else may.
-            free = (*_value_and_grads(spec.function, sample), _second_grads(spec.function, sample))
+            free = (*_value_and_grads(spec, spec.function, sample), _second_grads(spec, spec.function, sample))
         finally:
             torch.use_deterministic_algorithms(deterministic)
             library.handgrad_emulator_set_schedule((os.environ.get("HANDGRAD_EMULATOR_SCHEDULE") or "forward").encode())
@@ -563,7 +588,7 @@ def tick_deterministic(spec: OpSpec, root: Path) -> Checks:
             torch.testing.assert_close(other, results[0], rtol=0, atol=0)
         torch.testing.assert_close(free, results[0])
 
-    if _library.LOADED.cpu_level == "emulated":
+    if _emulated(spec):
         for sample in spec.samples:
             yield f"any_schedule_{sample.name}", functools.partial(schedules, sample)
 
@@ -589,7 +614,8 @@ def tick_sentences(spec: OpSpec, root: Path) -> Checks:
 
 def tick_sharding(spec: OpSpec, root: Path) -> Checks:
     yield "dtensor", functools.partial(distributed.run, distributed.dtensor, spec)
-    yield "ddp", functools.partial(distributed.run, distributed.ddp, spec)
+    if spec.derivatives:
+        yield "ddp", functools.partial(distributed.run, distributed.ddp, spec)
 
 
 # ---- 15: memory ------------------------------------------------------------------------------------------------------
@@ -652,7 +678,8 @@ def tick_documented(spec: OpSpec, root: Path) -> Checks:
     def docstring() -> None:
         import doctest
 
-        for thing in (spec.function, type(spec.module(**spec.samples[0].kwargs))):
+        modules = () if spec.module is None else (type(spec.module(**spec.samples[0].kwargs)),)
+        for thing in (spec.function, *modules):
             text = thing.__doc__ or ""
             for part in ("Args:", "Example:"):
                 assert part in text, f"{thing.__name__} has no {part}"

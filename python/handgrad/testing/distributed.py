@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from handgrad.testing.spec import OpSpec
+from handgrad.registration import OPERATORS
+from handgrad.testing.spec import OpSpec, halved
 
 WORLD = 2
 
@@ -53,7 +54,7 @@ def _work(check: Callable[[OpSpec, int], None], spec: OpSpec, rank: int, store: 
 
 
 def dtensor(spec: OpSpec, rank: int) -> None:
-    """Sharded along the batch, forward and backward give what the whole tensors give."""
+    """Split over devices, forward and backward give what the whole tensors give, also where the op gathers."""
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 
     mesh = init_device_mesh("cpu", (WORLD,))
@@ -61,19 +62,31 @@ def dtensor(spec: OpSpec, rank: int) -> None:
         if sample.tensors[0].dim() == 0:
             continue
         # Twice the batch, so that it divides evenly.
-        whole = sample.map(lambda tensor: torch.cat([tensor, 0.5 * tensor]))
+        whole = sample.map(lambda tensor: torch.cat([tensor, halved(tensor)]))
         leaves = whole.leaves()
-        expected = spec.function(*leaves, **whole.kwargs)
-        expected_grads = torch.autograd.grad(expected.sum(), leaves)
-        for placement in (Shard(0), Replicate()):
-            shards = [distribute_tensor(t.detach(), mesh, [placement]).requires_grad_() for t in whole.tensors]
-            actual = spec.function(*shards, **whole.kwargs)
-            assert isinstance(actual, DTensor)
-            if actual.dim() and isinstance(placement, Shard):
-                assert actual.placements[0] == placement, f"the batch was gathered: {actual.placements}"
-            torch.testing.assert_close(actual.full_tensor(), expected)
-            grads: Any = torch.autograd.grad(actual.sum(), shards)
-            torch.testing.assert_close(tuple(grad.full_tensor() for grad in grads), expected_grads)
+        outputs = spec.function(*leaves, **whole.kwargs)
+        expected = outputs if isinstance(outputs, tuple) else (outputs,)
+        expected_grads = torch.autograd.grad(sum(out.sum() for out in expected), leaves) if spec.derivatives else ()
+        count = len(whole.tensors)
+        ways: list[tuple[Any, int | None]] = [*(spec.shards or [([0] * count, 0)]), ([None] * count, None)]
+        for dims, output_dim in ways:
+            shards = [
+                distribute_tensor(t.detach(), mesh, [Replicate() if dim is None else Shard(dim)]).requires_grad_(
+                    t.is_floating_point()
+                )
+                for t, dim in zip(whole.tensors, dims, strict=True)
+            ]
+            outputs = spec.function(*shards, **whole.kwargs)
+            actual = outputs if isinstance(outputs, tuple) else (outputs,)
+            assert all(isinstance(out, DTensor) for out in actual)
+            for out in actual:
+                if out.dim() and output_dim is not None:
+                    wanted = Replicate() if OPERATORS[spec.operator].gathers else Shard(output_dim)
+                    assert out.placements[0] == wanted, f"gathered, or not split so: {out.placements}"
+            torch.testing.assert_close(tuple(out.full_tensor() for out in actual), expected)
+            if spec.derivatives:
+                grads: Any = torch.autograd.grad(sum(out.sum() for out in actual), shards)
+                torch.testing.assert_close(tuple(grad.full_tensor() for grad in grads), expected_grads)
 
 
 def ddp(spec: OpSpec, rank: int) -> None:
@@ -89,7 +102,7 @@ def ddp(spec: OpSpec, rank: int) -> None:
             return spec.function(self.scale * first, *rest, **self.kwargs).mean()
 
     sample = next(sample for sample in spec.samples if sample.tensors[0].dim() > 0)
-    whole = sample.map(lambda tensor: torch.cat([tensor, 0.5 * tensor]))
+    whole = sample.map(lambda tensor: torch.cat([tensor, halved(tensor)]))
     model = Model(sample.kwargs)
     halves = [tensor.chunk(WORLD)[rank] for tensor in whole.tensors]
     parallel = torch.nn.parallel.DistributedDataParallel(model)

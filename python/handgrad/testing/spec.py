@@ -16,7 +16,8 @@ class Sample:
 
     Args:
         name: what is special about it; becomes part of the tests' names.
-        tensors: the tensor arguments, all of which the op is differentiable in.
+        tensors: the tensor arguments; the op, if it has derivatives, is differentiable in all of them. Tensors of
+            integers (class numbers, say) keep their type where the others are cast.
         kwargs: the other arguments, as the public function takes them.
     """
 
@@ -25,14 +26,14 @@ class Sample:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def to(self, dtype: torch.dtype) -> Sample:
-        return Sample(self.name, tuple(tensor.to(dtype) for tensor in self.tensors), self.kwargs)
+        return self.map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Sample:
         return Sample(self.name, tuple(change(tensor) for tensor in self.tensors), self.kwargs)
 
     def leaves(self) -> tuple[Tensor, ...]:
         """The tensors as fresh leaves that require grad, strides kept."""
-        return tuple(tensor.detach().requires_grad_() for tensor in self.tensors)
+        return tuple(tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in self.tensors)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class OpSpec:
         samples: small float64 samples (tens of elements: gradcheck is quadratic), away from kinks.
         large: one float32 sample big enough for several threads, its sizes no multiples of anything.
         empty: samples with no elements in one way or another.
-        module: makes a module that computes ``function`` from a sample's kwargs.
+        module: makes a module that computes ``function`` from a sample's kwargs; None for an op that has no module of
+            its own.
         bad: calls that must fail, with their sentences.
         identities: named properties that must hold: callables that assert.
         numel_beyond_int32: a callable that asserts the op right for more than 2^31 elements, cheaply (expanded
@@ -68,6 +70,18 @@ class OpSpec:
         channels_last: True if the layout means something to the op.
         onnx: names of the samples to export; None exports all.
         optional: names of the tensors that may be None.
+        rows: what the first dimension of each tensor counts, a word for each tensor; tensors of one word have one size.
+            Empty: all count the same, the batch.
+        shards: the ways in which a call can be split over devices, each the dimension that every tensor is split along,
+            None for one that all devices have whole, and the dimension that outputs are split along then.
+            Empty: the first of all.
+        private_ops: suffixes of the private ops that the samples' derivatives come through.
+        lenient: by the name of an argument, which values it takes that look like a mistake.
+        any_rank: True if an op of one tensor takes it with any number of dimensions: further ones are then no mistake.
+        derivatives: False for an op that has none, because it returns indices or other decisions. Ticks 3 and 15 are
+            then not applicable, and every comparison is of the outputs alone. Decisions at a threshold depend on
+            rounding, so the reference computes in the type that the kernels compute in: float32, or float64 for
+            float64.
         tolerances: (rtol, atol) by dtype where torch.testing's own are wrong for the op, with the reason beside them.
         floor: the bytes that each pass of a sample must move, by the pass' name (forward, backward, double_backward),
             where it is not that every tensor that goes in is read once and every one that comes out is written once.
@@ -84,7 +98,7 @@ class OpSpec:
     samples: Sequence[Sample]
     large: Sample
     empty: Sequence[Sample]
-    module: Callable[..., torch.nn.Module]
+    module: Callable[..., torch.nn.Module] | None
     bad: Sequence[Bad]
     identities: dict[str, Callable[[], None]]
     numel_beyond_int32: Callable[[], None]
@@ -93,15 +107,45 @@ class OpSpec:
     channels_last: bool = True
     onnx: Sequence[str] | None = None
     optional: Sequence[str] = ()
+    rows: Sequence[str] = ()
+    shards: Sequence[tuple[Sequence[int | None], int]] = ()
+    private_ops: Sequence[str] = ("backward", "double_backward")
+    lenient: dict[str, Callable[[Any], bool]] = field(default_factory=dict)
+    any_rank: bool = False
+    derivatives: bool = True
     tolerances: dict[torch.dtype, tuple[float, float]] = field(default_factory=dict)
     floor: Callable[[Sample], dict[str, int]] | None = None
     floor_factors: dict[str, float] = field(default_factory=dict)
     not_applicable: dict[int, str] = field(default_factory=dict)
     pending: dict[int, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for tick in (3, 15):
+            if not self.derivatives and tick not in self.not_applicable:
+                raise ValueError(f"{self.name}: not_applicable must say why tick {tick} is not asked: no derivatives")
+
     @property
     def namespace(self) -> str:
         return self.operator.split("::")[0]
+
+    def compute_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """What the reference computes in, for kernels that are given ``dtype``."""
+        return torch.float64 if self.derivatives or dtype is torch.float64 else torch.float32
+
+    def counted(self, place: int) -> str:
+        """What the first dimension of the tensor at ``place`` counts."""
+        return self.rows[place] if self.rows else "batch"
+
+    def grown(self, sample: Sample, times: int) -> Sample:
+        """``sample`` with as many rows ``times`` over; more for each further kind of rows, so that all sizes differ."""
+        kinds = list(dict.fromkeys(self.rows))
+        factors = [times + (kinds.index(self.counted(place)) if kinds else 0) for place in range(len(sample.tensors))]
+        tensors = tuple(torch.cat([t] * factor) for t, factor in zip(sample.tensors, factors, strict=True))
+        return Sample(sample.name, tensors, sample.kwargs)
+
+    def as_module(self, kwargs: dict[str, Any]) -> torch.nn.Module:
+        """The op as a module: its own if it has one."""
+        return _FunctionModule(self.function, kwargs) if self.module is None else self.module(**kwargs)
 
     def private(self, suffix: str) -> str:
         return f"{self.namespace}::_{self.name}_{suffix}"
@@ -119,9 +163,24 @@ class OpSpec:
         )
 
 
+class _FunctionModule(torch.nn.Module):
+    def __init__(self, function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.function = function
+        self.kwargs = kwargs
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.function(*tensors, **self.kwargs)
+
+
 def reseeded(seed: int = 0) -> torch.Generator:
     """A generator for samples, the same on every run."""
     return torch.Generator().manual_seed(seed)
+
+
+def halved(tensor: Tensor) -> Tensor:
+    """Another sample like ``tensor``: half of it. Integers stay, since they may be the numbers of something."""
+    return 0.5 * tensor if tensor.is_floating_point() else tensor
 
 
 def far_apart(tensor: Tensor) -> Tensor:
