@@ -5,9 +5,9 @@ python tests/cuda_report.py --archs 75,120      for others
 python tests/cuda_report.py norm                only sources with this in their names
 
 The machine code is what nvcc and nvdisasm say: registers, bytes that registers spill, static shared memory, the widths
-of loads and stores of global memory in bytes, and how many of its threads a multiprocessor can run at once (dynamic shared
-memory, which a launch chooses, left aside). The bytes are counted by the emulator, on the large sample of each op's spec
-in float32, beside the fewest that could do.
+of loads and stores of global memory in bytes, and the share of its threads that a multiprocessor can run at once
+(dynamic shared memory, which a launch chooses, left aside). The bytes are counted by the emulator, on the large sample
+of each op's spec in float32, beside the fewest that could do.
 """
 
 from __future__ import annotations
@@ -205,7 +205,8 @@ def _count(ops: str) -> Iterator[Moved]:
     emulator = control.Emulator(_library.LOADED.libraries["libhandgrad_emulated"])
 
     for name, spec in specs().items():
-        if ops not in name:
+        family, op = name.split(".")
+        if ops not in name or not (ROOT / f"csrc/{family}/{op}/{op}_cuda.cu").exists():
             continue
         sample = spec.large.to(torch.float32)
         stated = spec.floor(sample) if spec.floor else {}

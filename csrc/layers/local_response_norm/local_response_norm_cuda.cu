@@ -260,7 +260,7 @@ class Work {
 
     // A row of 32 positions is a whole line of memory; 8 float32 are a whole sector, the least worth reading.
     const int64_t row = padded * arrays * static_cast<int64_t>(sizeof(C)), limit = shared_memory_limit();
-    int64_t width = plan_.channels_innermost ? std::max<int64_t>(1, 2 * kThreads / plan_.channels) : 32;
+    int64_t width = plan_.channels_innermost ? std::max<int64_t>(1, 8 * kThreads / plan_.channels) : 32;
     while (width > 1 && (width > plan_.positions || width * row > kSharedWithoutAsking)) width /= 2;
     if (!plan_.channels_innermost && width < 8 && plan_.positions >= 8 && 8 * row <= limit) width = 8;
     plan_.width = static_cast<int>(width);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -143,6 +143,14 @@ class OpSpec:
         tensors = tuple(torch.cat([t] * factor) for t, factor in zip(sample.tensors, factors, strict=True))
         return Sample(sample.name, tensors, sample.kwargs)
 
+    def on(self, device: str) -> OpSpec:
+        """The same spec with its samples on ``device``."""
+
+        def there(samples: Sequence[Sample]) -> list[Sample]:
+            return [sample.map(lambda tensor: tensor.to(device)) for sample in samples]
+
+        return replace(self, samples=there(self.samples), large=there([self.large])[0], empty=there(self.empty))
+
     def as_module(self, kwargs: dict[str, Any]) -> torch.nn.Module:
         """The op as a module: its own if it has one."""
         return _FunctionModule(self.function, kwargs) if self.module is None else self.module(**kwargs)
@@ -175,7 +183,7 @@ class _FunctionModule(torch.nn.Module):
 
 def reseeded(seed: int = 0) -> torch.Generator:
     """A generator for samples, the same on every run."""
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
 def halved(tensor: Tensor) -> Tensor:
@@ -192,6 +200,6 @@ def far_apart(tensor: Tensor) -> Tensor:
         return tensor
     step = (2**31 + 4096) // (tensor.shape[0] - 1)
     inner = tensor[0].contiguous()
-    memory = torch.empty(step * (tensor.shape[0] - 1) + inner.numel(), dtype=tensor.dtype)
+    memory = tensor.new_empty(step * (tensor.shape[0] - 1) + inner.numel())
     view = memory.as_strided(tensor.shape, (step, *inner.stride()))
     return view.copy_(tensor)
