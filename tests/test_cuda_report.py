@@ -15,7 +15,7 @@ def test_machine_code(source):
     assert kernels
     spilling = {kernel.name: kernel.spills for kernel in kernels if kernel.spills}
     assert not spilling, (
-        f"registers spilled on sm_{ARCHITECTURE}, in bytes; do __launch_bounds__ say how many blocks must fit? {spilling}"
+        f"bytes spilled on sm_{ARCHITECTURE}; does __launch_bounds__ name the blocks that must fit? {spilling}"
     )
     for kernel in kernels:
         assert kernel.occupancy > 0, f"{kernel.name} does not fit a multiprocessor"
