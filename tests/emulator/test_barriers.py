@@ -26,6 +26,7 @@ PROGRAM = """
 import importlib.util, json, sys
 import torch
 from handgrad import _library
+from handgrad.boxes import nms
 from handgrad.layers import local_response_norm
 from handgrad.losses import sigmoid_focal_loss
 
@@ -56,7 +57,12 @@ logits = torch.randn(5000, dtype=torch.float64, generator=generator)
 def of_sum():
     return (sigmoid_focal_loss(logits, (logits > 1).double(), reduction="sum"),)
 
-calls = [of_norm(2, 40, 9), of_sum, slabs_in_turn]
+corners = torch.rand(300, 2, dtype=torch.float64, generator=generator)
+boxes = torch.cat([corners, corners + 0.2], 1)
+def of_nms():
+    return (nms(boxes, logits[:300], 0.5),)
+
+calls = [of_norm(2, 40, 9), of_sum, slabs_in_turn, of_nms]
 expected = [call() for call in calls]
 
 def noticed():
