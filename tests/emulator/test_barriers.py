@@ -26,7 +26,7 @@ PROGRAM = """
 import importlib.util, json, sys
 import torch
 from handgrad import _library
-from handgrad.boxes import nms
+from handgrad.boxes import nms, soft_nms
 from handgrad.layers import local_response_norm
 from handgrad.losses import sigmoid_focal_loss
 
@@ -61,8 +61,10 @@ corners = torch.rand(300, 2, dtype=torch.float64, generator=generator)
 boxes = torch.cat([corners, corners + 0.2], 1)
 def of_nms():
     return (nms(boxes, logits[:300], 0.5),)
+def of_soft_nms():
+    return soft_nms(boxes, logits[:300].sigmoid(), min_score=0.3)
 
-calls = [of_norm(2, 40, 9), of_sum, slabs_in_turn, of_nms]
+calls = [of_norm(2, 40, 9), of_sum, slabs_in_turn, of_nms, of_soft_nms]
 expected = [call() for call in calls]
 
 def noticed():
