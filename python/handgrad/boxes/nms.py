@@ -130,23 +130,24 @@ def _fake(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: flo
         boxes.dim() == 2 and boxes.shape[1] == 4,
         lambda: f"{_OP}: boxes must have shape (boxes, 4), a row for x1, y1, x2, y2; got {tuple(boxes.shape)}",
     )
-    for name, tensor in (("scores", scores), ("idxs", idxs)):
-        if tensor is None:
-            continue
-        torch._check(
-            tensor.dim() == 1 and tensor.shape[0] == boxes.shape[0],
-            lambda name=name, tensor=tensor: (
-                f"{_OP}: {name} must have one number for each of the boxes, shape ({boxes.shape[0]},); got "
-                f"{tuple(tensor.shape)}"
-            ),
-        )
-        torch._check(
-            tensor.device == boxes.device,
-            lambda name=name, tensor=tensor: (
-                f"{_OP}: {name} must be on the device of boxes, {boxes.device}; got {tensor.device}"
-            ),
-        )
+    _check_row("scores", scores, boxes)
+    if idxs is not None:
+        _check_row("idxs", idxs, boxes)
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+
+def _check_row(name: str, tensor: Tensor, boxes: Tensor) -> None:
+    torch._check(
+        tensor.dim() == 1 and tensor.shape[0] == boxes.shape[0],
+        lambda: (
+            f"{_OP}: {name} must have one number for each of the boxes, shape ({boxes.shape[0]},); got "
+            f"{tuple(tensor.shape)}"
+        ),
+    )
+    torch._check(
+        tensor.device == boxes.device,
+        lambda: f"{_OP}: {name} must be on the device of boxes, {boxes.device}; got {tensor.device}",
+    )
 
 
 # ---- autograd, vmap: places have no derivative, and not all samples keep the same number of boxes --------------------
