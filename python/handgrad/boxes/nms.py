@@ -164,7 +164,6 @@ def _onnx(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: flo
     # onnxruntime runs this operator in float32 only.
     if boxes.dtype is not torch.float32:
         return NotImplemented
-    count = boxes.shape[0]
     # The operator leaves the order of equal scores open, and that of NaN: so it gets the ranks, as falling numbers.
     # (This sort becomes TopK, which is stable; torch's exporter does not know the one that says so.)
     order = torch.where(scores.isnan(), torch.inf, scores).sort(descending=True).indices
@@ -173,7 +172,8 @@ def _onnx(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: flo
     sizes = boxes[:, 2:] - boxes[:, :2]
     proper = (sizes > 0).all(1) & (sizes.prod(1) < torch.inf)
     boxes = torch.where(proper[:, None], boxes, 0.0)
-    ranks = -torch.arange(count, device=boxes.device).to(torch.float32)[None]
+    # (A sum over ones, because the classic exporter would take a number of boxes for a constant.)
+    ranks = -torch.ones_like(scores).cumsum(0)[None]
     if idxs is not None:
         # A row for each class, in which the boxes of other classes are below what is looked at.
         classes = idxs.index_select(0, order)
