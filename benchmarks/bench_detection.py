@@ -24,8 +24,8 @@ def _detectors() -> dict[str, Any]:
 
     torch.manual_seed(0)
     theirs = fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None)
-    # With random weights all scores are alike, and rounding decides what is detected. So: statistics that keep activations
-    # at their size, and a last layer that is sure of something.
+    # With random weights all scores are alike, and rounding decides what is detected. So: statistics that keep
+    # activations at their size, and a last layer that is sure of something.
     with torch.no_grad():
         theirs.train()
         for _ in range(30):

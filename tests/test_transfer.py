@@ -201,8 +201,8 @@ def test_one_new_layer_with_weights_for_two_old_ones_is_refused():
 def trained_detector() -> nn.Module:
     torch.manual_seed(0)
     model = models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
-    # With random weights all scores are alike, and rounding decides what is detected. So: statistics that keep activations
-    # at their size, and a last layer that is sure of something.
+    # With random weights all scores are alike, and rounding decides what is detected. So: statistics that keep
+    # activations at their size, and a last layer that is sure of something.
     with torch.no_grad():
         model.train()
         for _ in range(30):
