@@ -7,6 +7,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 ABI_TORCH ?= torch==2.13.0
 JOBS ?= 2
+# One architecture, to be quick; `make wheel HANDGRAD_CUDA_ARCHS=75,80,86,90,100,120` is for all devices.
+export HANDGRAD_CUDA_ARCHS ?= 90
 
 BIN := .venv/bin
 ABI_BIN := .venv-abi/bin

@@ -6,7 +6,7 @@
 # makes, each from the sources that its name asks for (csrc/README.md says who loads which):
 #   libmy_ops            the signatures of all ops: *.cpp
 #   libmy_ops_cpu_v2…v4  the CPU kernels, *_cpu.cpp, once per x86-64 level; libmy_ops_cpu elsewhere
-#   libmy_ops_cuda       the CUDA kernels, *_cuda.cu, if HANDGRAD_CUDA_ARCHS is set and nvcc is found, with or without a GPU
+#   libmy_ops_cuda       the CUDA kernels, *_cuda.cu, wherever nvcc is found, with a GPU at hand or without
 #   libmy_ops_emulated   the same, compiled by the C++ compiler, for development (-DHANDGRAD_EMULATED=ON)
 # A source is a file, or a folder in which files are found by their names down to <family>/<op>/; adding an op never means
 # editing a list.
@@ -19,8 +19,13 @@ set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
 set(HANDGRAD_LIBRARY_DIR "${CMAKE_BINARY_DIR}/lib" CACHE PATH "Where the finished libraries go")
 set(HANDGRAD_CPU_LEVELS "v2;v3;v4" CACHE STRING "x86-64 levels to build the CPU library for")
-# Off until the kernels have run on a device; the emulator runs them meanwhile.
-set(HANDGRAD_CUDA_ARCHS "" CACHE STRING "CUDA architectures to build, for example 80;90; PTX of the last goes in too")
+if(DEFINED ENV{HANDGRAD_CUDA_ARCHS})
+  set(architectures "$ENV{HANDGRAD_CUDA_ARCHS}")
+else()
+  set(architectures "75;80;86;90;100;120")
+endif()
+set(HANDGRAD_CUDA_ARCHS "${architectures}" CACHE STRING
+    "CUDA architectures to build, for example 80;90; PTX of the last goes in too; none: no CUDA library")
 option(HANDGRAD_EMULATED "Build the CUDA kernels for the emulator" OFF)
 set(HANDGRAD_SANITIZER "" CACHE STRING "address: all libraries under AddressSanitizer and UBSan; checked: the emulator's own checks")
 
@@ -42,16 +47,20 @@ endif()
 find_library(HANDGRAD_TORCH_CPU torch_cpu PATHS "${HANDGRAD_TORCH_DIR}/lib" NO_DEFAULT_PATH REQUIRED)
 
 # CUDA: the compiler decides, not a GPU. A GPU is no part of a build machine.
-include(CheckLanguage)
-check_language(CUDA)
 set(HANDGRAD_CUDA OFF)
-if(CMAKE_CUDA_COMPILER AND HANDGRAD_CUDA_ARCHS)
+string(REGEX MATCHALL "[^,; ]+" HANDGRAD_CUDA_REAL "${HANDGRAD_CUDA_ARCHS}")
+list(FILTER HANDGRAD_CUDA_REAL EXCLUDE REGEX "^(none|NONE|OFF|off)$")
+if(HANDGRAD_CUDA_REAL)
+  include(CheckLanguage)
+  check_language(CUDA)
   find_library(HANDGRAD_TORCH_CUDA torch_cuda PATHS "${HANDGRAD_TORCH_DIR}/lib" NO_DEFAULT_PATH)
-  if(HANDGRAD_TORCH_CUDA)
+  if(NOT CMAKE_CUDA_COMPILER)
+    message(STATUS "No CUDA library: nvcc was not found.")
+  elseif(NOT HANDGRAD_TORCH_CUDA)
+    message(STATUS "No CUDA library: the torch in ${HANDGRAD_TORCH_DIR} is a CPU build.")
+  else()
     enable_language(CUDA)
     set(HANDGRAD_CUDA ON)
-  else()
-    message(STATUS "No CUDA library: the torch in ${HANDGRAD_TORCH_DIR} is a CPU build.")
   endif()
 endif()
 
@@ -123,13 +132,18 @@ function(handgrad_add_library name)
 
   if(HANDGRAD_CUDA AND cuda_sources)
     _handgrad_add_one(${name}_cuda SOURCES ${cuda_sources})
-    list(TRANSFORM HANDGRAD_CUDA_ARCHS APPEND "-real" OUTPUT_VARIABLE architectures)
-    list(GET HANDGRAD_CUDA_ARCHS -1 newest)
+    list(GET HANDGRAD_CUDA_REAL -1 newest)
+    list(TRANSFORM HANDGRAD_CUDA_REAL APPEND "-real" OUTPUT_VARIABLE architectures)
     set_target_properties(${name}_cuda PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON
                           CUDA_RUNTIME_LIBRARY Static CUDA_ARCHITECTURES "${architectures};${newest}-virtual")
     target_compile_definitions(${name}_cuda PRIVATE USE_CUDA)
-    # Host constants are used in device code; -lineinfo costs nothing and lets profilers point at lines.
-    target_compile_options(${name}_cuda PRIVATE -O3 --expt-relaxed-constexpr -lineinfo -Xcompiler=-fopenmp-simd)
+    # Host constants are used in device code. Machine code for many architectures is large: it is compressed, and lines
+    # for profilers (-lineinfo), which double it, are left to whoever profiles.
+    set(compress -Xfatbin=-compress-all)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+      set(compress --compress-mode=size)
+    endif()
+    target_compile_options(${name}_cuda PRIVATE -O3 --expt-relaxed-constexpr ${compress} -Xcompiler=-fopenmp-simd)
     target_link_libraries(${name}_cuda PRIVATE "${HANDGRAD_TORCH_CUDA}")
   endif()
 

@@ -134,6 +134,49 @@ def test_the_environment_chooses():
         json.loads(report.stdout)
 
 
+CUDA_LIBRARY = folder_of("handgrad") / f"libhandgrad_cuda{loading._SUFFIX}"
+
+
+def info(**environment: str) -> dict:
+    """What a fresh process has loaded; it may not say a word beside it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "handgrad", "info", "--json"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return json.loads(done.stdout)
+
+
+def test_cuda_kernels_are_loaded_without_a_gpu_and_without_a_word():
+    wanted = CUDA_LIBRARY.exists() and bool(torch.version.cuda)
+    hidden = info(CUDA_VISIBLE_DEVICES="")
+    assert ("libhandgrad_cuda" in hidden["libraries"]) == wanted
+    assert "libhandgrad_cuda" not in info(HANDGRAD_CUDA="off")["libraries"]
+
+
+def test_a_cpu_build_of_torch_never_tries_the_cuda_kernels(monkeypatch, tmp_path):
+    for path in folder_of("handgrad").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    # Loading this one would end in the sentence about a library that does not load.
+    cuda = tmp_path / CUDA_LIBRARY.name
+    cuda.unlink(missing_ok=True)
+    cuda.write_text("not a library")
+    monkeypatch.delenv("HANDGRAD_CUDA", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "libhandgrad_cuda" not in loading._load("handgrad", tmp_path).libraries
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(ImportError, match=r"libhandgrad_cuda\.so does not load"):
+        loading._load("handgrad", tmp_path)
+
+
+def test_the_switch_for_cuda_kernels_is_on_or_off(monkeypatch):
+    monkeypatch.setenv("HANDGRAD_CUDA", "0")
+    with pytest.raises(ImportError, match=r"HANDGRAD_CUDA must be 'on' \(the default\) or 'off'; got '0'"):
+        loading._load("handgrad", folder_of("handgrad"))
+
+
 def test_import_is_light():
     """Nothing that costs time is imported: no compiler, no DTensor, no ONNX, no test library."""
     script = """

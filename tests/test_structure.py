@@ -79,7 +79,8 @@ def test_no_op_knows_another(family, op):
     for path in [*(ROOT / "csrc" / family / op).iterdir(), ROOT / f"python/handgrad/{family}/{op}.py"]:
         for _, other in OPS:
             if other != op:
-                assert other not in path.read_text(), f"{path.name} names {other}"
+                # An op's name may be part of another's.
+                assert other not in path.read_text().replace(op, ""), f"{path.name} names {other}"
 
 
 @pytest.mark.parametrize(("family", "op"), OPS, ids=IDS)
@@ -160,8 +161,11 @@ def test_undefined_symbols_are_the_stable_abi(library):
                 assert re.match(r"(aoti_torch|torch)_\w+$", symbol.name), f"{library.name} wants {symbol.name}"
                 torch_symbols.append(symbol.name)
     assert torch_symbols, "a library of handgrad registers something"
+    # The CUDA runtime is linked in; the driver is found when a kernel is launched, not when the library is loaded.
+    assert ("libtorch_cuda.so" in dependencies) == ("cuda" in library.name)
     assert dependencies <= {
         "libtorch_cpu.so",
+        "libtorch_cuda.so",
         "libstdc++.so.6",
         "libgcc_s.so.1",
         "libm.so.6",

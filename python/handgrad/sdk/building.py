@@ -8,7 +8,12 @@ beside a CMakeLists.txt that calls ``handgrad_add_library``; everything else abo
 
 Environment:
     HANDGRAD_CPU_LEVELS: which x86-64 levels to build, for example ``v3`` or ``v2;v3;v4`` (the default).
+    HANDGRAD_CUDA_ARCHS: which CUDA architectures to build where nvcc is found, for example ``90`` or ``80,90``
+        (default: 75,80,86,90,100,120); PTX of the last goes in too, and ``none`` builds no CUDA library.
     CMAKE_ARGS: further arguments for CMake.
+
+A plugin's editable install builds for this machine alone by default: its processor's level, and the architecture of its
+GPU if it has one.
 """
 
 from __future__ import annotations
@@ -42,7 +47,7 @@ def setup(package: str, copied: Mapping[str, str] | None = None, **options: Any)
             has them in the source tree.
         options: what else :func:`setuptools.setup` is to be told.
     """
-    command = type("BuildLibraries", (BuildLibraries,), {"package": package, "copied": dict(copied or {})})
+    command = type("BuildLibraries", (BuildLibraries,), {"packaged": package, "copied": dict(copied or {})})
     setuptools.setup(
         # A name is enough for setuptools to call build_ext; CMake knows the sources.
         ext_modules=[setuptools.Extension(f"{package}.lib", sources=[])],
@@ -54,13 +59,13 @@ def setup(package: str, copied: Mapping[str, str] | None = None, **options: Any)
 class BuildLibraries(build_ext):
     """Builds the libraries into the package's ``lib`` folder: in the source tree for an editable install."""
 
-    package: str
+    packaged: str
     copied: Mapping[str, str]
 
     def run(self) -> None:
         root = Path.cwd()
         in_place = self.inplace or self.editable_mode
-        package = (root / "python" if in_place else Path(self.build_lib).resolve()) / self.package
+        package = (root / "python" if in_place else Path(self.build_lib).resolve()) / self.packaged
         build = root / "build" / "cmake"
         build.mkdir(parents=True, exist_ok=True)
         arguments = [
@@ -70,8 +75,12 @@ class BuildLibraries(build_ext):
             # An editable install is for development, a wheel is not.
             f"-DHANDGRAD_EMULATED={'ON' if in_place else 'OFF'}",
         ]
-        if levels := os.environ.get("HANDGRAD_CPU_LEVELS"):
+        here = _of_this_machine() if in_place else {}
+        if levels := os.environ.get("HANDGRAD_CPU_LEVELS") or here.get("HANDGRAD_CPU_LEVELS"):
             arguments.append(f"-DHANDGRAD_CPU_LEVELS={levels}")
+        architectures = os.environ.get("HANDGRAD_CUDA_ARCHS", here.get("HANDGRAD_CUDA_ARCHS"))
+        if architectures is not None:
+            arguments.append(f"-DHANDGRAD_CUDA_ARCHS={architectures or 'none'}")
         arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         subprocess.run(["cmake", "-S", root, "-B", build, "-G", "Ninja", *arguments], check=True)
         subprocess.run(["cmake", "--build", build], check=True)
@@ -86,7 +95,7 @@ class BuildLibraries(build_ext):
                 shutil.copytree(root / source, package / place, ignore=ignored, dirs_exist_ok=True)
 
     def get_outputs(self) -> list[str]:
-        package = Path(self.build_lib) / self.package
+        package = Path(self.build_lib) / self.packaged
         copies = (path for place in self.copied for path in (package / place).rglob("*") if path.is_file())
         return [str(path) for path in (*self._libraries(package), *copies)]
 
@@ -96,6 +105,21 @@ class BuildLibraries(build_ext):
     @staticmethod
     def _libraries(package: Path) -> list[Path]:
         return sorted(path for path in (package / "lib").glob("*") if path.suffix in _SUFFIXES)
+
+
+def _of_this_machine() -> dict[str, str]:
+    """What development needs; empty while handgrad itself is being built, which is then not there to ask."""
+    library = sys.modules.get("handgrad._library")
+    if library is None:
+        return {}
+    import torch
+
+    found = {"HANDGRAD_CUDA_ARCHS": "none"}
+    if torch.cuda.is_available():
+        found["HANDGRAD_CUDA_ARCHS"] = "{}{}".format(*torch.cuda.get_device_capability())
+    if library.LOADED.processor_level in ("v2", "v3", "v4"):
+        found["HANDGRAD_CPU_LEVELS"] = library.LOADED.processor_level
+    return found
 
 
 class StableWheel(bdist_wheel):

@@ -10,6 +10,7 @@ Environment:
     HANDGRAD_BACKEND: ``emulated``: load the CUDA kernels, compiled for the CPU (``libhandgrad_emulated``, built for
         development), in place of the CPU kernels: whatever then runs on the CPU runs them. ``emulated:my_ops`` for the
         packages named alone, where the others have no such library; several have commas between them.
+    HANDGRAD_CUDA: ``off``: do not load the CUDA kernels; tensors on a GPU then run the reference in plain PyTorch.
     HANDGRAD_LIBRARY_DIR: load the libraries from this folder, for example a build with sanitizers. For another package
         it is that one's name in capitals: MY_OPS_LIBRARY_DIR.
     HANDGRAD_CPU_LEVEL: ``v2``, ``v3`` or ``v4``: load this CPU library instead of the best that the processor can run.
@@ -83,7 +84,10 @@ def _load(package: str, folder: Path) -> Loaded:
         loaded.cpu_level = _choose_cpu_level(package, folder, level)
         suffix = "" if loaded.cpu_level == "generic" else f"_{loaded.cpu_level}"
         _load_one(package, folder, f"{stem}_cpu{suffix}", loaded)
-    if torch.version.cuda and (folder / f"{stem}_cuda{_SUFFIX}").exists():
+    cuda = os.environ.get("HANDGRAD_CUDA", "")
+    if cuda not in ("", "on", "off"):
+        raise ImportError(f"HANDGRAD_CUDA must be 'on' (the default) or 'off'; got {cuda!r}.")
+    if cuda != "off" and torch.version.cuda and (folder / f"{stem}_cuda{_SUFFIX}").exists():
         _load_one(package, folder, f"{stem}_cuda", loaded)
     return loaded
 

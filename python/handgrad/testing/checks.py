@@ -361,7 +361,9 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
             shapes = tuple({0: dims[name]} for name in names)
             # A dimension of size 1 would be taken for a constant.
             example = sample.map(lambda tensor: torch.cat([tensor] * 2))
-            program = torch.export.export(module, example.tensors, dynamic_shapes=shapes)
+            # Where a module takes *tensors, they are one argument.
+            named: Any = shapes if spec.module is not None else (shapes,)
+            program = torch.export.export(module, example.tensors, dynamic_shapes=named)
             assert any(node.target == OPERATORS[spec.operator].overload for node in program.graph.nodes)
             grown = spec.grown(sample, 3)
             torch.testing.assert_close(program.module()(*grown.tensors), module(*grown.tensors))

@@ -15,7 +15,7 @@ from handgrad.testing.spec import OpSpec
 REFUSALS = (TypeError, ValueError, RuntimeError)
 
 
-def _broken_tensors(tensor: torch.Tensor) -> st.SearchStrategy[Any]:
+def _broken_tensors(tensor: torch.Tensor, any_rank: bool) -> st.SearchStrategy[Any]:
     """What somebody may pass by mistake where ``tensor`` was due; all of it wrong for every op with several samples."""
     kinds = [torch.int32, torch.bool, torch.uint8] if tensor.is_floating_point() else [torch.float32, torch.float16]
     return st.one_of(
@@ -27,7 +27,7 @@ def _broken_tensors(tensor: torch.Tensor) -> st.SearchStrategy[Any]:
         st.just(tensor.to_sparse()),
         st.just(tensor.numpy()),
         st.sampled_from(kinds).map(tensor.to) if tensor.dim() else st.just(None),
-        st.integers(1, 3).map(lambda extra: tensor.reshape(*tensor.shape, *[1] * (extra + 3))),
+        st.just(None) if any_rank else st.integers(4, 6).map(lambda extra: tensor.reshape(*tensor.shape, *[1] * extra)),
     )
 
 
@@ -69,7 +69,7 @@ def run(spec: OpSpec) -> None:
         names = list(_tensor_names(spec, len(tensors)))
         broken = draw(st.sampled_from([*range(len(tensors)), *kwargs]))
         if isinstance(broken, int):
-            strategies = [_broken_tensors(tensors[broken])]
+            strategies = [_broken_tensors(tensors[broken], spec.any_rank)]
             if names[broken] in spec.optional:
                 strategies = [strategies[0].filter(lambda value: value is not None)]
             if len(tensors) > 1:

@@ -77,6 +77,7 @@ class OpSpec:
             Empty: the first of all.
         private_ops: suffixes of the private ops that the samples' derivatives come through.
         lenient: by the name of an argument, which values it takes that look like a mistake.
+        any_rank: True if an op of one tensor takes it with any number of dimensions: further ones are then no mistake.
         derivatives: False for an op that has none, because it returns indices or other decisions. Ticks 3 and 15 are
             then not applicable, and every comparison is of the outputs alone. Decisions at a threshold depend on
             rounding, so the reference computes in the type that the kernels compute in: float32, or float64 for
@@ -106,6 +107,7 @@ class OpSpec:
     shards: Sequence[tuple[Sequence[int | None], int]] = ()
     private_ops: Sequence[str] = ("backward", "double_backward")
     lenient: dict[str, Callable[[Any], bool]] = field(default_factory=dict)
+    any_rank: bool = False
     derivatives: bool = True
     tolerances: dict[torch.dtype, tuple[float, float]] = field(default_factory=dict)
     not_applicable: dict[int, str] = field(default_factory=dict)

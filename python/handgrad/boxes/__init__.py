@@ -1,0 +1,5 @@
+"""Boxes."""
+
+from handgrad.boxes.nms import batched_nms, nms
+
+__all__ = ["batched_nms", "nms"]
