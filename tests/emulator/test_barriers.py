@@ -26,7 +26,7 @@ PROGRAM = """
 import importlib.util, json, sys
 import torch
 from handgrad import _library
-from handgrad.layers import local_response_norm
+from handgrad.layers import local_response_norm, roi_align
 from handgrad.losses import sigmoid_focal_loss
 
 def imported(path):
@@ -56,7 +56,17 @@ logits = torch.randn(5000, dtype=torch.float64, generator=generator)
 def of_sum():
     return (sigmoid_focal_loss(logits, (logits > 1).double(), reduction="sum"),)
 
-calls = [of_norm(2, 40, 9), of_sum, slabs_in_turn]
+# More boxes than a block looks at in a row, most of them elsewhere; more bins than it makes weights for at once.
+boxes = torch.tensor([0.0, 90, 90, 99, 99], dtype=torch.float64).repeat(300, 1)
+boxes[[0, 1, 298, 299], 1:] = torch.tensor([0.3, 0.4, 4.1, 16.2], dtype=torch.float64)
+boxes.requires_grad_()
+photo = torch.randn(1, 2, 17, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+def of_boxes():
+    y = roi_align(photo, boxes, (18, 2), sampling_ratio=2, boxes_grad=True)
+    first = torch.autograd.grad(y.square().sum(), (photo, boxes), create_graph=True)
+    return *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (photo, boxes))
+
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn]
 expected = [call() for call in calls]
 
 def noticed():
