@@ -7,15 +7,17 @@ PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 ABI_TORCH ?= torch==2.13.0
 JOBS ?= 2
+# One architecture, to be quick; `make wheel HANDGRAD_CUDA_ARCHS=75,80,86,90,100,120` is for all devices.
+export HANDGRAD_CUDA_ARCHS ?= 90
 
 BIN := .venv/bin
 ABI_BIN := .venv-abi/bin
 PIP_FLAGS := -q --disable-pip-version-check
-SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-OP_TESTS := $(patsubst python/handgrad/%/__init__.py,tests/%,$(filter-out %/testing/__init__.py,$(wildcard python/handgrad/*/__init__.py)))
+SOURCES := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* python/handgrad/sdk/building.py) $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+OP_TESTS := $(patsubst csrc/%/,tests/%,$(filter-out csrc/common/ csrc/emulator/,$(wildcard csrc/*/)))
 CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build wheel test test-python test-levels test-emulated test-sanitize test-abi demo bench lint format table clean
+.PHONY: help build wheel test test-python test-levels test-emulated test-cuda cuda-report test-sanitize test-abi demo detect bench lint format table clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,7 +36,7 @@ build: .venv/.built  ## the virtual environment .venv with handgrad in it, edita
 
 wheel: dist/.built  ## the wheel, in dist/
 
-dist/.built: .venv/.built $(shell find python -name '*.py')
+dist/.built: .venv/.built $(shell find python -name '*.py') $(shell find templates -type f)
 	rm -rf dist && mkdir dist
 	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS=-DHANDGRAD_EMULATED=OFF $(BIN)/python -m build -q --no-isolation --sdist --wheel .
 	# auditwheel names the oldest C library that will do, and copies nothing in: torch brings what is needed.
@@ -58,6 +60,15 @@ test-levels: build
 # The CUDA kernels, run on the CPU by the emulator, in place of the CPU kernels.
 test-emulated: build  ## the CUDA kernels in the emulator
 	HANDGRAD_BACKEND=emulated $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS)
+
+# The same matrix, its tensors on a GPU: for a machine that has one.
+test-cuda: build  ## the CUDA kernels on a GPU
+	@$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit('make test-cuda needs a GPU, and torch ' + torch.__version__ + ' finds none on this machine that it can use.')"
+	HANDGRAD_TEST_DEVICE=cuda $(BIN)/python -m pytest -q $(OP_TESTS) -k test_matrix
+
+# Registers, spills, occupancy, widths of accesses, bytes moved; no GPU needs to be there.
+cuda-report: build  ## what nvcc makes of the CUDA kernels
+	$(BIN)/python tests/cuda_report.py
 
 # The CPU kernels and the emulated CUDA kernels under AddressSanitizer and UBSan; the latter under the emulator's own
 # checks (races, unwritten shared memory) too. Every finding ends the run. About three minutes, so not part of `test`.
@@ -90,6 +101,9 @@ test-abi: wheel  ## the wheel under another torch
 
 demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
 	$(BIN)/python examples/finetune.py --resume
+
+detect: build  ## trains a small detector with handgrad's roi_align and nms on real photos
+	$(BIN)/python examples/detect.py
 
 bench: build  ## times handgrad against its peers; writes benchmarks/results
 	$(BIN)/python -m benchmarks

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import handgrad
-from benchmarks.harness import Benchmark, Fact, Settings, interleave
+from handgrad.benchmarking import Benchmark, Fact, Settings, interleave
 
 # Microseconds, milliseconds, megabytes: what the project promises.
 FORWARD_LIMIT, FORWARD_BACKWARD_LIMIT, IMPORT_LIMIT, WHEEL_LIMIT = 12.0, 45.0, 50.0, 5.0

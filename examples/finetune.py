@@ -37,8 +37,8 @@ try:
 
     import handgrad.onnx
     from finetuning import data, evaluation, models, report, training
-    from finetuning.files import UserError, cannot_write, make_folder, write_whole
     from finetuning.settings import Settings, read_settings
+    from shared.files import UserError, cannot_write, make_folder, write_whole
 except ModuleNotFoundError as missing:
     print(f'finetune: {missing.name} is not installed: pip install "handgrad[examples]"', file=sys.stderr)
     sys.exit(2)

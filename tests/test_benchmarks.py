@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,14 +13,21 @@ from torch import Tensor
 pytest.importorskip("matplotlib")
 pytest.importorskip("tabulate")
 
-ROOT = Path(__file__).parent.parent
-# The benchmarks belong to the repository, not to the installed package.
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+from handgrad.benchmarking import command, harness
+from handgrad.benchmarking.harness import (
+    Benchmark,
+    BenchmarkError,
+    Case,
+    Fact,
+    Peer,
+    Run,
+    Settings,
+    Sweep,
+    Timing,
+)
 
-from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import harness  # noqa: E402
-from benchmarks.harness import Benchmark, BenchmarkError, Case, Fact, Peer, Run, Settings, Sweep, Timing  # noqa: E402
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
 
 SETTINGS = Settings(rounds=2, block_seconds=1e-4, bandwidth_bytes=2**16, quick=True)
 CPU = torch.device("cpu")
@@ -248,7 +254,7 @@ def test_timing_is_median_quartiles_and_best() -> None:
 
 
 def test_bench_files_are_found_and_declare_a_benchmark() -> None:
-    benchmarks = {benchmark.op: benchmark for benchmark in harness.collect(harness.bench_files(), quick=True)}
+    benchmarks = {benchmark.op: benchmark for benchmark in harness.collect(harness.bench_files(BENCHMARKS), quick=True)}
     assert {"sigmoid_focal_loss", "local_response_norm", "overhead"} <= benchmarks.keys()
     # Names tell cases apart in the results.
     for benchmark in benchmarks.values():
@@ -259,7 +265,7 @@ def test_bench_files_are_found_and_declare_a_benchmark() -> None:
 @pytest.mark.parametrize("name", ["sigmoid_focal_loss", "local_response_norm", "bench_nms", "soft_nms"])
 def test_ours_and_eager_peers_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    (benchmark,) = harness.collect(harness.bench_files(only=name), quick=True)
+    (benchmark,) = harness.collect(harness.bench_files(BENCHMARKS, name), quick=True)
     swept = [sweep.case(value) for sweep in benchmark.sweeps for value in sweep.values]
     for one in [*benchmark.cases, *swept]:
         runners, errors = harness._prepare(one, CPU)
@@ -270,17 +276,17 @@ def test_ours_and_eager_peers_agree(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_quick_runs_never_replace_the_committed_results(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.main(["--quick"])
+        command.main(BENCHMARKS, "handgrad", ["--quick"])
     assert "--quick needs --out" in capsys.readouterr().err
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
-        command.main(["--only", "nothing_of_that_name", "--out", str(tmp_path)])
+        command.main(BENCHMARKS, "handgrad", ["--only", "nothing_of_that_name", "--out", str(tmp_path)])
     assert "sigmoid_focal_loss" in capsys.readouterr().err
 
 
 def test_the_command_writes_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--quick", "--only", "overhead", "--out", str(tmp_path)]) == 0
+    assert command.main(BENCHMARKS, "handgrad", ["--quick", "--only", "overhead", "--out", str(tmp_path)]) == 0
     assert "import handgrad" in capsys.readouterr().out
     assert (tmp_path / "results.json").exists()

@@ -8,26 +8,26 @@ import sys
 import pytest
 import torch
 
-from handgrad import _library
+from handgrad import sdk
+from handgrad.sdk import loading
+from handgrad.sdk.loading import folder_of
 
 
 def test_says_which_torch_it_needs(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     with pytest.raises(ImportError, match=r"needs torch 2\.10 or newer, and found torch 2\.9\.1\+cpu in .*pip install"):
-        _library.load()
+        loading._load("handgrad", folder_of("handgrad"))
 
 
-def test_says_what_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(_library, "_FOLDER", tmp_path)
+def test_says_what_is_missing(tmp_path):
     with pytest.raises(ImportError, match=r"libhandgrad\.so is not in .* was not built\. .*pip install -e \."):
-        _library.load()
+        loading._load("handgrad", tmp_path)
 
 
-def test_says_what_does_not_load(monkeypatch, tmp_path):
+def test_says_what_does_not_load(tmp_path):
     (tmp_path / "libhandgrad.so").write_text("not a library")
-    monkeypatch.setattr(_library, "_FOLDER", tmp_path)
     with pytest.raises(ImportError, match=r"does not load into torch 2.* Update torch, or build handgrad from source"):
-        _library.load()
+        loading._load("handgrad", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -40,35 +40,88 @@ def test_says_what_does_not_load(monkeypatch, tmp_path):
         ("", 0, "", "generic"),
     ],
 )
-def test_chooses_the_best_level(monkeypatch, tmp_path, built, processor, asked, chosen):
+@pytest.mark.parametrize("package", ["handgrad", "my_cpu_ops"])
+def test_chooses_the_best_level(monkeypatch, tmp_path, package, built, processor, asked, chosen):
     for level in built.split():
-        (tmp_path / f"libhandgrad_cpu_v{level}.so").touch()
-    monkeypatch.setattr(_library, "_FOLDER", tmp_path)
+        (tmp_path / f"lib{package}_cpu_v{level}.so").touch()
     monkeypatch.setenv("HANDGRAD_CPU_LEVEL", asked)
-    assert _library._choose_cpu_level(processor) == chosen
+    assert loading._choose_cpu_level(package, tmp_path, processor) == chosen
 
 
 @pytest.mark.parametrize(
     ("processor", "asked", "sentence"),
     [
         (3, "v4", "HANDGRAD_CPU_LEVEL is v4, but this processor can run v3 at most"),
-        (4, "avx2", "HANDGRAD_CPU_LEVEL must be one of v2, v3, v4; got 'avx2'"),
+        (4, "avx2", "HANDGRAD_CPU_LEVEL must be one of v2, v3, v4 for handgrad; got 'avx2'"),
         (1, "", "need an x86-64-v2 processor, and this one is v1"),
     ],
 )
 def test_refuses_a_level_that_cannot_run(monkeypatch, tmp_path, processor, asked, sentence):
     for level in "234":
         (tmp_path / f"libhandgrad_cpu_v{level}.so").touch()
-    monkeypatch.setattr(_library, "_FOLDER", tmp_path)
     monkeypatch.setenv("HANDGRAD_CPU_LEVEL", asked)
     with pytest.raises(ImportError, match=sentence):
-        _library._choose_cpu_level(processor)
+        loading._choose_cpu_level("handgrad", tmp_path, processor)
+
+
+@pytest.mark.parametrize(
+    ("asked", "package", "emulated"),
+    [
+        ("", "handgrad", False),
+        ("emulated", "handgrad", True),
+        ("emulated", "my_ops", True),
+        ("emulated:my_ops", "handgrad", False),
+        ("emulated:other,my_ops", "my_ops", True),
+    ],
+)
+def test_the_backend_of_a_package(monkeypatch, asked, package, emulated):
+    monkeypatch.setenv("HANDGRAD_BACKEND", asked)
+    assert loading._is_emulated(package) == emulated
+
+
+@pytest.mark.parametrize("asked", ["cuda", "emulate:my_ops", ":my_ops"])
+def test_refuses_another_backend(monkeypatch, asked):
+    monkeypatch.setenv("HANDGRAD_BACKEND", asked)
+    with pytest.raises(ImportError, match=f"HANDGRAD_BACKEND must be empty, 'emulated' or .*; got '{asked}'"):
+        loading._is_emulated("my_ops")
+
+
+def test_a_library_for_development_is_not_in_a_wheel(monkeypatch, tmp_path):
+    monkeypatch.setenv("HANDGRAD_BACKEND", "emulated")
+    (tmp_path / "libhandgrad.so").symlink_to(folder_of("handgrad") / "libhandgrad.so")
+    with pytest.raises(ImportError, match=r"libhandgrad_emulated\.so is not in .*pip install -e.*emulated:my_ops"):
+        loading._load("handgrad", tmp_path)
+
+
+def test_another_packages_libraries(monkeypatch, tmp_path):
+    """The names follow the package's, the level is this processor's, and each package has a folder of its own."""
+    package = tmp_path / "kit_test_ops"
+    (package / "lib").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert folder_of("kit_test_ops") == package / "lib"
+    with pytest.raises(ImportError, match=r"kit_test_ops's library libkit_test_ops\.so is not in "):
+        sdk.load("kit_test_ops")
+    with pytest.raises(ImportError, match="'no_such_package' must be the name of a package that can be imported"):
+        sdk.load("no_such_package")
+    monkeypatch.setenv("KIT_TEST_OPS_LIBRARY_DIR", str(tmp_path / "elsewhere"))
+    assert folder_of("kit_test_ops") == tmp_path / "elsewhere"
+
+
+def test_the_sdk_is_where_it_says():
+    assert (sdk.include_dir() / "common" / "tensor.h").is_file()
+    assert (sdk.include_dir() / "emulator" / "include" / "cuda_runtime.h").is_file()
+    assert (sdk.cmake_dir() / "handgradConfig.cmake").is_file()
+    assert (sdk.templates_dir() / "operator").is_dir()
+    for name, folder in (("--cmake-dir", sdk.cmake_dir()), ("--include-dir", sdk.include_dir())):
+        command = [sys.executable, "-W", "ignore", "-m", "handgrad", "info", name]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == str(folder)
 
 
 def test_the_environment_chooses():
-    built = sorted(path.stem[-2:] for path in _library._FOLDER.glob("libhandgrad_cpu_v*.so"))
+    built = sorted(path.stem[-2:] for path in folder_of("handgrad").glob("libhandgrad_cpu_v*.so"))
     for level in built:
-        if int(level[1:]) > int(_library.LOADED.processor_level[1:]):
+        if int(level[1:]) > int(loading.LOADED["handgrad"].processor_level[1:]):
             continue
         report = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "handgrad", "info", "--json"],
@@ -79,6 +132,49 @@ def test_the_environment_chooses():
         )
         assert f"_cpu_{level}" in report.stdout
         json.loads(report.stdout)
+
+
+CUDA_LIBRARY = folder_of("handgrad") / f"libhandgrad_cuda{loading._SUFFIX}"
+
+
+def info(**environment: str) -> dict:
+    """What a fresh process has loaded; it may not say a word beside it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "handgrad", "info", "--json"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return json.loads(done.stdout)
+
+
+def test_cuda_kernels_are_loaded_without_a_gpu_and_without_a_word():
+    wanted = CUDA_LIBRARY.exists() and bool(torch.version.cuda)
+    hidden = info(CUDA_VISIBLE_DEVICES="")
+    assert ("libhandgrad_cuda" in hidden["libraries"]) == wanted
+    assert "libhandgrad_cuda" not in info(HANDGRAD_CUDA="off")["libraries"]
+
+
+def test_a_cpu_build_of_torch_never_tries_the_cuda_kernels(monkeypatch, tmp_path):
+    for path in folder_of("handgrad").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    # Loading this one would end in the sentence about a library that does not load.
+    cuda = tmp_path / CUDA_LIBRARY.name
+    cuda.unlink(missing_ok=True)
+    cuda.write_text("not a library")
+    monkeypatch.delenv("HANDGRAD_CUDA", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "libhandgrad_cuda" not in loading._load("handgrad", tmp_path).libraries
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(ImportError, match=r"libhandgrad_cuda\.so does not load"):
+        loading._load("handgrad", tmp_path)
+
+
+def test_the_switch_for_cuda_kernels_is_on_or_off(monkeypatch):
+    monkeypatch.setenv("HANDGRAD_CUDA", "0")
+    with pytest.raises(ImportError, match=r"HANDGRAD_CUDA must be 'on' \(the default\) or 'off'; got '0'"):
+        loading._load("handgrad", folder_of("handgrad"))
 
 
 def test_import_is_light():

@@ -7,6 +7,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+SDK = {
+    "include/common": "csrc/common",
+    "include/emulator": "csrc/emulator",
+    "cmake": "cmake",
+    "templates": "templates",
+}
 
 
 def built(pattern: str) -> Path:
@@ -30,8 +36,11 @@ def test_wheel():
     # The emulated library is for development.
     here = {path.name for path in (ROOT / "python/handgrad/lib").iterdir() if "emulated" not in path.name}
     assert libraries == here
-    headers = {Path(name).name for name in names if name.startswith("handgrad/include/common/")}
-    assert headers == {path.name for path in (ROOT / "csrc/common").iterdir()}
+    # What other people's ops are built on: headers, the emulator, the CMake package, the templates.
+    for place, source in SDK.items():
+        there = {name.removeprefix(f"handgrad/{place}/") for name in names if name.startswith(f"handgrad/{place}/")}
+        written = {path for path in (ROOT / source).rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+        assert there == {str(path.relative_to(ROOT / source)) for path in written}, place
     assert "handgrad/py.typed" in names
     foreign = {name.split("/")[0] for name in names} - {"handgrad"}
     assert all(name.endswith(".dist-info") for name in foreign), foreign
@@ -44,12 +53,14 @@ def test_wheel_needs_torch_alone():
     assert required == ["Requires-Dist: torch>=2.10"]
 
 
-@pytest.mark.parametrize("part", ["csrc", "python"])
+@pytest.mark.parametrize("part", ["csrc", "python", "cmake", "templates"])
 def test_source_distribution(part):
     with tarfile.open(built("*.tar.gz")) as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
     wanted = {
-        str(path.relative_to(ROOT)) for path in (ROOT / part).rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".py"}
+        str(path.relative_to(ROOT))
+        for path in (ROOT / part).rglob("*")
+        if path.suffix in {".h", ".cuh", ".cpp", ".cu", ".py", ".cmake", ".jinja"}
     }
     assert wanted <= names, sorted(wanted - names)
     assert {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names

@@ -12,7 +12,9 @@ from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 from ops_table import BEGIN, END, table
 
 ROOT = Path(__file__).resolve().parent.parent
-FAMILIES = sorted(p.parent.name for p in ROOT.glob("python/handgrad/*/__init__.py") if p.parent.name != "testing")
+# Packages of handgrad that hold no ops.
+MACHINERY = {"benchmarking", "sdk", "testing"}
+FAMILIES = sorted(p.parent.name for p in ROOT.glob("python/handgrad/*/__init__.py") if p.parent.name not in MACHINERY)
 OPS = sorted((p.parent.name, p.name) for family in FAMILIES for p in (ROOT / "csrc" / family).iterdir())
 IDS = [op for _, op in OPS]
 CSRC = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"})
@@ -52,7 +54,8 @@ def test_only_the_familys_init_lists_an_op(family, op):
         ROOT / "pyproject.toml",
         ROOT / "Makefile",
         *(ROOT / "python/handgrad").glob("*.py"),
-        *(ROOT / "python/handgrad/testing").glob("*.py"),
+        *(path for folder in MACHINERY for path in (ROOT / "python/handgrad" / folder).glob("*.py")),
+        *(ROOT / "cmake").iterdir(),
         *(ROOT / "csrc/common").glob("*"),
     ]:
         text = path.read_text()
@@ -158,8 +161,11 @@ def test_undefined_symbols_are_the_stable_abi(library):
                 assert re.match(r"(aoti_torch|torch)_\w+$", symbol.name), f"{library.name} wants {symbol.name}"
                 torch_symbols.append(symbol.name)
     assert torch_symbols, "a library of handgrad registers something"
+    # The CUDA runtime is linked in; the driver is found when a kernel is launched, not when the library is loaded.
+    assert ("libtorch_cuda.so" in dependencies) == ("cuda" in library.name)
     assert dependencies <= {
         "libtorch_cpu.so",
+        "libtorch_cuda.so",
         "libstdc++.so.6",
         "libgcc_s.so.1",
         "libm.so.6",

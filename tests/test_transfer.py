@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import doctest
+import functools
 import io
 import pickle
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+import handgrad
 from handgrad import transfer
-from handgrad.transfer import copy_matching_weights, freeze, new_head, replace_layers, unfreeze
+from handgrad.transfer import copy_matching_weights, freeze, new_head, replace_functions, replace_layers, unfreeze
 
 models = pytest.importorskip("torchvision.models", reason="the heads to be found are torchvision's")
 
@@ -190,6 +192,187 @@ def test_one_new_layer_with_weights_for_two_old_ones_is_refused():
         replace_layers(small_network(), nn.Conv2d, lambda old: new)
     activation = nn.GELU()  # nothing to keep in it, so one for all is harmless
     assert len(replace_layers(small_network(), nn.ReLU, lambda old: activation)) == 2
+
+
+# -------------------------------------------------------------------------------------------------- replace_functions
+
+
+@functools.cache
+def trained_detector() -> nn.Module:
+    torch.manual_seed(0)
+    model = models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
+    # With random weights all scores are alike, and rounding decides what is detected. So: statistics that keep
+    # activations at their size, and a last layer that is sure of something.
+    with torch.no_grad():
+        model.train()
+        for _ in range(30):
+            model.backbone(torch.randn(2, 3, 96, 96))
+        model.roi_heads.box_predictor.cls_score.weight *= 100
+    return model.eval()
+
+
+def detector() -> nn.Module:
+    return copy.deepcopy(trained_detector())
+
+
+def counted(function, calls):
+    def replacement(*args, **kwargs):
+        calls.append(function.__name__)
+        return function(*args, **kwargs)
+
+    return replacement
+
+
+def detections(model):
+    images = [torch.rand(3, 120, 160, generator=torch.Generator().manual_seed(1))]
+    with torch.no_grad():
+        return model(images)[0]
+
+
+def test_functions_of_a_detector_are_replaced_in_it_alone():
+    ops = pytest.importorskip("torchvision.ops")
+    model, other, calls = detector(), detector(), []
+    expected = detections(model)
+    report = replace_functions(
+        model, {ops.batched_nms: counted(ops.batched_nms, calls), ops.roi_align: counted(ops.roi_align, calls)}
+    )
+    assert set(report.layers) == {"rpn", "roi_heads", "roi_heads.box_roi_pool"}
+    assert "roi_heads.box_roi_pool: forward calls roi_align -> replacement" in str(report)
+    torch.testing.assert_close(detections(model), expected, rtol=0, atol=0)
+    # Once for the proposals and once for the detections; the pooler has three levels, of which the image fills some.
+    assert calls.count("batched_nms") == 2
+    assert calls.count("roi_align") >= 1
+    del calls[:]
+    detections(other)
+    assert not calls
+    assert isinstance(model.rpn, models.detection.rpn.RegionProposalNetwork)
+    assert type(model.rpn).__name__ == "RegionProposalNetwork"
+    assert model.state_dict().keys() == other.state_dict().keys()
+    detections(copy.deepcopy(model))
+    assert calls.count("batched_nms") == 2
+
+
+def test_a_detector_with_our_ops_detects_the_same():
+    ops = pytest.importorskip("torchvision.ops")
+    model = detector()
+    expected = detections(model)
+    assert len(expected["boxes"]) > 10
+    replace_functions(model, {ops.roi_align: handgrad.layers.roi_align, ops.batched_nms: handgrad.boxes.batched_nms})
+    found = detections(model)
+    torch.testing.assert_close(found["labels"], expected["labels"], rtol=0, atol=0)
+    torch.testing.assert_close(found["boxes"], expected["boxes"])
+    torch.testing.assert_close(found["scores"], expected["scores"])
+
+
+def test_a_function_behind_a_decorator_is_found():
+    ops = pytest.importorskip("torchvision.ops")
+    model, calls = detector(), []
+    # batched_nms calls it over a helper that torch.jit has wrapped.
+    replace_functions(model, {ops.nms: counted(ops.nms, calls)})
+    detections(model)
+    assert calls
+
+
+def doubled(x):
+    return 2 * x
+
+
+def tripled(x):
+    return 3 * x
+
+
+def even(x, steps):
+    return doubled(x) if steps == 0 else odd(x, steps - 1)
+
+
+def odd(x, steps):
+    return even(x, steps - 1)
+
+
+class Base(nn.Module):
+    def forward(self, x):
+        return doubled(x)
+
+
+class Derived(Base):
+    def forward(self, x):
+        return super().forward(x) + self.extra(x)
+
+    @staticmethod
+    def extra(x):
+        return (lambda y: doubled(y))(x)
+
+
+class Cyclic(nn.Module):
+    def forward(self, x):
+        return even(x, 4)
+
+
+class Holding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.function = doubled
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after"), [(Base, 2, 3), (Derived, 4, 6), (Cyclic, 2, 3), (Holding, 2, 3)], ids=lambda v: str(v)
+)
+def test_calls_are_found_wherever_they_are(kind, before, after):
+    model = nn.Sequential(kind(), nn.Identity())
+    assert model(torch.ones(())) == before
+    report = replace_functions(model, {doubled: tripled})
+    assert list(report.layers) == ["0"]
+    assert model(torch.ones(())) == after
+    assert kind()(torch.ones(())) == before
+
+
+def test_the_model_itself_may_call_the_function():
+    model = Base()
+    assert "the model: forward calls doubled -> tripled" in str(replace_functions(model, {doubled: tripled}))
+    assert model(torch.ones(())) == 3
+
+
+def test_replacing_functions_twice():
+    model = Base()
+    replace_functions(model, {doubled: tripled})
+    assert len(replace_functions(model, {tripled: doubled})) == 1
+    assert model(torch.ones(())) == 2
+
+
+def test_a_model_with_replaced_functions_compiles():
+    model = Derived()
+    replace_functions(model, {doubled: tripled})
+    assert torch.compile(model, fullgraph=True, backend="eager")(torch.ones(())) == 6
+
+
+def test_a_function_that_nobody_calls_is_reported():
+    report = replace_functions(small_network(), {doubled: tripled})
+    assert not report
+    assert report.unused == ("doubled",)
+    assert "no layer calls doubled" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("replacements", "sentence"),
+    [
+        ({}, "replacements must map functions to functions, got {}"),
+        ([doubled], "replacements must map functions to functions, got"),
+        ({doubled: 3}, "replacements must map functions to functions, got 3 of type int"),
+        ({"doubled": tripled}, "replacements must map functions to functions, got 'doubled'"),
+        ({nn.ReLU: nn.GELU}, "got the class ReLU: for layers there is replace_layers"),
+    ],
+)
+def test_replace_functions_refuses_bad_arguments(replacements, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        replace_functions(small_network(), replacements)
+
+
+def test_replace_functions_refuses_a_wrapped_model():
+    with pytest.raises(ValueError, match="model must be the bare network"):
+        replace_functions(torch.compile(small_network()), {doubled: tripled})
 
 
 # ---------------------------------------------------------------------------------------------- copy_matching_weights

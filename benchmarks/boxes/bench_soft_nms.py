@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import handgrad
-from benchmarks.harness import Benchmark, Case
+from handgrad.benchmarking import Benchmark, Case
 
 IOU_THRESHOLD, SIGMA, MIN_SCORE = 0.3, 0.5, 1e-3
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import handgrad
-from benchmarks.harness import Benchmark, Case, Sweep
+from handgrad.benchmarking import Benchmark, Case, Sweep
 
 
 def _case(name: str, batch: int, channels: int, side: int, mask: bool = True, channels_last: bool = False) -> Case:

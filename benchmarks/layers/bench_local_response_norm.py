@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import handgrad
-from benchmarks.harness import Benchmark, Case, Sweep, compiled
+from handgrad.benchmarking import Benchmark, Case, Sweep, compiled
 
 
 def _case(name: str, shape: tuple[int, ...], size: int, channels_last: bool = False, with_compile: bool = True) -> Case:

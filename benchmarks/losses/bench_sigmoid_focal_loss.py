@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import handgrad
-from benchmarks.harness import Benchmark, Case, Peer, compiled
+from handgrad.benchmarking import Benchmark, Case, Peer, compiled
 
 ALPHA = 0.25
 

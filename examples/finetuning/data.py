@@ -26,8 +26,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
 
-from .files import UserError, file_from_package, make_folder
-from .settings import Settings, known_name
+from shared.files import UserError, file_from_package, make_folder
+from shared.options import known_name
+
+from .settings import Settings
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 

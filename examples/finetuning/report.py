@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from .files import write_whole
+from shared.files import write_whole
 
 matplotlib.use("Agg")  # figures go to files; a display may not be there
 from matplotlib import pyplot as plt

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from .files import UserError, default_cache
+from shared.files import UserError, default_cache
+from shared.options import Parser, known_name, number
 
 DATASETS = ("elpv", "mnist", "fashion-mnist", "cifar10", "svhn", "coco")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
@@ -77,40 +77,6 @@ class Settings:
         return Path(self.out) if self.out else Path("runs") / f"{name}-{self.model}"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help lists the options")
-
-
-def known_name(kind: str, choices: Iterable[str]) -> Any:
-    """A type for argparse: one of `choices`, or a sentence that names the closest of them."""
-    choices = list(choices)
-
-    def parse(text: str) -> str:
-        if text not in choices:
-            close = difflib.get_close_matches(text, choices, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(choices)}"
-            raise argparse.ArgumentTypeError(f"there is no {kind} {text!r}: {hint}")
-        return text
-
-    return parse
-
-
-def _number(kind: type, low: float, high: float, low_allowed: bool = True) -> Any:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not (low <= value <= high) or (value == low and not low_allowed):
-            bounds = f"{'from' if low_allowed else 'above'} {low:g}" + ("" if high == float("inf") else f" to {high:g}")
-            noun = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {noun} {bounds}, got {text!r}")
-        return value
-
-    return parse
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
@@ -119,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .models import model_names
 
     many = float("inf")
-    parser = _Parser(
+    parser = Parser(
         prog="finetune.py",
         description="Fine-tune a torchvision classifier with handgrad's focal loss, compare it with plain BCE, a "
         "linear probe and simpler baselines, and write a table, figures and a checked ONNX file.",
@@ -139,9 +105,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--classes", type=_names, metavar="A,B,...", help="use only these classes")
     add("--positive", metavar="CLASS", help="find this class among all others, with one logit")
-    add("--limit", type=_number(int, 1, many), help="use at most so many photos, drawn evenly from the classes")
+    add("--limit", type=number(int, 1, many), help="use at most so many photos, drawn evenly from the classes")
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them")
-    add("--size", type=_number(int, 8, 4096), help="side of the square that images are scaled to")
+    add("--size", type=number(int, 8, 4096), help="side of the square that images are scaled to")
     add("--augment", type=known_name("augmentation", AUGMENTATIONS), help=f"{', '.join(AUGMENTATIONS)}")
 
     add = parser.add_argument_group("network").add_argument
@@ -152,16 +118,16 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("training").add_argument
     add("--losses", type=_losses, metavar="A,B", help="focal, bce, or both, the first one being exported")
-    add("--alpha", type=_number(float, -1, 1), help="focal loss: weight of the positives, -1 for none (default: 0.5)")
-    add("--gamma", type=_number(float, 0, many), help="focal loss: how much easy examples count less (default: 2)")
+    add("--alpha", type=number(float, -1, 1), help="focal loss: weight of the positives, -1 for none (default: 0.5)")
+    add("--gamma", type=number(float, 0, many), help="focal loss: how much easy examples count less (default: 2)")
     add("--optimizer", type=known_name("optimizer", OPTIMIZERS), help=f"{', '.join(OPTIMIZERS)} (default: adamw)")
-    add("--lr", type=_number(float, 0, many, False), help="largest learning rate of the head")
-    add("--body-lr", type=_number(float, 0, many, False), help="largest learning rate of the other layers")
-    add("--weight-decay", type=_number(float, 0, many))
-    add("--epochs", type=_number(int, 1, many), help="default: 5")
-    add("--batch", type=_number(int, 2, many), help="images per step, over all processes (default: 32)")
+    add("--lr", type=number(float, 0, many, False), help="largest learning rate of the head")
+    add("--body-lr", type=number(float, 0, many, False), help="largest learning rate of the other layers")
+    add("--weight-decay", type=number(float, 0, many))
+    add("--epochs", type=number(int, 1, many), help="default: 5")
+    add("--batch", type=number(int, 2, many), help="images per step, over all processes (default: 32)")
     add("--amp", action="store_true", help="train in bfloat16 where it is safe")
-    add("--seed", type=_number(int, 0, 2**31 - 1))
+    add("--seed", type=number(int, 0, 2**31 - 1))
     add("--no-probes", dest="probes", action="store_false", help="leave out the linear and the raw-pixel probe")
     add("--no-export", dest="export", action="store_false", help="write no ONNX file")
 
@@ -171,8 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="start again although --out holds an unfinished run")
     add("--cache", metavar="FOLDER", help="where files taken out of packages are kept")
     add("--device", help="cpu, cuda or auto")
-    add("--workers", type=_number(int, 0, 256), help="processes that prepare images (default: 0, none beside this one)")
-    add("--memory", type=_number(float, 0, many), metavar="GiB", help="decode once if it fits in so much (default: 2)")
+    add("--workers", type=number(int, 0, 256), help="processes that prepare images (default: 0, none beside this one)")
+    add("--memory", type=number(float, 0, many), metavar="GiB", help="decode once if it fits in so much (default: 2)")
     return parser
 
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from handgrad.losses import SigmoidFocalLoss
+from shared.files import UserError, write_whole
 
 from .data import TRAIN, VALIDATION, Images, augmentation, feed, seeds
 from .evaluation import mean_average_precision
-from .files import UserError, write_whole
 from .models import Network, Shard, share_noise, train_mode
 from .settings import Settings
 

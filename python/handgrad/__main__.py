@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from handgrad import _info
+from handgrad import _info, _scaffold
 from handgrad._version import __version__
 
 
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"handgrad {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _info.add_command(commands)
+    _scaffold.add_command(commands)
 
     parsed = parser.parse_args(arguments)
     if not hasattr(parsed, "run"):

@@ -28,6 +28,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from handgrad import sdk
+
 FOLDER = Path(__file__).resolve().parent / "lib"
 _COMPANIONS = ("torchvision", "onnx", "onnxscript", "onnxruntime")
 
@@ -41,10 +43,15 @@ def add_command(commands: Any) -> None:
         "Exits with 1, and says why, if the libraries cannot be loaded.",
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON; its keys stay")
+    parser.add_argument("--cmake-dir", action="store_true", help="print only the folder for -Dhandgrad_DIR=")
+    parser.add_argument("--include-dir", action="store_true", help="print only the folder of the C++ headers")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.cmake_dir or arguments.include_dir:
+        print(sdk.cmake_dir() if arguments.cmake_dir else sdk.include_dir())
+        return 0
     report = gather()
     print(json.dumps(report, indent=2) if arguments.json else as_text(report))
     if report["error"]:

@@ -70,7 +70,8 @@ Tensor matrices(const Tensor& memory, int64_t groups, int64_t rows, int64_t colu
 // ---------------------------------------------------------------------------------------------------------
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) widen_weight_kernel(Geometry at, Field<const T> from, Compute<T>* to) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    widen_weight_kernel(Geometry at, Field<const T> from, Compute<T>* to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= at.out_channels * at.group_channels * at.taps) return;
@@ -79,7 +80,8 @@ __global__ void __launch_bounds__(kThreads) widen_weight_kernel(Geometry at, Fie
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) narrow_weight_kernel(Geometry at, const Compute<T>* from, Field<T> to) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    narrow_weight_kernel(Geometry at, const Compute<T>* from, Field<T> to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= at.out_channels * at.group_channels * at.taps) return;
@@ -89,7 +91,7 @@ __global__ void __launch_bounds__(kThreads) narrow_weight_kernel(Geometry at, co
 
 // A chunk of the output's gradient as a matrix, channel x position.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     load_chunk_kernel(Geometry at, Chunk chunk, Field<const T> from, Compute<T>* to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -100,8 +102,9 @@ __global__ void __launch_bounds__(kThreads)
 
 // And back, with the bias added.
 template <class T>
-__global__ void __launch_bounds__(kThreads) store_chunk_kernel(Geometry at, Chunk chunk, const Compute<T>* from,
-                                                               const T* bias, int64_t bias_stride, Field<T> to) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    store_chunk_kernel(Geometry at, Chunk chunk, const Compute<T>* from, const T* bias, int64_t bias_stride,
+                       Field<T> to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= at.out_channels * chunk.count) return;
@@ -150,7 +153,7 @@ struct Look {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     columns_kernel(Geometry at, Chunk chunk, Sampled<T> on, Compute<T>* columns) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
@@ -175,7 +178,7 @@ struct Moved {
 
 // The columns once more, and the gradients of offset and mask; for Second the changed columns too.
 template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     differentiate_kernel(Geometry at, Chunk chunk, Sampled<T> on, Moved<T> moved, const Compute<T>* grad_columns,
                          Compute<T>* columns, Field<T> grad_offset, Field<T> grad_mask) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
@@ -250,7 +253,7 @@ __device__ void scatter(const Geometry& at, const Chunk& chunk, const Sampled<T>
 }
 
 template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     scatter_kernel(Geometry at, Chunk chunk, Sampled<T> on, Moved<T> moved, const Compute<T>* grad_columns,
                    Field<Compute<T>> grad_input) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
@@ -267,7 +270,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // A thread for each channel of each image that the chunk touches: an order of its own for every sum.
 template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     scatter_in_order_kernel(Geometry at, Chunk chunk, Sampled<T> on, Moved<T> moved, const Compute<T>* grad_columns,
                             Field<Compute<T>> grad_input) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
@@ -285,7 +288,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     narrow_input_kernel(Geometry at, const Field<Compute<T>> from, Field<T> to, bool clear) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -301,7 +304,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // The bias' gradient over a chunk, one thread for each channel, positions in order.
 template <class C>
-__global__ void __launch_bounds__(kThreads) sum_bias_kernel(Geometry at, Chunk chunk, const C* grads, C* sums) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    sum_bias_kernel(Geometry at, Chunk chunk, const C* grads, C* sums) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t o = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (o >= at.out_channels) return;
@@ -311,7 +315,7 @@ __global__ void __launch_bounds__(kThreads) sum_bias_kernel(Geometry at, Chunk c
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) finish_bias_kernel(Geometry at, Compute<T>* sums, T* to) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks) finish_bias_kernel(Geometry at, Compute<T>* sums, T* to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t o = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (o >= at.out_channels) return;
@@ -379,117 +383,124 @@ struct SecondTensors {
   Tensor grad_grad_output;
 };
 
-// Backward, and with `second` the double backward.
+struct Gradients {
+  Tensor input, offset, weight, bias, mask;
+};
+
+// Backward, and for Second the double backward. (A function, not a lambda inside the dispatch: in nested generic
+// lambdas nvcc 13.0 forgets what T stands for.)
+template <class T, bool Second>
+void differentiate(const Geometry& at, const Tensor& grad_output, const Tensor& input, const Tensor& offset,
+                   const Tensor& weight, const std::optional<Tensor>& mask, bool in_order, const SecondTensors* second,
+                   const Gradients& grads_of) {
+  using C = Compute<T>;
+  const DeviceOf device(input);
+  const Sampled<T> on{field<T>(input), field<T>(offset), field<T>(mask ? *mask : offset), mask.has_value()};
+  const Field<T> to_offset = mutable_field<T>(grads_of.offset);
+  const Field<T> to_mask = mask ? mutable_field<T>(grads_of.mask) : to_offset;
+  const int64_t width = at.group_channels * at.taps, rows = at.channels * at.taps;
+  const int64_t pixels = at.batch * at.channels * at.height * at.width;
+  const Tensor w = widened_weight<T>(at, device, weight);
+  const Tensor w_transposed = matrices<C>(w, at.groups, width, at.group_out, true);
+  std::optional<Tensor> v_w;
+  Moved<T> moved{};
+  if constexpr (Second) {
+    v_w = widened_weight<T>(at, device, second->weight);
+    moved.input = field<T>(second->input), moved.offset = field<T>(second->offset);
+    moved.mask = field<T>(mask ? second->mask : second->offset);
+  }
+
+  // The scatter adds in the compute type: in the result itself where that is its type.
+  std::optional<Tensor> wide;
+  Field<C> sums;
+  if constexpr (std::is_same_v<T, C>) {
+    sums = mutable_field<C>(grads_of.input);
+  } else {
+    wide = empty_vector<C>(pixels, input);
+    const int64_t plane = at.height * at.width;
+    sums = {wide->template mutable_data_ptr<C>(), {at.channels * plane, plane, at.width, 1}};
+  }
+  const Field<T> to_input = mutable_field<T>(grads_of.input);
+  launch("deform_conv2d_clear", narrow_input_kernel<T>, device, blocks_for(pixels), at, sums, to_input, true);
+  const Tensor weight_sums = empty_vector<C>(at.out_channels * width, input);
+  const Tensor bias_sums = empty_vector<C>(at.out_channels, input);
+  C* const bias_data = bias_sums.mutable_data_ptr<C>();
+  launch("deform_conv2d_clear_bias", finish_bias_kernel<T>, device, blocks_for(at.out_channels), at, bias_data,
+         nullptr);
+
+  bool first = true;
+  for_each_chunk<C>(at, rows * (Second ? 4 : 2) + at.out_channels * (Second ? 2 : 1), [&](const Chunk& chunk) {
+    const Tensor g = empty_vector<C>(at.out_channels * chunk.count, input);
+    const Tensor columns = empty_vector<C>(rows * chunk.count, input);
+    const Tensor grad_columns = empty_vector<C>(rows * chunk.count, input);
+    std::optional<Tensor> h_columns, moved_columns;
+    launch("deform_conv2d_load", load_chunk_kernel<T>, device, blocks_for(at.out_channels * chunk.count), at, chunk,
+           field<T>(grad_output), g.mutable_data_ptr<C>());
+    const Tensor g_matrices = matrices<C>(g, at.groups, at.group_out, chunk.count, false);
+    const auto as_columns = [&](const Tensor& memory) {
+      return matrices<C>(memory, at.groups, width, chunk.count, false);
+    };
+    matmul_groups(as_columns(grad_columns), w_transposed, g_matrices, false);
+    if constexpr (Second) {
+      h_columns = empty_vector<C>(rows * chunk.count, input);
+      moved_columns = empty_vector<C>(rows * chunk.count, input);
+      matmul_groups(as_columns(*h_columns), matrices<C>(*v_w, at.groups, width, at.group_out, true), g_matrices, false);
+      moved.h_columns = h_columns->template const_data_ptr<C>();
+      moved.columns = moved_columns->template mutable_data_ptr<C>();
+    }
+    const C* const grads = grad_columns.const_data_ptr<C>();
+    const Blocks samples = blocks_for(at.offset_groups * at.taps * chunk.count);
+    launch("deform_conv2d_differentiate", differentiate_kernel<T, Second>, device, samples, at, chunk, on, moved, grads,
+           columns.mutable_data_ptr<C>(), to_offset, to_mask);
+    if (in_order) {
+      const int64_t images = (chunk.begin + chunk.count - 1) / at.positions - chunk.begin / at.positions + 1;
+      launch("deform_conv2d_scatter_in_order", scatter_in_order_kernel<T, Second>, device,
+             blocks_for(images * at.channels), at, chunk, on, moved, grads, sums);
+    } else {
+      launch("deform_conv2d_scatter", scatter_kernel<T, Second>, device, samples, at, chunk, on, moved, grads, sums);
+    }
+    const Tensor transposed = matrices<C>(Second ? *moved_columns : columns, at.groups, chunk.count, width, true);
+    matmul_groups(matrices<C>(weight_sums, at.groups, at.group_out, width, false), g_matrices, transposed, !first);
+    first = false;
+    if constexpr (Second) {
+      // grad_output's matrix has served.
+      matmul_groups(g_matrices, matrices<C>(w, at.groups, at.group_out, width, false), as_columns(*moved_columns),
+                    false);
+      matmul_groups(g_matrices, matrices<C>(*v_w, at.groups, at.group_out, width, false), as_columns(columns), true);
+      launch("deform_conv2d_store", store_chunk_kernel<T>, device, blocks_for(at.out_channels * chunk.count), at, chunk,
+             g.const_data_ptr<C>(), second->bias.template const_data_ptr<T>(), second->bias.strides()[0],
+             mutable_field<T>(second->grad_grad_output));
+    } else {
+      launch("deform_conv2d_sum_bias", sum_bias_kernel<C>, device, blocks_for(at.out_channels), at, chunk,
+             g.const_data_ptr<C>(), bias_data);
+    }
+  });
+
+  if (wide) {
+    launch("deform_conv2d_narrow", narrow_input_kernel<T>, device, blocks_for(pixels), at, sums, to_input, false);
+  }
+  // Without a single image nothing was added.
+  if (first) STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(weight_sums.get()));
+  launch("deform_conv2d_narrow_weight", narrow_weight_kernel<T>, device, blocks_for(at.out_channels * width), at,
+         weight_sums.const_data_ptr<C>(), mutable_field<T>(grads_of.weight));
+  launch("deform_conv2d_finish_bias", finish_bias_kernel<T>, device, blocks_for(at.out_channels), at, bias_data,
+         grads_of.bias.mutable_data_ptr<T>());
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> differentiate(const Geometry& at, const Tensor& grad_output,
                                                                  const Tensor& input, const Tensor& offset,
                                                                  const Tensor& weight,
                                                                  const std::optional<Tensor>& mask, bool in_order,
                                                                  const SecondTensors* second) {
-  const Tensor grad_input = empty_gradient(input), grad_offset = empty_gradient(offset);
-  const Tensor grad_weight = empty_gradient(weight), grad_bias = empty_bias(at, input);
-  const Tensor grad_mask = mask ? empty_gradient(*mask) : empty_placeholder(input);
-  const DeviceOf device(input);
+  const Gradients grads_of{empty_gradient(input), empty_gradient(offset), empty_gradient(weight), empty_bias(at, input),
+                           mask ? empty_gradient(*mask) : empty_placeholder(input)};
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     dispatch_bool(second != nullptr, [&](auto is_second) {
-      constexpr bool Second = decltype(is_second)::value;
-      using T = typename decltype(tag)::type;
-      using C = Compute<T>;
-      const Sampled<T> on{field<T>(input), field<T>(offset), field<T>(mask ? *mask : offset), mask.has_value()};
-      const Field<T> to_offset = mutable_field<T>(grad_offset);
-      const Field<T> to_mask = mask ? mutable_field<T>(grad_mask) : to_offset;
-      const int64_t width = at.group_channels * at.taps, rows = at.channels * at.taps;
-      const int64_t pixels = at.batch * at.channels * at.height * at.width;
-      const Tensor w = widened_weight<T>(at, device, weight);
-      const Tensor w_transposed = matrices<C>(w, at.groups, width, at.group_out, true);
-      std::optional<Tensor> v_w;
-      Moved<T> moved{};
-      if constexpr (Second) {
-        v_w = widened_weight<T>(at, device, second->weight);
-        moved.input = field<T>(second->input), moved.offset = field<T>(second->offset);
-        moved.mask = field<T>(mask ? second->mask : second->offset);
-      }
-
-      // The scatter adds in the compute type: in the result itself where that is its type.
-      std::optional<Tensor> wide;
-      Field<C> sums;
-      if constexpr (std::is_same_v<T, C>) {
-        sums = mutable_field<C>(grad_input);
-      } else {
-        wide = empty_vector<C>(pixels, input);
-        const int64_t plane = at.height * at.width;
-        sums = {wide->template mutable_data_ptr<C>(), {at.channels * plane, plane, at.width, 1}};
-      }
-      const Field<T> to_input = mutable_field<T>(grad_input);
-      launch("deform_conv2d_clear", narrow_input_kernel<T>, device, blocks_for(pixels), at, sums, to_input, true);
-      const Tensor weight_sums = empty_vector<C>(at.out_channels * width, input);
-      const Tensor bias_sums = empty_vector<C>(at.out_channels, input);
-      C* const bias_data = bias_sums.mutable_data_ptr<C>();
-      launch("deform_conv2d_clear_bias", finish_bias_kernel<T>, device, blocks_for(at.out_channels), at, bias_data,
-             nullptr);
-
-      bool first = true;
-      for_each_chunk<C>(at, rows * (Second ? 4 : 2) + at.out_channels * (Second ? 2 : 1), [&](const Chunk& chunk) {
-        const Tensor g = empty_vector<C>(at.out_channels * chunk.count, input);
-        const Tensor columns = empty_vector<C>(rows * chunk.count, input);
-        const Tensor grad_columns = empty_vector<C>(rows * chunk.count, input);
-        std::optional<Tensor> h_columns, moved_columns;
-        launch("deform_conv2d_load", load_chunk_kernel<T>, device, blocks_for(at.out_channels * chunk.count), at, chunk,
-               field<T>(grad_output), g.mutable_data_ptr<C>());
-        const Tensor g_matrices = matrices<C>(g, at.groups, at.group_out, chunk.count, false);
-        const auto as_columns = [&](const Tensor& memory) {
-          return matrices<C>(memory, at.groups, width, chunk.count, false);
-        };
-        matmul_groups(as_columns(grad_columns), w_transposed, g_matrices, false);
-        if constexpr (Second) {
-          h_columns = empty_vector<C>(rows * chunk.count, input);
-          moved_columns = empty_vector<C>(rows * chunk.count, input);
-          matmul_groups(as_columns(*h_columns), matrices<C>(*v_w, at.groups, width, at.group_out, true), g_matrices,
-                        false);
-          moved.h_columns = h_columns->template const_data_ptr<C>();
-          moved.columns = moved_columns->template mutable_data_ptr<C>();
-        }
-        const C* const grads = grad_columns.const_data_ptr<C>();
-        const Blocks samples = blocks_for(at.offset_groups * at.taps * chunk.count);
-        launch("deform_conv2d_differentiate", differentiate_kernel<T, Second>, device, samples, at, chunk, on, moved,
-               grads, columns.mutable_data_ptr<C>(), to_offset, to_mask);
-        if (in_order) {
-          const int64_t images = (chunk.begin + chunk.count - 1) / at.positions - chunk.begin / at.positions + 1;
-          launch("deform_conv2d_scatter_in_order", scatter_in_order_kernel<T, Second>, device,
-                 blocks_for(images * at.channels), at, chunk, on, moved, grads, sums);
-        } else {
-          launch("deform_conv2d_scatter", scatter_kernel<T, Second>, device, samples, at, chunk, on, moved, grads,
-                 sums);
-        }
-        const Tensor transposed = matrices<C>(Second ? *moved_columns : columns, at.groups, chunk.count, width, true);
-        matmul_groups(matrices<C>(weight_sums, at.groups, at.group_out, width, false), g_matrices, transposed, !first);
-        first = false;
-        if constexpr (Second) {
-          // grad_output's matrix has served.
-          matmul_groups(g_matrices, matrices<C>(w, at.groups, at.group_out, width, false), as_columns(*moved_columns),
-                        false);
-          matmul_groups(g_matrices, matrices<C>(*v_w, at.groups, at.group_out, width, false), as_columns(columns),
-                        true);
-          launch("deform_conv2d_store", store_chunk_kernel<T>, device, blocks_for(at.out_channels * chunk.count), at,
-                 chunk, g.const_data_ptr<C>(), second->bias.template const_data_ptr<T>(), second->bias.strides()[0],
-                 mutable_field<T>(second->grad_grad_output));
-        } else {
-          launch("deform_conv2d_sum_bias", sum_bias_kernel<C>, device, blocks_for(at.out_channels), at, chunk,
-                 g.const_data_ptr<C>(), bias_data);
-        }
-      });
-
-      if (wide) {
-        launch("deform_conv2d_narrow", narrow_input_kernel<T>, device, blocks_for(pixels), at, sums, to_input, false);
-      }
-      // Without a single image nothing was added.
-      if (first) STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(weight_sums.get()));
-      launch("deform_conv2d_narrow_weight", narrow_weight_kernel<T>, device, blocks_for(at.out_channels * width), at,
-             weight_sums.const_data_ptr<C>(), mutable_field<T>(grad_weight));
-      launch("deform_conv2d_finish_bias", finish_bias_kernel<T>, device, blocks_for(at.out_channels), at, bias_data,
-             grad_bias.mutable_data_ptr<T>());
+      differentiate<typename decltype(tag)::type, decltype(is_second)::value>(at, grad_output, input, offset, weight,
+                                                                              mask, in_order, second, grads_of);
     });
   });
-  return {grad_input, grad_offset, grad_weight, grad_bias, grad_mask};
+  return {grads_of.input, grads_of.offset, grads_of.weight, grads_of.bias, grads_of.mask};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cuda(

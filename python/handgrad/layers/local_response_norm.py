@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handgrad._arguments import check_like, check_range, check_tensor
+from handgrad.arguments import check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
 
 _OP = "local_response_norm"

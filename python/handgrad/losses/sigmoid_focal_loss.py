@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handgrad._arguments import check_like, check_range, check_tensor, is_sharded
-from handgrad._reductions import reduce, reduce_samples, reduction_code, sample_scale
+from handgrad.arguments import check_like, check_range, check_tensor, is_sharded
+from handgrad.reductions import reduce, reduce_samples, reduction_code, sample_scale
 from handgrad.registration import batch_first, register, through_reference
 
 _OP = "sigmoid_focal_loss"

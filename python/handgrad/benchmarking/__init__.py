@@ -1,0 +1,28 @@
+"""Benchmarks of ops beside their peers: what ``benchmarks/**/bench_<op>.py`` is written with.
+
+How they measure and how to read them: docs/benchmarks.md. Needs ``pip install handgrad[bench]``.
+"""
+
+from handgrad.benchmarking.harness import (
+    Benchmark,
+    BenchmarkError,
+    Case,
+    Fact,
+    Peer,
+    Settings,
+    Sweep,
+    compiled,
+    interleave,
+)
+
+__all__ = [
+    "Benchmark",
+    "BenchmarkError",
+    "Case",
+    "Fact",
+    "Peer",
+    "Settings",
+    "Sweep",
+    "compiled",
+    "interleave",
+]

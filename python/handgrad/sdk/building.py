@@ -1,0 +1,181 @@
+"""For setup.py: CMake builds the libraries, and one wheel serves every Python. The whole of a plugin's setup.py is
+
+    from handgrad.sdk.building import setup
+
+    setup("my_ops")
+
+beside a CMakeLists.txt that calls ``handgrad_add_library``; everything else about the package is in its pyproject.toml.
+
+Environment:
+    HANDGRAD_CPU_LEVELS: which x86-64 levels to build, for example ``v3`` or ``v2;v3;v4`` (the default).
+    HANDGRAD_CUDA_ARCHS: which CUDA architectures to build where nvcc is found, for example ``90`` or ``80,90``
+        (default: 75,80,86,90,100,120); PTX of the last goes in too, and ``none`` builds no CUDA library.
+    CMAKE_ARGS: further arguments for CMake.
+
+A plugin's editable install builds for this machine alone by default: its processor's level, and the architecture of its
+GPU if it has one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import setuptools
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+from . import cmake_dir
+
+__all__ = ["BuildLibraries", "StableWheel", "setup"]
+
+_SUFFIXES = (".so", ".dylib", ".dll")
+
+
+def setup(package: str, copied: Mapping[str, str] | None = None, **options: Any) -> None:
+    """Calls :func:`setuptools.setup` for a package whose modules are in ``python/<package>``.
+
+    Args:
+        package: its name.
+        copied: folders of the source tree that go into the wheel, by their place in the package. An editable install
+            has them in the source tree.
+        options: what else :func:`setuptools.setup` is to be told.
+    """
+    command = type("BuildLibraries", (BuildLibraries,), {"packaged": package, "copied": dict(copied or {})})
+    setuptools.setup(
+        # A name is enough for setuptools to call build_ext; CMake knows the sources.
+        ext_modules=[setuptools.Extension(f"{package}.lib", sources=[])],
+        cmdclass={"build_ext": command, "bdist_wheel": StableWheel},
+        **options,
+    )
+
+
+class BuildLibraries(build_ext):
+    """Builds the libraries into the package's ``lib`` folder: in the source tree for an editable install."""
+
+    packaged: str
+    copied: Mapping[str, str]
+
+    def run(self) -> None:
+        root = Path.cwd()
+        in_place = self.inplace or self.editable_mode
+        package = (root / "python" if in_place else Path(self.build_lib).resolve()) / self.packaged
+        build = root / "build" / "cmake"
+        build.mkdir(parents=True, exist_ok=True)
+        arguments = [
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dhandgrad_DIR={cmake_dir()}",
+            f"-DHANDGRAD_LIBRARY_DIR={package / 'lib'}",
+            # An editable install is for development, a wheel is not.
+            f"-DHANDGRAD_EMULATED={'ON' if in_place else 'OFF'}",
+        ]
+        here = _of_this_machine() if in_place else {}
+        if levels := os.environ.get("HANDGRAD_CPU_LEVELS") or here.get("HANDGRAD_CPU_LEVELS"):
+            arguments.append(f"-DHANDGRAD_CPU_LEVELS={levels}")
+        architectures = os.environ.get("HANDGRAD_CUDA_ARCHS", here.get("HANDGRAD_CUDA_ARCHS"))
+        if architectures is not None:
+            arguments.append(f"-DHANDGRAD_CUDA_ARCHS={architectures or 'none'}")
+        arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        subprocess.run(["cmake", "-S", root, "-B", build, "-G", "Ninja", *arguments], check=True)
+        subprocess.run(["cmake", "--build", build], check=True)
+        # Leftovers of an earlier build with other settings must not travel in a wheel.
+        built = {name for path in (build / "libraries").glob("*.txt") for name in path.read_text().split()}
+        for library in self._libraries(package):
+            if library.name not in built:
+                library.unlink()
+        _check_schemas(root, self.packaged, self._libraries(package))
+        if not in_place:
+            for place, source in self.copied.items():
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(root / source, package / place, ignore=ignored, dirs_exist_ok=True)
+
+    def get_outputs(self) -> list[str]:
+        package = Path(self.build_lib) / self.packaged
+        copies = (path for place in self.copied for path in (package / place).rglob("*") if path.is_file())
+        return [str(path) for path in (*self._libraries(package), *copies)]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+    @staticmethod
+    def _libraries(package: Path) -> list[Path]:
+        return sorted(path for path in (package / "lib").glob("*") if path.suffix in _SUFFIXES)
+
+
+def _check_schemas(root: Path, package: str, libraries: list[Path]) -> None:
+    """Loads what was built in another process: a schema that torch cannot read ends the process that loads it."""
+    # The signatures come first by their name. CUDA's own libraries are no part of a build machine.
+    loaded = [str(path) for path in libraries if not path.stem.endswith(("_cuda", "_emulated"))]
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", _LOADER, *loaded], capture_output=True, text=True)
+    if done.returncode == 0:
+        dangling = [name for name in done.stdout.split() if name.startswith(f"{package}::")]
+        if not dangling:
+            return
+        op = dangling[0].split("::")[1]
+        found = _lines_with(root, f'"{op}"')
+        raise SystemExit(
+            f"{package}: a kernel is registered for {dangling[0]}, which no schema defines; library.impl and "
+            f"library.def must name it alike: {found}"
+        )
+    text = done.stderr
+    quoted = re.search(r"^\s*(\w+)(?:\.\w+)?\(.*\n\s*~*\s*<--- HERE", text, re.M)
+    said = re.search(r"what\(\):\s*(.*)", text)
+    reason = said[1].split(" Common valid")[0] if said else text.strip()[-500:]
+    where = quoted[0].rstrip() if quoted else ""
+    raise SystemExit(
+        f"{package}: a schema cannot be read by torch: {reason}\n{where}\n"
+        f"It is written in {_lines_with(root, f'{quoted[1]}(') if quoted else 'csrc'}"
+    )
+
+
+def _lines_with(root: Path, text: str) -> str:
+    """The places in the sources that register an op by ``text``, as file:line."""
+    found = [
+        f"{path.relative_to(root)}:{number}"
+        for path in sorted([*root.glob("csrc/*/*/*.cpp"), *root.glob("csrc/*/*/*.cu")])
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if text in line and ("def(" in line or "impl(" in line or line.lstrip().startswith('"'))
+    ]
+    return ", ".join(found) or "csrc"
+
+
+_LOADER = """
+import ctypes, re, sys, torch
+for library in sys.argv[1:]:
+    ctypes.CDLL(library)
+for name in re.findall(r"name: (\\S+)", " ".join(torch._C._dispatch_find_dangling_impls())):
+    print(name)
+"""
+
+
+def _of_this_machine() -> dict[str, str]:
+    """What development needs; empty while handgrad itself is being built, which is then not there to ask."""
+    library = sys.modules.get("handgrad._library")
+    if library is None:
+        return {}
+    import torch
+
+    found = {"HANDGRAD_CUDA_ARCHS": "none"}
+    if torch.cuda.is_available():
+        found["HANDGRAD_CUDA_ARCHS"] = "{}{}".format(*torch.cuda.get_device_capability())
+    if library.LOADED.processor_level in ("v2", "v3", "v4"):
+        found["HANDGRAD_CPU_LEVELS"] = library.LOADED.processor_level
+    return found
+
+
+class StableWheel(bdist_wheel):
+    """One wheel for every Python: the libraries use torch's stable ABI and no Python symbol."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.root_is_pure = False
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
