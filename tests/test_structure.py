@@ -79,7 +79,8 @@ def test_no_op_knows_another(family, op):
     for path in [*(ROOT / "csrc" / family / op).iterdir(), ROOT / f"python/handgrad/{family}/{op}.py"]:
         for _, other in OPS:
             if other != op:
-                assert other not in path.read_text(), f"{path.name} names {other}"
+                # An op's name may be part of another's.
+                assert other not in path.read_text().replace(op, ""), f"{path.name} names {other}"
 
 
 @pytest.mark.parametrize(("family", "op"), OPS, ids=IDS)

@@ -221,9 +221,39 @@ HANDGRAD_MATH T pow(T base, T exponent) {
 
 #endif
 
+// a * b, rounded by itself: where it is added to something, the compiler would otherwise be free to round only the sum
+// (a fused multiplication and addition), and a decision at a threshold could fall differently from one processor to the
+// next.
+template <class T>
+HANDGRAD_MATH T rounded_product(T a, T b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return __fmul_rn(a, b);
+  } else {
+    return __dmul_rn(a, b);
+  }
+#elif defined(__clang__)
+#pragma clang fp contract(off)
+  return a * b;
+#elif defined(__GNUC__) && __GNUC__ >= 12
+  return __builtin_assoc_barrier(a * b);
+#else
+  volatile T product = a * b;
+  return product;
+#endif
+}
+
 HANDGRAD_MATH float absolute(float x) { return fabsf(x); }
 HANDGRAD_MATH double absolute(double x) { return fabs(x); }
 HANDGRAD_MATH float square_root(float x) { return sqrtf(x); }
 HANDGRAD_MATH double square_root(double x) { return ::sqrt(x); }
+// 1 / sqrt(x). A device has an instruction for it, right to 2 units in the last place.
+#if defined(__CUDA_ARCH__)
+HANDGRAD_MATH float inverse_square_root(float x) { return ::rsqrtf(x); }
+HANDGRAD_MATH double inverse_square_root(double x) { return ::rsqrt(x); }
+#else
+HANDGRAD_MATH float inverse_square_root(float x) { return 1 / sqrtf(x); }
+HANDGRAD_MATH double inverse_square_root(double x) { return 1 / ::sqrt(x); }
+#endif
 
 }  // namespace handgrad

@@ -7,6 +7,7 @@ from handgrad._version import __version__
 try:
     from handgrad import (
         _library,  # noqa: F401  loads the compiled ops; everything below needs them
+        boxes,
         layers,
         losses,
     )
@@ -15,4 +16,4 @@ except ImportError:
     if sys.argv[:1] != ["-m"] or ("-m", "handgrad") not in zip(sys.orig_argv, sys.orig_argv[1:], strict=False):
         raise
 
-__all__ = ["__version__", "layers", "losses"]
+__all__ = ["__version__", "boxes", "layers", "losses"]

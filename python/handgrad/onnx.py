@@ -16,7 +16,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -24,12 +24,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
 from handgrad.registration import OBSERVERS, OPERATORS, Operator
 
-__all__ = ["Exported", "VerificationError", "decompositions", "export", "operator", "verify"]
+__all__ = ["Exported", "VerificationError", "decompositions", "export", "operator", "unknown_size", "verify"]
 
 
 class VerificationError(RuntimeError):
@@ -241,13 +242,20 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
             parameters = op.overload._schema.arguments
             rest = [kwargs.get(p.name, p.default_value) for p in parameters[len(args) :]]
             args = (*args, *rest)
-            with disable_proxy_modes_tracing():
+            with disable_proxy_modes_tracing(), _sizes_forgotten(args):
                 outputs = tree_flatten(op.overload(*args))[0]
             return _in_torch(op, args, [output.dtype for output in outputs])
 
         return decomposed
 
     return {op.overload: decomposition(op) for op in OPERATORS.values()}
+
+
+def _sizes_forgotten(args: Any) -> Any:
+    """Where a size of the outputs depends on values, torch makes a name for it, and would miss it later."""
+    modes = [tensor.fake_mode for tensor in _tensors(args) if isinstance(tensor, FakeTensor)]
+    environment = modes[0].shape_env if modes else None
+    return nullcontext() if environment is None else environment.ignore_fresh_unbacked_symbols()
 
 
 def operator(
@@ -288,6 +296,16 @@ def operator(
         sizes = [int(size) for size in shape]
         return _TracedOperator.apply(op_type, attributes, dtype, sizes, *inputs)
     return torch.onnx.ops.symbolic(op_type, inputs, attributes, dtype=dtype, shape=shape)
+
+
+def unknown_size(tensor: Tensor) -> Any:
+    """For the ``shape`` of :func:`operator`: a size that only a run of the file will tell.
+
+    Args:
+        tensor: any tensor at hand.
+    """
+    # A size of the same kind, of a tensor that the exporter will find unused.
+    return torch.nonzero(tensor).shape[0]
 
 
 def _in_torch(op: Operator, args: Sequence[Any], dtypes: Sequence[torch.dtype]) -> Any:

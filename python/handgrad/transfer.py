@@ -218,9 +218,8 @@ class ReplaceFunctionsReport:
     """What :func:`replace_functions` did. ``len(report)`` is the number of layers that now call other functions."""
 
     wanted: tuple[str, ...]  #: the functions that were looked for
-    layers: Mapping[
-        str, tuple[str, ...]
-    ]  #: by name of the layer: ``"method calls old -> new"``; '' is the model itself
+    #: by name of the layer: ``"method calls old -> new"``; '' is the model itself
+    layers: Mapping[str, tuple[str, ...]]
     unused: tuple[str, ...]  #: those of ``wanted`` that no layer calls
 
     def __len__(self) -> int:

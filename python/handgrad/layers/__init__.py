@@ -2,5 +2,14 @@
 
 from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
 from handgrad.layers.local_response_norm import LocalResponseNorm, local_response_norm
+from handgrad.layers.roi_align import RoIAlign, roi_align
 
-__all__ = ["DeformConv2d", "DeformConv2dPack", "LocalResponseNorm", "deform_conv2d", "local_response_norm"]
+__all__ = [
+    "DeformConv2d",
+    "DeformConv2dPack",
+    "LocalResponseNorm",
+    "RoIAlign",
+    "deform_conv2d",
+    "local_response_norm",
+    "roi_align",
+]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handgrad._layout import empty_image
 from handgrad.arguments import check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
 
@@ -333,12 +334,6 @@ def _out_size(size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) 
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def _like(tensor: Tensor, shape: Any, model: Tensor) -> Tensor:
-    """Channels_last if ``model`` is, otherwise contiguous."""
-    last = not model.is_contiguous() and model.is_contiguous(memory_format=torch.channels_last)
-    return tensor.new_empty(shape).contiguous(memory_format=torch.channels_last) if last else tensor.new_empty(shape)
-
-
 def _fake(
     input: Tensor,
     offset: Tensor,
@@ -369,7 +364,7 @@ def _fake(
             sentence = f"{_OP}: {name} must have shape {wanted}; got {tuple(tensor.shape)}"
             for size, due in zip(tensor.shape, wanted, strict=True):
                 torch._check(size == due, functools.partial(str, sentence))
-    return _like(input, (input.shape[0], weight.shape[0], out_h, out_w), input)
+    return empty_image(input, (input.shape[0], weight.shape[0], out_h, out_w), input)
 
 
 def _backward_fake(
@@ -377,11 +372,11 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_like(_OP, "grad_output", grad_output, "output", _fake(input, offset, weight, None, mask, *steps[:-1]))
     return (
-        _like(input, input.shape, input),
-        _like(input, offset.shape, offset),
-        _like(input, weight.shape, weight),
+        empty_image(input, input.shape, input),
+        empty_image(input, offset.shape, offset),
+        empty_image(input, weight.shape, weight),
         input.new_empty(weight.shape[0]),
-        input.new_empty(0) if mask is None else _like(input, mask.shape, mask),
+        input.new_empty(0) if mask is None else empty_image(input, mask.shape, mask),
     )
 
 

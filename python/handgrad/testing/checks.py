@@ -89,16 +89,23 @@ def _scalar(spec: OpSpec, kwargs: dict[str, Any], function: Callable[..., Any] |
 
     def scalar(*tensors: Tensor) -> Tensor:
         outputs = _outputs((function or spec.function)(*tensors, **kwargs))
-        return sum(((out * out).sum() + out.sum() for out in outputs), start=torch.zeros((), dtype=tensors[0].dtype))
+        return sum(((out * out).sum() + out.sum() for out in outputs), start=tensors[0].new_zeros(()))
 
     return scalar
+
+
+def _where_the_samples_are(spec: OpSpec, run: Callable[[], None]) -> None:
+    """A callable of the spec that makes its own tensors, on the device of the spec's samples."""
+    device = spec.samples[0].tensors[0].device
+    with contextlib.nullcontext() if device.type == "cpu" else device:
+        run()
 
 
 # ---- 1: kernels against the reference in float64 ---------------------------------------------------------------------
 
 
 def _against_reference(spec: OpSpec, sample: Sample, dtype: torch.dtype, device: str = "cpu") -> None:
-    rounded = sample.to(dtype)
+    rounded = sample.map(Tensor.cpu).to(dtype)
     # The reference, in float64 if it can be, sees the very numbers that the kernel sees.
     expected = _value_and_grads(spec, spec.reference, rounded.to(spec.compute_dtype(dtype)), representable=dtype)
     outputs, grads = _value_and_grads(spec, spec.function, rounded.map(lambda tensor: tensor.to(device)))
@@ -163,12 +170,9 @@ def tick_derivatives(spec: OpSpec, root: Path) -> Checks:
             # additions.
             torch.testing.assert_close(grad, expected[place])
 
-    def identities(identity: Callable[[], None]) -> None:
-        identity()
-
     yield "one_argument_at_a_time", one_at_a_time
     for name, identity in spec.identities.items():
-        yield f"identity_{name}", functools.partial(identities, identity)
+        yield f"identity_{name}", functools.partial(_where_the_samples_are, spec, identity)
 
 
 @contextlib.contextmanager
@@ -189,14 +193,14 @@ def _strided_variants(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The same values in other arrangements of memory."""
     yield "transposed", tensor.transpose(0, -1).contiguous().transpose(0, -1)
     strange = float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max
-    sparse = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), strange, dtype=tensor.dtype)
+    sparse = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), strange)
     sparse[..., ::2] = tensor
     yield "every_second", sparse[..., ::2]
-    offset = torch.full((tensor.shape[0] + 1, *tensor.shape[1:]), strange, dtype=tensor.dtype)
+    offset = tensor.new_full((tensor.shape[0] + 1, *tensor.shape[1:]), strange)
     offset[1:] = tensor
     yield "offset", offset[1:]
     if tensor.dim() > 2:
-        inner = torch.full((*tensor.shape[:-2], tensor.shape[-2], tensor.shape[-1] + 3), strange, dtype=tensor.dtype)
+        inner = tensor.new_full((*tensor.shape[:-2], tensor.shape[-2], tensor.shape[-1] + 3), strange)
         inner[..., : tensor.shape[-1]] = tensor
         yield "padded_rows", inner[..., : tensor.shape[-1]]
     if tensor.dim() >= 3:
@@ -237,7 +241,7 @@ def tick_strides(spec: OpSpec, root: Path) -> Checks:
             return
         # Gradients that are one number for all, as sum().backward() hands them over.
         grads = []
-        for make in (torch.ones_like, lambda out: torch.ones((), dtype=out.dtype).expand_as(out)):
+        for make in (torch.ones_like, lambda out: out.new_ones(()).expand_as(out)):
             leaves = dense.leaves()
             outputs = _outputs(spec.function(*leaves, **dense.kwargs))
             grads.append(torch.autograd.grad(outputs, leaves, tuple(make(out) for out in outputs)))
@@ -285,7 +289,7 @@ def tick_indexing(spec: OpSpec, root: Path) -> Checks:
     yield "addresses_beyond_int32", addresses
     # Two billion elements are two billion emulated threads, an hour of them; the addresses are checked there too.
     if not _emulated(spec):
-        yield "numel_beyond_int32", spec.numel_beyond_int32
+        yield "numel_beyond_int32", functools.partial(_where_the_samples_are, spec, spec.numel_beyond_int32)
 
 
 # ---- 7: fake, opcheck, compile, export, AOTInductor ------------------------------------------------------------------
@@ -309,10 +313,6 @@ def _record_calls(spec: OpSpec, sample: Sample) -> dict[str, tuple[Any, ...]]:
     return calls
 
 
-def _repeated(tensor: Tensor, times: int) -> Tensor:
-    return torch.cat([tensor] * times)
-
-
 def tick_compile(spec: OpSpec, root: Path) -> Checks:
     def opcheck(name: str) -> None:
         for sample in (spec.samples[0], spec.samples[-1]):
@@ -329,7 +329,7 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
                     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
                     torch.library.opcheck(OPERATORS[name].overload, again)
 
-    for name in [spec.operator, spec.private("backward"), spec.private("double_backward")]:
+    for name in (spec.operator, *map(spec.private, spec.private_ops)):
         if name in OPERATORS:
             yield f"opcheck_{name.split('::')[1]}", functools.partial(opcheck, name)
 
@@ -344,12 +344,14 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
             )
 
     def one_graph_for_all_sizes() -> None:
+        from torch._dynamo.testing import CompileCounter
+
         torch._dynamo.reset()
-        counter = torch._dynamo.testing.CompileCounter()
+        counter = CompileCounter()
         step = torch.compile(spec.function, backend=counter, fullgraph=True, dynamic=True)
         sample = spec.samples[0]
         for repeat in (2, 3, 5):
-            grown = sample.map(functools.partial(_repeated, times=repeat))
+            grown = spec.grown(sample, repeat)
             torch.testing.assert_close(
                 step(*grown.tensors, **grown.kwargs), spec.function(*grown.tensors, **grown.kwargs)
             )
@@ -372,13 +374,16 @@ def tick_compile(spec: OpSpec, root: Path) -> Checks:
     def exported() -> None:
         for sample in spec.samples:
             module = spec.as_module(sample.kwargs)
-            batch = torch.export.Dim("batch", min=1)
-            shapes = tuple({0: batch} for _ in sample.tensors)
+            names = [spec.counted(place) for place in range(len(sample.tensors))]
+            dims = {name: torch.export.Dim(name, min=1) for name in names}
+            shapes = tuple({0: dims[name]} for name in names)
             # A dimension of size 1 would be taken for a constant.
             example = sample.map(lambda tensor: torch.cat([tensor] * 2))
-            program = torch.export.export(module, example.tensors, dynamic_shapes=shapes)
+            # Where a module takes *tensors, they are one argument.
+            named: Any = shapes if spec.module is not None else (shapes,)
+            program = torch.export.export(module, example.tensors, dynamic_shapes=named)
             assert any(node.target == OPERATORS[spec.operator].overload for node in program.graph.nodes)
-            grown = sample.map(lambda tensor: torch.cat([tensor] * 3))
+            grown = spec.grown(sample, 3)
             torch.testing.assert_close(program.module()(*grown.tensors), module(*grown.tensors))
 
     def ahead_of_time() -> None:
@@ -405,7 +410,7 @@ def tick_autocast(spec: OpSpec, root: Path) -> Checks:
     def autocast(low: torch.dtype) -> None:
         sample = spec.samples[0].to(low)
         expected_dtype = spec.autocast or low
-        with torch.autocast("cpu", dtype=low):
+        with torch.autocast(sample.tensors[0].device.type, dtype=low):
             outputs, grads = _value_and_grads(spec, spec.function, sample)
             if spec.derivatives:
                 leaves = sample.leaves()
@@ -466,7 +471,7 @@ def tick_func(spec: OpSpec, root: Path) -> Checks:
             ways: dict[str, Callable[..., Any]] = {
                 "grad": grad,
                 "jvp": lambda f: lambda *x: torch.func.jvp(f, x, tangents),
-                "vjp": lambda f: lambda *x: torch.func.vjp(f, *x)[1](torch.ones((), dtype=x[0].dtype)),
+                "vjp": lambda f: lambda *x: torch.func.vjp(f, *x)[1](x[0].new_ones(())),
                 "jacrev": jacrev,
                 "jacfwd": jacfwd,
                 "hessian": functools.partial(torch.func.hessian, argnums=argument),
@@ -535,7 +540,7 @@ def tick_reference(spec: OpSpec, root: Path) -> Checks:
                 assert repr(value) in repr(made), f"{value!r} does not show in {made!r}"
 
     yield "plain_pytorch", independent
-    for name in (spec.private("backward"), spec.private("double_backward")):
+    for name in map(spec.private, spec.private_ops):
         if name in OPERATORS:
             yield f"of_{name.split('::')[1]}", functools.partial(private, name)
     if spec.module is not None:
@@ -565,8 +570,10 @@ def tick_onnx(spec: OpSpec, root: Path) -> Checks:
 def tick_deterministic(spec: OpSpec, root: Path) -> Checks:
     def threads(dtype: torch.dtype) -> None:
         sample = spec.large.to(dtype)
-        before = torch.get_num_threads()
+        before, free = torch.get_num_threads(), not torch.are_deterministic_algorithms_enabled()
         try:
+            # A device may have a faster path that adds in the order in which threads come; this is the other one.
+            torch.use_deterministic_algorithms(not sample.tensors[0].is_cpu or not free)
             results = []
             for count in (1, 2, 3, 7, 2):
                 torch.set_num_threads(count)
@@ -574,6 +581,7 @@ def tick_deterministic(spec: OpSpec, root: Path) -> Checks:
                 results.append((*first, _second_grads(spec, spec.function, sample)))
         finally:
             torch.set_num_threads(before)
+            torch.use_deterministic_algorithms(not free)
         for other in results[1:]:
             torch.testing.assert_close(other, results[0], rtol=0, atol=0, equal_nan=True)
 
@@ -636,12 +644,20 @@ def tick_sharding(spec: OpSpec, root: Path) -> Checks:
 # ---- 15: memory ------------------------------------------------------------------------------------------------------
 
 
-def _allocated(run: Callable[[], Any]) -> int:
+def allocated(run: Callable[[], Any]) -> int:
     """Bytes that torch's allocator hands out while ``run`` runs."""
+    from torch._C._profiler import _EventType
+
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         kept = run()
     del kept
-    sizes = [event.cpu_memory_usage for event in profile.events() if event.name == "[memory]"]
+    # Each allocation by itself: the sums that events() shows by operator leave out what an operator has returned.
+    events, sizes = list(profile.profiler.kineto_results.experimental_event_tree()), []
+    while events:
+        event = events.pop()
+        events += event.children
+        if event.tag == _EventType.Allocation:
+            sizes.append(event.extra_fields.alloc_size)
     return sum(size for size in sizes if size > 0)
 
 
@@ -666,13 +682,13 @@ def tick_memory(spec: OpSpec, root: Path) -> Checks:
         leaves = sample.leaves()
         outputs = _outputs(spec.function(*leaves, **sample.kwargs))
         directions = _directions(outputs)
-        forward = _allocated(lambda: spec.function(*sample.tensors, **sample.kwargs))
-        backward = _allocated(lambda: torch.autograd.grad(outputs, leaves, directions))
+        forward = allocated(lambda: spec.function(*sample.tensors, **sample.kwargs))
+        backward = allocated(lambda: torch.autograd.grad(outputs, leaves, directions))
         slack = 4096
         results = sum(out.numel() * out.element_size() for out in outputs)
-        assert forward <= results + slack, f"forward allocates {forward} bytes for outputs of {results}"
+        assert results <= forward <= results + slack, f"forward allocates {forward} bytes for outputs of {results}"
         grads = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-        assert backward <= grads + slack, f"backward allocates {backward} bytes for gradients of {grads}"
+        assert grads <= backward <= grads + slack, f"backward allocates {backward} bytes for gradients of {grads}"
 
     yield "saves_only_inputs", saved
     yield "allocates_only_results", handed_out

@@ -59,7 +59,7 @@ def _work(check: Callable[[OpSpec, int], None], spec: OpSpec, rank: int, store: 
 
 
 def dtensor(spec: OpSpec, rank: int) -> None:
-    """Sharded along the batch, forward and backward give what the whole tensors give, also where the op gathers."""
+    """Split over devices, forward and backward give what the whole tensors give, also where the op gathers."""
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 
     mesh = init_device_mesh("cpu", (WORLD,))
@@ -72,18 +72,22 @@ def dtensor(spec: OpSpec, rank: int) -> None:
         outputs = spec.function(*leaves, **whole.kwargs)
         expected = outputs if isinstance(outputs, tuple) else (outputs,)
         expected_grads = torch.autograd.grad(sum(out.sum() for out in expected), leaves) if spec.derivatives else ()
-        for placement in (Shard(0), Replicate()):
+        count = len(whole.tensors)
+        ways: list[tuple[Any, int | None]] = [*(spec.shards or [([0] * count, 0)]), ([None] * count, None)]
+        for dims, output_dim in ways:
             shards = [
-                distribute_tensor(t.detach(), mesh, [placement]).requires_grad_(t.is_floating_point())
-                for t in whole.tensors
+                distribute_tensor(t.detach(), mesh, [Replicate() if dim is None else Shard(dim)]).requires_grad_(
+                    t.is_floating_point()
+                )
+                for t, dim in zip(whole.tensors, dims, strict=True)
             ]
             outputs = spec.function(*shards, **whole.kwargs)
             actual = outputs if isinstance(outputs, tuple) else (outputs,)
             assert all(isinstance(out, DTensor) for out in actual)
-            wanted = Replicate() if OPERATORS[spec.operator].gathers else placement
             for out in actual:
-                if out.dim() and isinstance(placement, Shard):
-                    assert out.placements[0] == wanted, f"the batch was gathered: {out.placements}"
+                if out.dim() and output_dim is not None:
+                    wanted = Replicate() if OPERATORS[spec.operator].gathers else Shard(output_dim)
+                    assert out.placements[0] == wanted, f"gathered, or not split so: {out.placements}"
             torch.testing.assert_close(tuple(out.full_tensor() for out in actual), expected)
             if spec.derivatives:
                 grads: Any = torch.autograd.grad(sum(out.sum() for out in actual), shards)

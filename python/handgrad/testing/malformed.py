@@ -25,16 +25,17 @@ def _broken_tensors(tensor: torch.Tensor, any_rank: bool) -> st.SearchStrategy[A
         st.just(tensor.tolist()),
         st.just(tensor.to(torch.complex64)),
         st.just(tensor.to_sparse()),
-        st.just(tensor.numpy()),
+        st.just(tensor.numpy(force=True)),
         st.sampled_from(kinds).map(tensor.to) if tensor.dim() else st.just(None),
         st.just(None) if any_rank else st.integers(4, 6).map(lambda extra: tensor.reshape(*tensor.shape, *[1] * extra)),
     )
 
 
-def _broken_mates(tensor: torch.Tensor) -> st.SearchStrategy[Any]:
+def _broken_mates(tensor: torch.Tensor, has_own_rows: bool) -> st.SearchStrategy[Any]:
     """What does not go with the other tensors of a call."""
+    more_rows = st.integers(1, 3).map(lambda extra: torch.cat([tensor] * (1 + extra)))
     return st.one_of(
-        st.integers(1, 3).map(lambda extra: torch.cat([tensor] * (1 + extra))),
+        *([] if has_own_rows else [more_rows]),
         st.just(tensor[..., None].expand(*tensor.shape, 2)),
         st.just(tensor.to("meta")),
     )
@@ -72,12 +73,14 @@ def run(spec: OpSpec) -> None:
             if names[broken] in spec.optional:
                 strategies = [strategies[0].filter(lambda value: value is not None)]
             if len(tensors) > 1:
-                strategies.append(_broken_mates(tensors[broken]))
+                counted = [spec.counted(place) for place in range(len(tensors))]
+                strategies.append(_broken_mates(tensors[broken], counted.count(counted[broken]) == 1))
             tensors[broken] = draw(st.one_of(strategies))
             name = names[broken]
             # Targets and their like may come as integers: a spec says so by listing the op as converting.
         else:
-            kwargs[broken] = draw(_broken_values(kwargs[broken]))
+            takes = spec.lenient.get(broken, lambda value: False)
+            kwargs[broken] = draw(_broken_values(kwargs[broken]).filter(lambda value: not takes(value)))
             name = broken
         return name, tuple(tensors), kwargs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -70,12 +70,23 @@ class OpSpec:
         channels_last: True if the layout means something to the op.
         onnx: names of the samples to export; None exports all.
         optional: names of the tensors that may be None.
+        rows: what the first dimension of each tensor counts, a word for each tensor; tensors of one word have one size.
+            Empty: all count the same, the batch.
+        shards: the ways in which a call can be split over devices, each the dimension that every tensor is split along,
+            None for one that all devices have whole, and the dimension that outputs are split along then.
+            Empty: the first of all.
+        private_ops: suffixes of the private ops that the samples' derivatives come through.
+        lenient: by the name of an argument, which values it takes that look like a mistake.
         any_rank: True if an op of one tensor takes it with any number of dimensions: further ones are then no mistake.
         derivatives: False for an op that has none, because it returns indices or other decisions. Ticks 3 and 15 are
             then not applicable, and every comparison is of the outputs alone. Decisions at a threshold depend on
             rounding, so the reference computes in the type that the kernels compute in: float32, or float64 for
             float64.
         tolerances: (rtol, atol) by dtype where torch.testing's own are wrong for the op, with the reason beside them.
+        floor: the bytes that each pass of a sample must move, by the pass' name (forward, backward, double_backward),
+            where it is not that every tensor that goes in is read once and every one that comes out is written once.
+        floor_factors: how many times those bytes the CUDA kernels may move, by the pass' name, where it is more than
+            1.05, with the reason beside it.
         not_applicable: ticks that make no sense for the op, with the reason.
         pending: ticks that are not done yet, with the reason; they are skipped and shown as missing.
     """
@@ -96,9 +107,15 @@ class OpSpec:
     channels_last: bool = True
     onnx: Sequence[str] | None = None
     optional: Sequence[str] = ()
+    rows: Sequence[str] = ()
+    shards: Sequence[tuple[Sequence[int | None], int]] = ()
+    private_ops: Sequence[str] = ("backward", "double_backward")
+    lenient: dict[str, Callable[[Any], bool]] = field(default_factory=dict)
     any_rank: bool = False
     derivatives: bool = True
     tolerances: dict[torch.dtype, tuple[float, float]] = field(default_factory=dict)
+    floor: Callable[[Sample], dict[str, int]] | None = None
+    floor_factors: dict[str, float] = field(default_factory=dict)
     not_applicable: dict[int, str] = field(default_factory=dict)
     pending: dict[int, str] = field(default_factory=dict)
 
@@ -114,6 +131,25 @@ class OpSpec:
     def compute_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """What the reference computes in, for kernels that are given ``dtype``."""
         return torch.float64 if self.derivatives or dtype is torch.float64 else torch.float32
+
+    def counted(self, place: int) -> str:
+        """What the first dimension of the tensor at ``place`` counts."""
+        return self.rows[place] if self.rows else "batch"
+
+    def grown(self, sample: Sample, times: int) -> Sample:
+        """``sample`` with as many rows ``times`` over; more for each further kind of rows, so that all sizes differ."""
+        kinds = list(dict.fromkeys(self.rows))
+        factors = [times + (kinds.index(self.counted(place)) if kinds else 0) for place in range(len(sample.tensors))]
+        tensors = tuple(torch.cat([t] * factor) for t, factor in zip(sample.tensors, factors, strict=True))
+        return Sample(sample.name, tensors, sample.kwargs)
+
+    def on(self, device: str) -> OpSpec:
+        """The same spec with its samples on ``device``."""
+
+        def there(samples: Sequence[Sample]) -> list[Sample]:
+            return [sample.map(lambda tensor: tensor.to(device)) for sample in samples]
+
+        return replace(self, samples=there(self.samples), large=there([self.large])[0], empty=there(self.empty))
 
     def as_module(self, kwargs: dict[str, Any]) -> torch.nn.Module:
         """The op as a module: its own if it has one."""
@@ -147,7 +183,7 @@ class _FunctionModule(torch.nn.Module):
 
 def reseeded(seed: int = 0) -> torch.Generator:
     """A generator for samples, the same on every run."""
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
 def halved(tensor: Tensor) -> Tensor:
@@ -164,6 +200,6 @@ def far_apart(tensor: Tensor) -> Tensor:
         return tensor
     step = (2**31 + 4096) // (tensor.shape[0] - 1)
     inner = tensor[0].contiguous()
-    memory = torch.empty(step * (tensor.shape[0] - 1) + inner.numel(), dtype=tensor.dtype)
+    memory = tensor.new_empty(step * (tensor.shape[0] - 1) + inner.numel())
     view = memory.as_strided(tensor.shape, (step, *inner.stride()))
     return view.copy_(tensor)

@@ -1,0 +1,116 @@
+// What the host entries of all devices share: the sizes of a call and its checks.
+#pragma once
+
+#include "check.h"
+#include "dtype.h"
+#include "image.h"
+#include "roi_align_math.h"
+
+namespace handgrad::roi_align {
+
+inline constexpr const char* kOp = "roi_align";
+
+struct Options {
+  int64_t pooled_h, pooled_w;
+  double spatial_scale;
+  int64_t sampling_ratio;
+  bool aligned;
+};
+
+struct Geometry {
+  Options options;
+  int64_t batch, channels, height, width, boxes;
+
+  int64_t bins() const { return options.pooled_h * options.pooled_w; }
+};
+
+// One row of boxes.
+template <class C>
+struct Box {
+  C image, x1, y1, x2, y2;
+
+  // Its number cut to a whole one, as torchvision does; -1 if there is no such image.
+  HANDGRAD_MATH int64_t image_of(int64_t batch) const {
+    return image > -1 && image < static_cast<C>(batch) ? static_cast<int64_t>(image) : -1;
+  }
+  HANDGRAD_MATH BoxAxis<C> rows(const Geometry& at) const {
+    return BoxAxis<C>(y1, y2, static_cast<C>(at.options.spatial_scale), at.options.sampling_ratio, at.options.aligned,
+                      at.options.pooled_h, at.height);
+  }
+  HANDGRAD_MATH BoxAxis<C> columns(const Geometry& at) const {
+    return BoxAxis<C>(x1, x2, static_cast<C>(at.options.spatial_scale), at.options.sampling_ratio, at.options.aligned,
+                      at.options.pooled_w, at.width);
+  }
+};
+
+inline ScalarType compute_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Geometry check_arguments(const Tensor& input, const Tensor& boxes, const Options& options) {
+  check_floating(kOp, "input", input);
+  HANDGRAD_CHECK(input.dim() == 4, kOp, ": input must have 4 dimensions (batch, channels, height, width); got ",
+                 shape_text(input));
+  HANDGRAD_CHECK(boxes.dim() == 2 && boxes.sizes()[1] == 5, kOp,
+                 ": boxes must have shape (boxes, 5): the number of an image, x1, y1, x2, y2; got ", shape_text(boxes));
+  const ScalarType wanted = compute_dtype(input.scalar_type());
+  HANDGRAD_CHECK(boxes.scalar_type() == wanted, kOp, ": boxes must have the type that input is computed in, ",
+                 dtype_text(wanted), "; got ", dtype_text(boxes.scalar_type()));
+  HANDGRAD_CHECK(boxes.is_cpu() == input.is_cpu() && boxes.get_device_index() == input.get_device_index(), kOp,
+                 ": boxes must be on the device of input");
+  HANDGRAD_CHECK(
+      options.pooled_h > 0 && options.pooled_w > 0 && options.pooled_h <= INT32_MAX && options.pooled_w <= INT32_MAX,
+      kOp, ": output_size must be at least 1 and below 2^31; got ", options.pooled_h, " x ", options.pooled_w);
+  HANDGRAD_CHECK(options.sampling_ratio <= INT32_MAX, kOp, ": sampling_ratio must be below 2^31; got ",
+                 options.sampling_ratio);
+  const Sizes sizes = input.sizes();
+  const Geometry at{options, sizes[0], sizes[1], sizes[2], sizes[3], boxes.sizes()[0]};
+  HANDGRAD_CHECK(at.boxes == 0 || (at.height > 0 && at.width > 0), kOp,
+                 ": input must have at least one pixel where there are boxes; got ", shape_text(input));
+  // Beyond, the numbers of images are no longer all there.
+  HANDGRAD_CHECK(wanted == ScalarType::Double || at.batch <= int64_t{1} << 24, kOp,
+                 ": input must have at most 2^24 images, which float32 boxes can tell apart; got ", at.batch);
+  return at;
+}
+
+inline void check_grad_output(const Geometry& at, const Tensor& grad_output, const Tensor& input) {
+  HANDGRAD_CHECK(grad_output.scalar_type() == input.scalar_type() && grad_output.is_cpu() == input.is_cpu() &&
+                     grad_output.get_device_index() == input.get_device_index(),
+                 kOp, ": grad_output must have the dtype and the device of input, ", dtype_text(input.scalar_type()),
+                 "; got ", dtype_text(grad_output.scalar_type()));
+  const Sizes sizes = grad_output.sizes();
+  HANDGRAD_CHECK(grad_output.dim() == 4 && sizes[0] == at.boxes && sizes[1] == at.channels &&
+                     sizes[2] == at.options.pooled_h && sizes[3] == at.options.pooled_w,
+                 kOp, ": grad_output must have shape (boxes, channels, *output_size), here (", at.boxes, ", ",
+                 at.channels, ", ", at.options.pooled_h, ", ", at.options.pooled_w, "); got ", shape_text(grad_output));
+}
+
+inline Tensor empty_output(const Geometry& at, const Tensor& input) {
+  const int64_t sizes[4] = {at.boxes, at.channels, at.options.pooled_h, at.options.pooled_w};
+  return empty_image(Sizes(sizes, 4), !input.is_contiguous() && is_channels_last(input), input);
+}
+
+inline Tensor empty_grad_boxes(const Geometry& at, const Tensor& boxes) {
+  const int64_t sizes[2] = {at.boxes, 5}, strides[2] = {5, 1};
+  return empty_strided(Sizes(sizes, 2), Sizes(strides, 2), boxes);
+}
+
+// The boxes and what is like them: row k is five numbers.
+template <class C>
+struct BoxTable {
+  C* data;
+  int64_t row, column;
+
+  HANDGRAD_MATH C* at(int64_t k, int64_t c) const { return data + k * row + c * column; }
+};
+
+template <class C>
+BoxTable<const C> box_table(const Tensor& tensor) {
+  return {tensor.const_data_ptr<C>(), tensor.strides()[0], tensor.strides()[1]};
+}
+template <class C>
+BoxTable<C> mutable_box_table(const Tensor& tensor) {
+  return {tensor.mutable_data_ptr<C>(), tensor.strides()[0], tensor.strides()[1]};
+}
+
+}  // namespace handgrad::roi_align

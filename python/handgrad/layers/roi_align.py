@@ -1,0 +1,545 @@
+"""RoIAlign. Mathematics, derivatives and numerics: docs/layers/roi_align.md."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handgrad._layout import empty_image
+from handgrad.arguments import check_like, check_range, check_tensor
+from handgrad.registration import batch_first, register, through_reference
+
+_OP = "roi_align"
+_LARGEST = sys.float_info.max
+_LARGEST_INT = 2**31 - 1
+# As in csrc: places in a bin that follow from the size of the box are at most so many.
+_FINEST_GRID = 65536
+
+# ---- public function -------------------------------------------------------------------------------------------------
+
+
+def roi_align(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    *,
+    boxes_grad: bool = False,
+) -> Tensor:
+    r"""Averages of an image over the bins of boxes, sampled between pixels (He et al., `Mask R-CNN
+    <https://arxiv.org/abs/1703.06870>`_, 2017, section 3).
+
+    .. math:: y_{kcpq} = \frac{1}{G_y G_x} \sum_{i < G_y,\, j < G_x} x_{n_k c}\left(
+        y_1 + \left(p + \tfrac{i + 1/2}{G_y}\right) \tfrac{y_2 - y_1}{P_y},\;
+        x_1 + \left(q + \tfrac{j + 1/2}{G_x}\right) \tfrac{x_2 - x_1}{P_x}\right)
+
+    Signature, values and first derivatives of :func:`torchvision.ops.roi_align`; beyond it: gradients with respect to
+    the boxes, second derivatives, forward mode, bfloat16 and float16 beside float32 boxes, channels_last, and a
+    backward pass that is deterministic and takes no memory beside its result but a block of channels.
+
+    Args:
+        input: (batch, channels, height, width); float32, float64, bfloat16 or float16, any strides.
+        boxes: (boxes, 5), each the number of an image, x1, y1, x2, y2; or for each image a tensor of (its boxes, 4).
+            Of any floating-point type that the one which ``input`` is computed in can hold: float64 beside a float64
+            ``input``, otherwise float32, bfloat16 or float16.
+        output_size: height and width of the output, in bins; one number is both.
+        spatial_scale: what coordinates are multiplied by to become pixels of ``input``.
+        sampling_ratio: how many places are looked at in each bin along either axis. 0 or less: as many as the bin is
+            pixels long, rounded up, which differs from box to box; 65,536 at most.
+        aligned: False is the older rule: pixel centres are at whole coordinates, and boxes are at least one pixel long.
+            True moves the boxes half a pixel, so that pixel centres are at a half, and takes boxes as they are.
+        boxes_grad: whether ``boxes`` gets a gradient. Without, they are constants, as they are to torchvision.
+
+    Returns:
+        (boxes, channels, height, width) of ``output_size``, in the type of ``input``, channels_last if ``input`` is.
+        NaN for a box with a coordinate that is NaN or infinite.
+
+    Raises:
+        ValueError: ``output_size``, ``spatial_scale`` or ``sampling_ratio`` out of range, or a list of boxes of another
+            length than the batch.
+        TypeError: an argument of another kind.
+        RuntimeError: tensors whose shapes, dtypes or devices do not go together, or a box of an image that is not
+            there. (On a CUDA device, which would have to be waited for, such a box gives NaN instead.)
+
+    Example:
+        >>> image = torch.arange(16.0).view(1, 1, 4, 4)
+        >>> roi_align(image, [torch.tensor([[0.0, 0.0, 2.0, 4.0]])], output_size=(2, 1), aligned=True).flatten()
+        tensor([ 2.5000, 10.5000])
+    """
+    check_tensor(_OP, "input", input)
+    boxes = _as_table(input, boxes)
+    pooled_h, pooled_w = _pair(output_size)
+    check_range(_OP, "spatial_scale", spatial_scale, sys.float_info.min, _LARGEST, "a finite number greater than 0")
+    check_range(
+        _OP, "sampling_ratio", sampling_ratio, -sys.maxsize, _LARGEST_INT, "a whole number below 2^31, or at most 0"
+    )
+    if not isinstance(sampling_ratio, (int, torch.SymInt)):
+        raise TypeError(f"{_OP}: sampling_ratio must be a whole number; got {sampling_ratio!r}")
+    for name, value in (("aligned", aligned), ("boxes_grad", boxes_grad)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{_OP}: {name} must be True or False; got {value!r}")
+    if not boxes_grad:
+        boxes = boxes.detach()
+    return _forward(input, boxes, pooled_h, pooled_w, spatial_scale, max(sampling_ratio, 0), aligned)
+
+
+def _as_table(input: Tensor, boxes: Any) -> Tensor:
+    """(boxes, 5) in the type that ``input`` is computed in."""
+    computed = torch.float64 if input.dtype is torch.float64 else torch.float32
+    if isinstance(boxes, (list, tuple)):
+        if not all(isinstance(of_image, Tensor) for of_image in boxes):
+            kinds = sorted({type(of_image).__name__ for of_image in boxes})
+            raise TypeError(f"{_OP}: boxes must be a torch.Tensor or a list of them; got a list of {', '.join(kinds)}")
+        if input.dim() and len(boxes) != input.shape[0]:
+            raise ValueError(
+                f"{_OP}: boxes must be one tensor for each image of input, {input.shape[0]}; got {len(boxes)}"
+            )
+        rows = [input.new_empty((0, 5), dtype=computed)]
+        for image, of_image in enumerate(boxes):
+            _check_boxes(f"boxes[{image}]", of_image, computed)
+            if of_image.dim() != 2 or of_image.shape[1] != 4:
+                raise RuntimeError(
+                    f"{_OP}: boxes[{image}] must have shape (boxes, 4): x1, y1, x2, y2; got {tuple(of_image.shape)}"
+                )
+            # The number of the image never passes through a type that cannot hold it.
+            of_image = of_image.to(computed)
+            rows.append(torch.cat([torch.full_like(of_image[:, :1], image), of_image], 1))
+        return torch.cat(rows)
+    check_tensor(_OP, "boxes", boxes)
+    _check_boxes("boxes", boxes, computed)
+    return boxes if boxes.dtype is computed else boxes.to(computed)
+
+
+def _check_boxes(name: str, boxes: Tensor, computed: torch.dtype) -> None:
+    check_tensor(_OP, name, boxes)
+    if not boxes.is_floating_point() or (boxes.dtype is torch.float64 and computed is torch.float32):
+        wide = "float64, " if computed is torch.float64 else ""
+        raise TypeError(
+            f"{_OP}: {name} must be of {wide}float32, bfloat16 or float16 beside an input that is computed in "
+            f"{str(computed).removeprefix('torch.')}; got {str(boxes.dtype).removeprefix('torch.')}"
+        )
+
+
+def _pair(output_size: Any) -> tuple[int, int]:
+    expected = "a whole number, at least 1, or two of them"
+    is_pair = isinstance(output_size, (tuple, list)) and len(output_size) == 2
+    values = tuple(output_size) if is_pair else (output_size, output_size)
+    for number in values:
+        check_range(_OP, "output_size", number, 1, _LARGEST_INT, expected)
+        if not isinstance(number, (int, torch.SymInt)):
+            raise TypeError(f"{_OP}: output_size must be {expected}; got {output_size!r}")
+    return values[0], values[1]
+
+
+# ---- module ----------------------------------------------------------------------------------------------------------
+
+
+class RoIAlign(nn.Module):
+    """:func:`roi_align` as a module, in place of :class:`torchvision.ops.RoIAlign`.
+
+    Args:
+        output_size, spatial_scale, sampling_ratio, aligned, boxes_grad: see :func:`roi_align`; checked here, so that a
+            mistake shows at construction.
+
+    Shape:
+        ``forward(input, boxes)``: (batch, channels, height, width) and (boxes, 5), or a list of (boxes, 4), to (boxes,
+        channels, height, width) of ``output_size``.
+
+    Example:
+        >>> pool = RoIAlign(7, spatial_scale=0.25, sampling_ratio=2)
+        >>> pool(torch.rand(2, 16, 20, 30), [torch.rand(3, 4) * 80, torch.rand(1, 4) * 80]).shape
+        torch.Size([4, 16, 7, 7])
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+        aligned: bool = False,
+        *,
+        boxes_grad: bool = False,
+    ) -> None:
+        super().__init__()
+        roi_align(
+            torch.zeros(1, 0, 1, 1), torch.zeros(0, 5), output_size, spatial_scale, sampling_ratio, aligned,
+            boxes_grad=boxes_grad,
+        )  # fmt: skip
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.boxes_grad = boxes_grad
+
+    def forward(self, input: Tensor, boxes: Tensor | list[Tensor]) -> Tensor:
+        return roi_align(
+            input, boxes, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned,
+            boxes_grad=self.boxes_grad,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        text = f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
+        text += f", sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+        return f"{text}, boxes_grad=True" if self.boxes_grad else text
+
+
+# ---- reference: the definition in plain PyTorch, its derivatives by torch's own autograd -----------------------------
+
+
+def roi_align_reference(
+    input: Tensor,
+    boxes: Tensor,
+    pooled_h: int,
+    pooled_w: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Plain PyTorch. To be trusted because it says what the formula says: the places along each axis, the weights that
+    they give to rows and to columns, and the two products of matrices that apply these.
+
+    A pixel that is infinite makes NaN of what touches it, where the kernels keep the infinity.
+    """
+    batch, channels, height, width = input.shape
+    count = boxes.shape[0]
+    image = boxes[:, 0]
+    there = (image > -1) & (image < batch)
+    image = torch.where(there, image, 0.0).long()
+    x1, y1, x2, y2 = boxes[:, 1:].unbind(1)
+    sizes = (spatial_scale, sampling_ratio, aligned)
+    rows, touched_rows, found_y = _axis_weights(y1, y2, pooled_h, height, *sizes)
+    columns, touched_columns, found_x = _axis_weights(x1, x2, pooled_w, width, *sizes)
+
+    def apply(pixels: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+        # Rows of all images in a row: a box has weights for those of its own.
+        own = (image[:, None] == torch.arange(batch, device=image.device)).to(of_rows.dtype)
+        of_all = of_rows[:, :, None, :] * own[:, None, :, None]
+        # (boxes * pooled_h, batch * height) x (batch * height, channels * width)
+        summed = of_all.reshape(count * pooled_h, batch * height) @ pixels.transpose(1, 2).reshape(
+            batch * height, channels * width
+        )
+        # (boxes, pooled_h * channels, width) x (boxes, width, pooled_w)
+        summed = summed.reshape(count, pooled_h * channels, width) @ of_columns.transpose(1, 2)
+        return summed.reshape(count, pooled_h, channels, pooled_w).transpose(1, 2)
+
+    # A product of matrices multiplies every pixel, if by 0: one that is not finite must not go in.
+    finite = input.isfinite()
+    output = apply(torch.where(finite, input, 0.0).to(boxes.dtype), rows, columns)
+    spoilt = apply((~finite).to(boxes.dtype), touched_rows, touched_columns) > 0
+    lost = ~(there & found_y & found_x)[:, None, None, None]
+    return torch.where(spoilt | lost, float("nan"), output).to(input.dtype)
+
+
+def _axis_weights(
+    first: Tensor, second: Tensor, bins: int, size: int, scale: float, sampling_ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For boxes from ``first`` to ``second``: what each bin weighs each of ``size`` pixels by, (boxes, bins, size);
+    which it touches; and whether the box is anywhere, (boxes,)."""
+    half = 0.5 if aligned else 0.0
+    start, end = first * scale - half, second * scale - half
+    length = end - start
+    found = length.isfinite()
+    start, length = torch.where(found, start, 0.0), torch.where(found, length, 0.0)
+    if not aligned:
+        length = torch.where(length < 1, 1.0, length)
+    bin_size = (length / bins)[:, None, None]
+    of_bins = torch.arange(bins, device=first.device).to(first.dtype)[:, None]
+    bin_start = start[:, None, None] + of_bins * bin_size
+    if sampling_ratio > 0:
+        grid = torch.full_like(bin_size, sampling_ratio)
+        sample = torch.arange(sampling_ratio, device=first.device).to(first.dtype).expand(1, bins, -1)
+    else:
+        # Places of an adaptive grid are half a pixel apart or more, if there are several: so many can be in the image,
+        # from the first one that is.
+        grid = bin_size.detach().ceil().clamp(0, _FINEST_GRID)
+        spacing = bin_size.detach() / grid.clamp(min=1)
+        before = ((-1 - bin_start.detach()) / spacing - 0.5).floor() - 1
+        before = torch.where(grid > 0, before, 0.0).clamp(min=0)
+        sample = before + torch.arange(2 * size + 8, device=first.device)
+    place = bin_start + (sample + 0.5) * bin_size / grid.clamp(min=1)
+    inside = (sample < grid) & (place >= -1) & (place <= size) & found[:, None, None]
+    # Beyond the first and the last pixel the image goes on as they are. (Not clamp(min=0): its derivative at 0 is 0.)
+    place = torch.where(inside & (place >= 0), place, 0.0).clamp(max=size - 1)
+    low = place.detach().floor()
+    high = (low + 1).clamp(max=size - 1)
+    share = torch.where(inside, 1 / grid.clamp(min=1), 0.0)
+    right = place - low
+    zeros = first.new_zeros(first.shape[0], bins, size)
+    weights, touched = zeros, zeros
+    for pixel, weight in ((low, 1 - right), (high, right)):
+        weights = weights.scatter_add(2, pixel.long(), weight * share)
+        touched = touched.scatter_add(2, pixel.long(), inside.to(first.dtype))
+    return weights, touched, found
+
+
+def _backward_reference(grad_output: Tensor, input: Tensor, boxes: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    *numbers, boxes_grad = options
+
+    def forward(x: Tensor, b: Tensor) -> Tensor:
+        return roi_align_reference(x, b, *numbers)
+
+    if boxes_grad:
+        grads = torch.func.vjp(forward, input, boxes)[1](grad_output)
+        return grads[0], grads[1]
+    (grad_input,) = torch.func.vjp(lambda x: forward(x, boxes), input)[1](grad_output)
+    return grad_input, boxes.new_empty(0)
+
+
+def _double_backward_reference(
+    grad_grad_input: Tensor, grad_grad_boxes: Tensor, grad_output: Tensor, input: Tensor, boxes: Tensor, *numbers: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(g: Tensor, x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return _backward_reference(g, x, b, *numbers, True)
+
+    grads = torch.func.vjp(backward, grad_output, input, boxes)[1]((grad_grad_input, grad_grad_boxes))
+    return grads
+
+
+# ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
+
+
+def _fake(input: Tensor, boxes: Tensor, pooled_h: int, pooled_w: int, *_: Any) -> Tensor:
+    if input.dim() != 4:
+        raise RuntimeError(
+            f"{_OP}: input must have 4 dimensions (batch, channels, height, width); got {tuple(input.shape)}"
+        )
+    if boxes.dim() != 2:
+        raise RuntimeError(f"{_OP}: boxes must have shape (boxes, 5); got {tuple(boxes.shape)}")
+    torch._check(boxes.shape[1] == 5, lambda: f"{_OP}: boxes must have shape (boxes, 5); got {tuple(boxes.shape)}")
+    if boxes.device != input.device:
+        raise RuntimeError(f"{_OP}: boxes must be on the device of input, {input.device}; got {boxes.device}")
+    return empty_image(input, (boxes.shape[0], input.shape[1], pooled_h, pooled_w), input)
+
+
+def _backward_fake(grad_output: Tensor, input: Tensor, boxes: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    *numbers, boxes_grad = options
+    check_like(_OP, "grad_output", grad_output, "output", _fake(input, boxes, *numbers))
+    return empty_image(input, input.shape, input), boxes.new_empty(boxes.shape if boxes_grad else 0)
+
+
+def _double_backward_fake(
+    grad_grad_input: Tensor, grad_grad_boxes: Tensor, grad_output: Tensor, input: Tensor, boxes: Tensor, *numbers: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads = _backward_fake(grad_output, input, boxes, *numbers, True)
+    return _fake(input, boxes, *numbers), *grads
+
+
+# ---- autograd, vmap --------------------------------------------------------------------------------------------------
+
+
+class _Forward(torch.autograd.Function):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        input, boxes, *ctx.numbers = inputs
+        ctx.save_for_backward(input, boxes)
+        ctx.save_for_forward(input, boxes)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        boxes_grad = ctx.needs_input_grad[1]
+        grad_input, grad_boxes = _backward(grad_output, *ctx.saved_tensors, *ctx.numbers, boxes_grad)
+        # output_size, spatial_scale, sampling_ratio and aligned are numbers
+        return grad_input, grad_boxes if boxes_grad else None, *[None] * 5
+
+    @staticmethod
+    def jvp(ctx: Any, v_input: Tensor | None, v_boxes: Tensor | None, *_: None) -> Tensor:
+        input, boxes = ctx.saved_tensors
+        return _change(v_input, v_boxes, input, boxes, ctx.numbers)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, input: Tensor, boxes: Tensor, *numbers: Any) -> Any:
+        size = info.batch_size
+        output = _forward(
+            _images(input, in_dims[0], size), _boxes(boxes, in_dims[1], size, input, in_dims[0]), *numbers
+        )
+        return _unfold(output, size), 0
+
+
+class _Backward(torch.autograd.Function):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        grad_output, input, boxes, *numbers, ctx.boxes_grad = inputs
+        ctx.numbers = numbers
+        ctx.save_for_backward(grad_output, input, boxes)
+        ctx.save_for_forward(grad_output, input, boxes)
+
+    @staticmethod
+    def backward(ctx: Any, v_input: Tensor, v_boxes: Tensor) -> Any:
+        grad_output, input, boxes = ctx.saved_tensors
+        # the numbers, and boxes_grad
+        none = [None] * 6
+        if not ctx.boxes_grad and not ctx.needs_input_grad[2]:
+            # grad_input is linear in grad_output, and does not depend on input.
+            return _forward(v_input, boxes, *ctx.numbers), None, None, *none
+        if not ctx.boxes_grad:
+            v_boxes = torch.zeros_like(boxes)
+        return *_double_backward(v_input, v_boxes, grad_output, input, boxes, *ctx.numbers), *none
+
+    @staticmethod
+    def jvp(ctx: Any, v_grad: Tensor | None, v_input: Tensor | None, v_boxes: Tensor | None, *_: None) -> Any:
+        grad_output, input, boxes = ctx.saved_tensors
+        # Linear in grad_output; and the Hessian of sum(grad_output * output) is symmetric, so H v is what the double
+        # backward makes of v.
+        by_grad = None if v_grad is None else _backward(v_grad, input, boxes, *ctx.numbers, ctx.boxes_grad)
+        if v_boxes is None and (v_input is None or not ctx.boxes_grad):
+            by_rest = None
+        else:
+            v_input, v_boxes = _filled((v_input, v_boxes), (input, boxes))
+            _, *by_rest = _double_backward(v_input, v_boxes, grad_output, input, boxes, *ctx.numbers)
+        if by_grad is None and by_rest is None:
+            return torch.zeros_like(input), boxes.new_zeros(boxes.shape if ctx.boxes_grad else 0)
+        if by_rest is None:
+            return by_grad
+        if not ctx.boxes_grad:
+            by_rest[1] = boxes.new_zeros(0)
+        return tuple(by_rest) if by_grad is None else (by_grad[0] + by_rest[0], by_grad[1] + by_rest[1])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, grad_output: Tensor, input: Tensor, boxes: Tensor, *options: Any) -> Any:
+        size = info.batch_size
+        grad_input, grad_boxes = _backward(
+            _images(grad_output, in_dims[0], size),
+            _images(input, in_dims[1], size),
+            _boxes(boxes, in_dims[2], size, input, in_dims[1]),
+            *options,
+        )
+        grad_boxes = _unfold(grad_boxes, size) if options[-1] else grad_boxes.expand(size, 0)
+        return (_unfold(grad_input, size), grad_boxes), (0, 0)
+
+
+def _double_backward_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+    size = info.batch_size
+    v_input, v_boxes, grad_output, input, boxes, *numbers = args
+    outputs = _double_backward(
+        _images(v_input, in_dims[0], size),
+        _images(v_boxes, in_dims[1], size),
+        _images(grad_output, in_dims[2], size),
+        _images(input, in_dims[3], size),
+        _boxes(boxes, in_dims[4], size, input, in_dims[3]),
+        *numbers,
+    )
+    return tuple(_unfold(output, size) for output in outputs), (0, 0, 0)
+
+
+def _images(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    # What vmap adds becomes images, or boxes.
+    return batch_first(tensor, dim, size).flatten(0, 1)
+
+
+def _boxes(boxes: Tensor, dim: int | None, size: int, input: Tensor, input_dim: int | None) -> Tensor:
+    """The same of boxes, which then are of later images. A number that was none before must not become one."""
+    batch = input.shape[0] if input_dim is None else input.movedim(input_dim, 0).shape[1]
+    table = batch_first(boxes, dim, size)
+    image = table[..., :1]
+    there = (image > -1) & (image < batch)
+    shift = torch.arange(size, device=boxes.device).to(boxes.dtype)[:, None, None] * batch
+    # Cut first: -0.5 is image 0.
+    image = torch.where(there, image.trunc() + shift, -1.0)
+    return torch.cat([image, table[..., 1:]], -1).flatten(0, 1)
+
+
+def _unfold(tensor: Tensor, size: int) -> Tensor:
+    return tensor.unflatten(0, (size, tensor.shape[0] // max(1, size)))
+
+
+def _change(v_input: Tensor | None, v_boxes: Tensor | None, input: Tensor, boxes: Tensor, numbers: Any) -> Tensor:
+    """How the output changes along the tangents."""
+    if v_boxes is None:
+        # Linear in input.
+        return _forward(torch.zeros_like(input) if v_input is None else v_input, boxes, *numbers)
+    v_input, v_boxes = _filled((v_input, v_boxes), (input, boxes))
+    grad_output = input.new_zeros(boxes.shape[0], input.shape[1], numbers[0], numbers[1])
+    # The double backward's first result, whatever grad_output is.
+    return _double_backward(v_input, v_boxes, grad_output, input, boxes, *numbers)[0]
+
+
+def _filled(tangents: Any, models: Any) -> list[Tensor]:
+    return [torch.zeros_like(m) if t is None else t for t, m in zip(tangents, models, strict=True)]
+
+
+# ---- onnx: ONNX's own operator ---------------------------------------------------------------------------------------
+
+
+def _onnx(
+    input: Tensor,
+    boxes: Tensor,
+    pooled_h: int,
+    pooled_w: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Any:
+    from handgrad.onnx import operator
+
+    if input.dtype is not torch.float32:
+        return NotImplemented
+    attributes = {
+        "coordinate_transformation_mode": "half_pixel" if aligned else "output_half_pixel",
+        "mode": "avg",
+        "output_height": pooled_h,
+        "output_width": pooled_w,
+        "sampling_ratio": sampling_ratio,
+        "spatial_scale": float(spatial_scale),
+    }
+    shape = (boxes.shape[0], input.shape[1], pooled_h, pooled_w)
+    inputs = [input, boxes[:, 1:], boxes[:, 0].long()]
+    return operator("RoiAlign", inputs, attributes, dtype=input.dtype, shape=shape)
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _sharding(kinds: str, outputs: str, numbers: int) -> Callable[..., Any]:
+    """The rule of an op with these arguments and results: i is an image, b boxes or the gradient of them, o an output.
+    Either the boxes are split, and each device has all images; or the channels, and each has all boxes."""
+
+    def rule(*args: Any) -> Any:
+        from torch.distributed.tensor import Partial, Replicate, Shard
+
+        none = [None] * numbers
+        # Without boxes_grad there is nothing to add up.
+        empty = len(outputs) == 2 and not args[-1]
+        ways: list[Any] = [([Replicate()] * len(outputs), [Replicate()] * len(kinds) + none)]
+        for split in ({"i": None, "b": 0, "o": 0}, {"i": 1, "b": None, "o": 1}):
+            dims = [split[kind] for kind in kinds]
+            given = [Replicate() if dim is None else Shard(dim) for dim in dims]
+            made: list[Any] = []
+            for kind in outputs:
+                dim = split[kind]
+                made.append(Partial() if dim is None else Shard(dim))
+            if empty:
+                made[1] = Replicate()
+            ways.append((made, given + none))
+        return ways
+
+    return rule
+
+
+_forward = register(
+    "handgrad::roi_align",
+    autograd=_Forward,
+    fake=_fake,
+    reference=roi_align_reference,
+    sharding=_sharding("ib", "o", 5),
+    onnx=_onnx,
+)
+_backward = register(
+    "handgrad::_roi_align_backward",
+    autograd=_Backward,
+    fake=_backward_fake,
+    reference=_backward_reference,
+    sharding=_sharding("oib", "ib", 6),
+)
+_double_backward = register(
+    "handgrad::_roi_align_double_backward",
+    autograd=through_reference(_double_backward_reference, _double_backward_vmap),
+    fake=_double_backward_fake,
+    reference=_double_backward_reference,
+    sharding=_sharding("iboib", "oib", 5),
+)
