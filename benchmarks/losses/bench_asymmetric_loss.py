@@ -1,4 +1,4 @@
-"""Asymmetric loss: 10 million elements, beside the formula in plain PyTorch, eager and compiled."""
+"""Asymmetric loss: MS-COCO at the size of the paper, 80 classes, beside the formula in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from torch import Tensor
 from handgrad.benchmarking import Benchmark, Case, compiled
 from handgrad.losses import asymmetric_loss
 
-EPSILON = 0.1
-
 
 def _case(n: int, reduction: str) -> Case:
     def inputs(device: torch.device) -> tuple[Tensor, Tensor]:
-        return torch.randn(n, device=device, requires_grad=True), torch.randn(n, device=device)
+        return torch.randn(n, device=device, requires_grad=True), (torch.rand(n, device=device) < 0.05).float()
 
     def ours(inputs: Tensor, targets: Tensor) -> Tensor:
-        return asymmetric_loss(inputs, targets, EPSILON, reduction)
+        return asymmetric_loss(inputs, targets, reduction=reduction)
 
-    # TODO(author): the formula as your readers write it today, and whoever else has it.
+    # The authors' own code, without its in-place variant.
     def eager(inputs: Tensor, targets: Tensor) -> Tensor:
-        loss = torch.sqrt((inputs - targets) ** 2 + EPSILON**2) - EPSILON
+        p = torch.sigmoid(inputs)
+        rest = (1 - p + 0.05).clamp(max=1)
+        cross_entropy = targets * p.clamp(min=1e-8).log() + (1 - targets) * rest.clamp(min=1e-8).log()
+        right = p * targets + rest * (1 - targets)
+        loss = -cross_entropy * (1 - right) ** (targets + 4 * (1 - targets))
         return loss.mean() if reduction == "mean" else loss
 
     one_map = 4 * n
@@ -37,5 +39,5 @@ def _case(n: int, reduction: str) -> Case:
 
 
 def benchmark(quick: bool) -> Benchmark:
-    n = 10_000 if quick else 10_000_000
+    n = 8_000 if quick else 80 * 100_000
     return Benchmark(op="asymmetric_loss", cases=[_case(n, "mean"), _case(n, "none")])

@@ -164,7 +164,7 @@ def register(
 
 
 def _defined(name: str) -> Any:
-    """The op's overload, whose schema and whose kernels must have been loaded by now: registering is part of an import."""
+    """The op's overload, whose schema and kernels must have been loaded by now: registering is part of an import."""
     namespace, op = name.split("::")
     folder = f"csrc/<family>/{op.removesuffix('_double_backward').removesuffix('_backward').lstrip('_')}"
     if torch._C._dispatch_has_kernel(name) and hasattr(getattr(torch.ops, namespace), op):

@@ -1,6 +1,8 @@
 """Asymmetric loss: its spec, and what is peculiar to it."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from handgrad.losses import AsymmetricLoss, asymmetric_loss
 from handgrad.losses.asymmetric_loss import asymmetric_loss_reference
@@ -9,27 +11,31 @@ from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
-def reference(inputs, targets, epsilon=1e-3, reduction="none"):
-    return asymmetric_loss_reference(inputs, targets, epsilon, REDUCTIONS[reduction])
+def reference(inputs, targets, gamma_neg=4.0, gamma_pos=1.0, clip=0.05, reduction="none"):
+    return asymmetric_loss_reference(inputs, targets, gamma_neg, gamma_pos, clip, REDUCTIONS[reduction])
 
 
 def tensors(*shape, dtype=torch.float64):
+    """Logits and soft targets; no probability of these logits is near a clip of the samples."""
     generator = reseeded(len(shape))
-    return tuple(torch.randn(*shape, dtype=dtype, generator=generator) for _ in range(2))
+    logits = 1.5 * torch.randn(*shape, dtype=dtype, generator=generator)
+    return logits, 0.05 + 0.9 * torch.rand(*shape, dtype=dtype, generator=generator)
 
 
-# TODO(author): what must hold of your loss, whatever the numbers.
+def without_asymmetry_it_is_the_focal_loss_without_weights():
+    logits, targets = tensors(7, 5)
+    targets = targets.round()
+    expected = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    torch.testing.assert_close(asymmetric_loss(logits, targets, 0, 0, 0), expected)
+    wrong = (targets - torch.sigmoid(logits)).abs()
+    torch.testing.assert_close(asymmetric_loss(logits, targets, 2, 2, 0), wrong**2 * expected)
 
 
-def only_the_difference_counts():
-    inputs, targets = tensors(7, 5)
-    torch.testing.assert_close(asymmetric_loss(inputs + 3, targets + 3), asymmetric_loss(targets, inputs))
-
-
-def far_from_the_target_it_is_the_absolute_difference():
-    inputs, targets = tensors(7, 5)
-    expected = (1e6 * inputs - targets).abs() - 0.5
-    torch.testing.assert_close(asymmetric_loss(1e6 * inputs, targets, epsilon=0.5), expected)
+def easy_negatives_cost_nothing():
+    logits = torch.tensor([-20.0, -4.0, -3.0], dtype=torch.float64, requires_grad=True)
+    loss = asymmetric_loss(logits, torch.zeros_like(logits))
+    assert loss.eq(0).all()
+    assert torch.autograd.grad(loss.sum(), logits)[0].eq(0).all()
 
 
 def sum_is_the_sum_of_the_map():
@@ -41,9 +47,9 @@ def sum_is_the_sum_of_the_map():
 
 def numel_beyond_int32():
     n = 2**31 + 64
-    inputs, targets = torch.tensor([4.0]), torch.tensor([0.0])
-    many = asymmetric_loss(inputs.expand(n), targets.expand(n), epsilon=3.0, reduction="mean")
-    torch.testing.assert_close(many, torch.tensor(2.0))
+    logits, targets = torch.tensor([0.5]), torch.tensor([1.0])
+    one = asymmetric_loss(logits, targets, reduction="sum")
+    torch.testing.assert_close(asymmetric_loss(logits.expand(n), targets.expand(n), reduction="mean"), one)
 
 
 INPUTS, TARGETS = tensors(4, 3)
@@ -54,13 +60,12 @@ SPEC = OpSpec(
     function=asymmetric_loss,
     reference=reference,
     module=AsymmetricLoss,
-    # TODO(author): samples that reach every branch of your formula, away from its kinks.
     samples=[
-        Sample("map", tensors(4, 3), {"epsilon": 0.5, "reduction": "none"}),
-        Sample("mean", tensors(5), {"epsilon": 1.0, "reduction": "mean"}),
-        Sample("sum", tensors(2, 3, 2, 2), {"epsilon": 0.7, "reduction": "sum"}),
+        Sample("paper_none", tensors(4, 3), {"reduction": "none"}),
+        Sample("no_clip_mean", tensors(5), {"gamma_neg": 2, "gamma_pos": 0, "clip": 0.0, "reduction": "mean"}),
+        Sample("fractional_sum", tensors(2, 3, 2, 2), {"gamma_neg": 3.5, "gamma_pos": 1.5, "reduction": "sum"}),
     ],
-    large=Sample("large", tensors(1031, 83, dtype=torch.float32), {"epsilon": 0.1, "reduction": "sum"}),
+    large=Sample("large", tensors(1031, 83, dtype=torch.float32), {"reduction": "sum"}),
     empty=[
         Sample("no_batch_none", tensors(0, 3), {"reduction": "none"}),
         Sample("no_columns_sum", tensors(3, 0), {"reduction": "sum"}),
@@ -68,7 +73,9 @@ SPEC = OpSpec(
     ],
     autocast=torch.float32,
     bad=[
-        Bad("epsilon", lambda: AsymmetricLoss(0.0), ValueError, r"epsilon must be a finite number above 0; got 0\.0"),
+        Bad("gamma_neg", lambda: AsymmetricLoss(0.5), ValueError, "gamma_neg must be 0 or a finite number, at least 1"),
+        Bad("gamma_pos", lambda: AsymmetricLoss(gamma_pos=-1), ValueError, "gamma_pos must be 0 or .* got -1"),
+        Bad("clip", lambda: AsymmetricLoss(clip=1.0), ValueError, r"clip must be in \[0, 1\); got 1\.0"),
         Bad("reduction", lambda: AsymmetricLoss(reduction="avg"), ValueError, "reduction must be .* got 'avg'"),
         Bad("none", lambda: asymmetric_loss(INPUTS, None), TypeError, "targets must be a torch.Tensor; got NoneType"),
         Bad("layout", lambda: asymmetric_loss(INPUTS.to_sparse(), TARGETS), TypeError, "inputs must be a dense tensor"),
@@ -86,8 +93,8 @@ SPEC = OpSpec(
         ),
     ],
     identities={
-        "difference": only_the_difference_counts,
-        "far": far_from_the_target_it_is_the_absolute_difference,
+        "symmetric": without_asymmetry_it_is_the_focal_loss_without_weights,
+        "easy": easy_negatives_cost_nothing,
         "sum": sum_is_the_sum_of_the_map,
     },
     numel_beyond_int32=numel_beyond_int32,
@@ -97,10 +104,16 @@ SPEC = OpSpec(
 test_matrix = matrix(SPEC)
 
 
-def test_small_differences_keep_their_accuracy():
-    """The loss of a difference far below epsilon is its square over 2 epsilon, where r - epsilon would be 0."""
-    loss = asymmetric_loss(torch.tensor([1e-6]), torch.tensor([0.0]), epsilon=1.0)
-    torch.testing.assert_close(loss, torch.tensor([5e-13]), rtol=1e-6, atol=0)
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_finite_for_huge_logits(clip):
+    """A wrong and certain prediction costs its logit, a right one nothing; no NaN in any derivative."""
+    logits = torch.tensor([1e4, -1e4, -1e4, 88.0, -88.0, 0.0], requires_grad=True)
+    targets = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 1.0], requires_grad=True)
+    loss = asymmetric_loss(logits, targets, clip=clip)
+    torch.testing.assert_close(loss[:3], torch.tensor([0.0, 0.0, 1e4]))
+    grads = torch.autograd.grad(loss.sum(), (logits, targets), create_graph=True)
+    second = torch.autograd.grad(sum(grad.sum() for grad in grads), (logits, targets))
+    assert all(grad.isfinite().all() for grad in (*grads, *second))
 
 
 def test_nan_stays_where_it_is():

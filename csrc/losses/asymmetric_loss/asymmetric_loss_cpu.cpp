@@ -9,11 +9,12 @@ namespace {
 
 using namespace asymmetric_loss;
 
-Tensor asymmetric_loss_cpu(const Tensor& inputs, const Tensor& targets, double epsilon, int64_t reduction_code) {
+Tensor asymmetric_loss_cpu(const Tensor& inputs, const Tensor& targets, double gamma_neg, double gamma_pos, double clip,
+                           int64_t reduction_code) {
   const Reduction reduction = check_arguments(inputs, targets, reduction_code);
   const Tensor output = reduction == Reduction::none ? new_like(inputs) : empty_scalar(inputs);
 
-  with_formula(inputs, epsilon, [&](auto tag, auto loss) {
+  with_formula(inputs, gamma_neg, gamma_pos, clip, [&](auto tag, auto loss) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
     if (reduction == Reduction::none) {
@@ -39,14 +40,15 @@ Tensor asymmetric_loss_cpu(const Tensor& inputs, const Tensor& targets, double e
 }
 
 std::tuple<Tensor, Tensor> asymmetric_loss_backward_cpu(const Tensor& grad_output, const Tensor& inputs,
-                                                        const Tensor& targets, double epsilon, int64_t reduction_code,
-                                                        bool need_inputs, bool need_targets) {
+                                                        const Tensor& targets, double gamma_neg, double gamma_pos,
+                                                        double clip, int64_t reduction_code, bool need_inputs,
+                                                        bool need_targets) {
   const Reduction reduction = check_arguments(inputs, targets, reduction_code);
   check_grad_output(grad_output, inputs, reduction);
   const Tensor grad_inputs = need_inputs ? new_like(inputs) : empty_placeholder(inputs);
   const Tensor grad_targets = need_targets ? new_like(targets) : empty_placeholder(targets);
 
-  with_formula(inputs, epsilon, [&](auto tag, auto plain_loss) {
+  with_formula(inputs, gamma_neg, gamma_pos, clip, [&](auto tag, auto plain_loss) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
     const auto loss = plain_loss.scaled(reduction_scale(reduction, inputs.numel()));
@@ -82,7 +84,8 @@ std::tuple<Tensor, Tensor> asymmetric_loss_backward_cpu(const Tensor& grad_outpu
 std::tuple<Tensor, Tensor, Tensor> asymmetric_loss_double_backward_cpu(const std::optional<Tensor>& grad_grad_inputs,
                                                                        const std::optional<Tensor>& grad_grad_targets,
                                                                        const Tensor& grad_output, const Tensor& inputs,
-                                                                       const Tensor& targets, double epsilon,
+                                                                       const Tensor& targets, double gamma_neg,
+                                                                       double gamma_pos, double clip,
                                                                        int64_t reduction_code) {
   const Reduction reduction = check_arguments(inputs, targets, reduction_code);
   check_grad_output(grad_output, inputs, reduction);
@@ -91,7 +94,7 @@ std::tuple<Tensor, Tensor, Tensor> asymmetric_loss_double_backward_cpu(const std
   const Tensor grad_grad_output = reduction == Reduction::none ? new_like(inputs) : empty_scalar(inputs);
   const Tensor grad_inputs = new_like(inputs), grad_targets = new_like(targets);
 
-  with_formula(inputs, epsilon, [&](auto tag, auto plain_loss) {
+  with_formula(inputs, gamma_neg, gamma_pos, clip, [&](auto tag, auto plain_loss) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
     const auto loss = plain_loss.scaled(reduction_scale(reduction, inputs.numel()));

@@ -54,12 +54,13 @@ struct SecondGradient {
   }
 };
 
-Tensor asymmetric_loss_cuda(const Tensor& inputs, const Tensor& targets, double epsilon, int64_t reduction_code) {
+Tensor asymmetric_loss_cuda(const Tensor& inputs, const Tensor& targets, double gamma_neg, double gamma_pos,
+                            double clip, int64_t reduction_code) {
   const Reduction reduction = check_arguments(inputs, targets, reduction_code);
   const Tensor output = reduction == Reduction::none ? new_like(inputs) : empty_scalar(inputs);
   const DeviceOf device(inputs);
 
-  with_formula(inputs, epsilon, [&](auto tag, auto loss) {
+  with_formula(inputs, gamma_neg, gamma_pos, clip, [&](auto tag, auto loss) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
     const std::array<Input<T>, 2> in{Input<T>(inputs), Input<T>(targets)};
@@ -75,15 +76,16 @@ Tensor asymmetric_loss_cuda(const Tensor& inputs, const Tensor& targets, double 
 }
 
 std::tuple<Tensor, Tensor> asymmetric_loss_backward_cuda(const Tensor& grad_output, const Tensor& inputs,
-                                                         const Tensor& targets, double epsilon, int64_t reduction_code,
-                                                         bool need_inputs, bool need_targets) {
+                                                         const Tensor& targets, double gamma_neg, double gamma_pos,
+                                                         double clip, int64_t reduction_code, bool need_inputs,
+                                                         bool need_targets) {
   const Reduction reduction = check_arguments(inputs, targets, reduction_code);
   check_grad_output(grad_output, inputs, reduction);
   const Tensor grad_inputs = need_inputs ? new_like(inputs) : empty_placeholder(inputs);
   const Tensor grad_targets = need_targets ? new_like(targets) : empty_placeholder(targets);
   const DeviceOf device(inputs);
 
-  with_formula(inputs, epsilon, [&](auto tag, auto loss) {
+  with_formula(inputs, gamma_neg, gamma_pos, clip, [&](auto tag, auto loss) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
     using Loss = decltype(loss);
@@ -107,7 +109,8 @@ std::tuple<Tensor, Tensor> asymmetric_loss_backward_cuda(const Tensor& grad_outp
 std::tuple<Tensor, Tensor, Tensor> asymmetric_loss_double_backward_cuda(const std::optional<Tensor>& grad_grad_inputs,
                                                                         const std::optional<Tensor>& grad_grad_targets,
                                                                         const Tensor& grad_output, const Tensor& inputs,
-                                                                        const Tensor& targets, double epsilon,
+                                                                        const Tensor& targets, double gamma_neg,
+                                                                        double gamma_pos, double clip,
                                                                         int64_t reduction_code) {
   const Reduction reduction = check_arguments(inputs, targets, reduction_code);
   check_grad_output(grad_output, inputs, reduction);
@@ -119,7 +122,7 @@ std::tuple<Tensor, Tensor, Tensor> asymmetric_loss_double_backward_cuda(const st
   Tensor zero = empty_scalar(inputs);
   if (!grad_grad_inputs || !grad_grad_targets) torch::stable::zero_(zero);
 
-  with_formula(inputs, epsilon, [&](auto tag, auto loss) {
+  with_formula(inputs, gamma_neg, gamma_pos, clip, [&](auto tag, auto loss) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
     using Loss = decltype(loss);

@@ -29,10 +29,10 @@ inline void check_grad_output(const Tensor& grad_output, const Tensor& inputs, R
 
 // Calls body(tag, loss) with the element type of `inputs` and the formula in the type it is computed in.
 template <class Body>
-auto with_formula(const Tensor& inputs, double epsilon, const Body& body) {
+auto with_formula(const Tensor& inputs, double gamma_neg, double gamma_pos, double clip, const Body& body) {
   return dispatch_floating(kOp, inputs.scalar_type(), [&](auto tag) {
     using C = Compute<typename decltype(tag)::type>;
-    return body(tag, AsymmetricLoss<C>(epsilon));
+    return body(tag, AsymmetricLoss<C>(gamma_neg, gamma_pos, clip));
   });
 }
 
