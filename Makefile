@@ -17,7 +17,7 @@ SOURCES := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* python/hand
 OP_TESTS := $(patsubst csrc/%/,tests/%,$(filter-out csrc/common/ csrc/emulator/,$(wildcard csrc/*/)))
 CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build wheel test test-python test-levels test-emulated test-cuda cuda-report test-sanitize test-abi demo bench lint format table clean
+.PHONY: help build wheel test test-python test-levels test-emulated test-cuda cuda-report test-sanitize test-abi demo detect bench lint format table clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -101,6 +101,9 @@ test-abi: wheel  ## the wheel under another torch
 
 demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
 	$(BIN)/python examples/finetune.py --resume
+
+detect: build  ## trains a small detector with handgrad's roi_align and nms on real photos
+	$(BIN)/python examples/detect.py
 
 bench: build  ## times handgrad against its peers; writes benchmarks/results
 	$(BIN)/python -m benchmarks

@@ -26,7 +26,8 @@ PROGRAM = """
 import importlib.util, json, sys
 import torch
 from handgrad import _library
-from handgrad.layers import local_response_norm
+from handgrad.boxes import nms, soft_nms
+from handgrad.layers import local_response_norm, roi_align
 from handgrad.losses import sigmoid_focal_loss
 
 def imported(path):
@@ -56,7 +57,24 @@ logits = torch.randn(5000, dtype=torch.float64, generator=generator)
 def of_sum():
     return (sigmoid_focal_loss(logits, (logits > 1).double(), reduction="sum"),)
 
-calls = [of_norm(2, 40, 9), of_sum, slabs_in_turn]
+# More boxes than a block looks at in a row, most of them elsewhere; more bins than it makes weights for at once.
+boxes = torch.tensor([0.0, 90, 90, 99, 99], dtype=torch.float64).repeat(300, 1)
+boxes[[0, 1, 298, 299], 1:] = torch.tensor([0.3, 0.4, 4.1, 16.2], dtype=torch.float64)
+boxes.requires_grad_()
+photo = torch.randn(1, 2, 17, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+def of_boxes():
+    y = roi_align(photo, boxes, (18, 2), sampling_ratio=2, boxes_grad=True)
+    first = torch.autograd.grad(y.square().sum(), (photo, boxes), create_graph=True)
+    return *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (photo, boxes))
+
+corners = torch.rand(300, 2, dtype=torch.float64, generator=generator)
+overlapping = torch.cat([corners, corners + 0.2], 1)
+def of_nms():
+    return (nms(overlapping, logits[:300], 0.5),)
+def of_soft_nms():
+    return soft_nms(overlapping, logits[:300].sigmoid(), min_score=0.3)
+
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms]
 expected = [call() for call in calls]
 
 def noticed():

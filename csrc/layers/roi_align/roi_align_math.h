@@ -68,6 +68,22 @@ struct BoxAxis {
   HANDGRAD_MATH int64_t begin(int64_t p) const { return reached(p, bin < 0 ? static_cast<C>(size) : C(-1), false); }
   HANDGRAD_MATH int64_t end(int64_t p) const { return reached(p, bin < 0 ? C(-1) : static_cast<C>(size), true); }
 
+  // The same of those that touch one pixel.
+  HANDGRAD_MATH int64_t begin(int64_t p, int64_t pixel) const {
+    return reached(p, bin < 0 ? upper(pixel) : lower(pixel), false);
+  }
+  HANDGRAD_MATH int64_t end(int64_t p, int64_t pixel) const {
+    return reached(p, bin < 0 ? lower(pixel) : upper(pixel), true);
+  }
+
+  // Whether the box may touch one of the pixels [first, last): false only if it does not, with a pixel to spare for
+  // rounding.
+  HANDGRAD_MATH bool may_touch(int64_t first, int64_t last) const {
+    const C other = start + static_cast<C>(bins) * bin;
+    const C low = bin < 0 ? other : start, high = bin < 0 ? start : other;
+    return grid > 0 && high + 2 >= static_cast<C>(first) && low - 2 < static_cast<C>(last);
+  }
+
   // Beyond the first and the last pixel the image goes on as they are.
   HANDGRAD_MATH AxisSample<C> sample(C place) const {
     if (place < 0) return {0, 0, C(0), C(0)};
@@ -81,6 +97,10 @@ struct BoxAxis {
   HANDGRAD_MATH C along(int64_t p, int64_t i) const {
     return (static_cast<C>(p) + (static_cast<C>(i) + C(0.5)) / static_cast<C>(grid)) / static_cast<C>(bins);
   }
+
+  // Between these bounds a place touches a pixel.
+  HANDGRAD_MATH C lower(int64_t pixel) const { return static_cast<C>(pixel - 1); }
+  HANDGRAD_MATH C upper(int64_t pixel) const { return static_cast<C>(pixel + 1); }
 
   // The first place of bin p that has come to `bound`, or beyond it; grid if none has. Places are in order, whatever
   // their rounding, so that a large grid is not walked through.
