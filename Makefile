@@ -17,7 +17,7 @@ SOURCES := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* python/hand
 OP_TESTS := $(patsubst csrc/%/,tests/%,$(filter-out csrc/common/ csrc/emulator/,$(wildcard csrc/*/)))
 CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build wheel test test-python test-levels test-emulated test-sanitize test-abi demo bench lint format table clean
+.PHONY: help build wheel test test-python test-levels test-emulated test-cuda cuda-report test-sanitize test-abi demo detect bench lint format table clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,15 @@ test-levels: build
 test-emulated: build  ## the CUDA kernels in the emulator
 	HANDGRAD_BACKEND=emulated $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS)
 
+# The same matrix, its tensors on a GPU: for a machine that has one.
+test-cuda: build  ## the CUDA kernels on a GPU
+	@$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit('make test-cuda needs a GPU, and torch ' + torch.__version__ + ' finds none on this machine that it can use.')"
+	HANDGRAD_TEST_DEVICE=cuda $(BIN)/python -m pytest -q $(OP_TESTS) -k test_matrix
+
+# Registers, spills, occupancy, widths of accesses, bytes moved; no GPU needs to be there.
+cuda-report: build  ## what nvcc makes of the CUDA kernels
+	$(BIN)/python tests/cuda_report.py
+
 # The CPU kernels and the emulated CUDA kernels under AddressSanitizer and UBSan; the latter under the emulator's own
 # checks (races, unwritten shared memory) too. Every finding ends the run. About three minutes, so not part of `test`.
 SANITIZED := -k "01_cpu or 03_derivatives or 04_strides or 05_empty or 12_deterministic or 13_sentences or equals"
@@ -92,6 +101,9 @@ test-abi: wheel  ## the wheel under another torch
 
 demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
 	$(BIN)/python examples/finetune.py --resume
+
+detect: build  ## trains a small detector with handgrad's roi_align and nms on real photos
+	$(BIN)/python examples/detect.py
 
 bench: build  ## times handgrad against its peers; writes benchmarks/results
 	$(BIN)/python -m benchmarks

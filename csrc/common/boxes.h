@@ -1,5 +1,5 @@
-// Axis-parallel boxes: areas, intersections, unions, in the arithmetic that decides at a threshold the same way on every
-// device and for every instruction set: each step rounded by itself, in this order.
+// Axis-parallel boxes: areas, intersections, unions, in the arithmetic that decides at a threshold the same way on
+// every device and for every instruction set: each step rounded by itself, in this order.
 #pragma once
 
 #include "scalar_math.h"

@@ -22,3 +22,11 @@
 #define HANDGRAD_DEVICE_KEY CUDA
 
 #endif
+
+namespace handgrad {
+
+// The second number of every __launch_bounds__. Told to fit two blocks, ptxas takes the registers that a kernel needs;
+// told nothing, it may spill a few of them to fit more blocks.
+inline constexpr int kMinBlocks = 2;
+
+}  // namespace handgrad

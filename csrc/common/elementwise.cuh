@@ -36,17 +36,18 @@ struct StridedIndex {
 
   __device__ void offsets(Index i, Index (&at)[N]) const {
     for (int k = 0; k < N; ++k) at[k] = 0;
-    for (int d = dimensions - 1; d >= 0; --d) {
+    for (int d = dimensions - 1; d > 0; --d) {
       const Index outer = i / sizes[d], inside = i - outer * sizes[d];
       for (int k = 0; k < N; ++k) at[k] += inside * strides[d][k];
       i = outer;
     }
+    for (int k = 0; k < N; ++k) at[k] += i * strides[0][k];
   }
 };
 
 // One vector of consecutive elements per thread and step. `total` is null if nothing is summed.
 template <class T, int In, int Out, int Width, bool Sum, class Body>
-__global__ void __launch_bounds__(kElementThreads)
+__global__ void __launch_bounds__(kElementThreads, kMinBlocks)
     contiguous_elements_kernel(Body body, ElementPointers<T, In, Out> at, int64_t count, double* partial) {
   HANDGRAD_LAUNCH_BOUNDS(kElementThreads);
   using C = Compute<T>;
@@ -92,7 +93,7 @@ __global__ void __launch_bounds__(kElementThreads)
 }
 
 template <class T, int In, int Out, class Index, bool Sum, class Body>
-__global__ void __launch_bounds__(kElementThreads)
+__global__ void __launch_bounds__(kElementThreads, kMinBlocks)
     strided_elements_kernel(Body body, ElementPointers<T, In, Out> at, StridedIndex<In + Out, Index> index,
                             int64_t count, double* partial) {
   HANDGRAD_LAUNCH_BOUNDS(kElementThreads);
@@ -120,7 +121,6 @@ int64_t launch_elements(const char* name, Sizes shape, const Body& body, const s
   constexpr int N = In + Out;
   std::array<const int64_t*, N> strides;
   ElementPointers<T, In, Out> at{};
-  bool aligned = true;
   for (int k = 0; k < In; ++k) {
     strides[k] = inputs[k].strides;
     at.in[k] = inputs[k].data;
@@ -132,28 +132,22 @@ int64_t launch_elements(const char* name, Sizes shape, const Body& body, const s
   const ElementLoop<N> loop(shape, strides);
   const int64_t count = loop.numel();
 
-  bool contiguous = loop.is_linear();
-  for (int k = 0; k < N; ++k) contiguous = contiguous && (loop.stride(k) == 1 || (k < In && loop.stride(k) == 0));
-  if (contiguous) {
-    constexpr int width = 16 / sizeof(T);
-    for (int k = 0; k < N; ++k) {
-      const void* pointer = k < In ? static_cast<const void*>(at.in[k]) : static_cast<const void*>(at.out[k - In]);
-      if (k < In && loop.stride(k) == 0) {
-        at.constant |= 1u << k;
-      } else {
-        aligned = aligned && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-      }
+  bool whole_vectors = loop.is_linear();
+  for (int k = 0; whole_vectors && k < N; ++k) {
+    const void* pointer = k < In ? static_cast<const void*>(at.in[k]) : static_cast<const void*>(at.out[k - In]);
+    if (k < In && loop.stride(k) == 0) {
+      at.constant |= 1u << k;
+    } else {
+      whole_vectors = loop.stride(k) == 1 && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
     }
-    const int64_t per_block = int64_t{kElementThreads} * (aligned ? width : 1);
+  }
+  if (whole_vectors) {
+    constexpr int width = 16 / sizeof(T);
+    const int64_t per_block = int64_t{kElementThreads} * width;
     int64_t blocks = (count + per_block - 1) / per_block;
     if (Sum) blocks = std::min(blocks, kSumBlocks);
-    if (aligned) {
-      launch(name, contiguous_elements_kernel<T, In, Out, width, Sum, Body>, device, {blocks, kElementThreads}, body,
-             at, count, partial);
-    } else {
-      launch(name, contiguous_elements_kernel<T, In, Out, 1, Sum, Body>, device, {blocks, kElementThreads}, body, at,
-             count, partial);
-    }
+    launch(name, contiguous_elements_kernel<T, In, Out, width, Sum, Body>, device, {blocks, kElementThreads}, body, at,
+           count, partial);
     return blocks;
   }
 

@@ -44,7 +44,13 @@ class DeviceOf {
 #endif
 
 inline void check_cuda(cudaError_t error, const char* what) {
-  HANDGRAD_CHECK(error == cudaSuccess, what, ": CUDA reports: ", cudaGetErrorString(error));
+  // What a user can do something about.
+  const bool foreign = error == cudaErrorInsufficientDriver || error == cudaErrorNoKernelImageForDevice;
+  HANDGRAD_CHECK(error == cudaSuccess, what, ": CUDA reports: ", cudaGetErrorString(error),
+                 foreign
+                     ? "; with HANDGRAD_CUDA=off in the environment the reference in plain PyTorch runs instead, or "
+                       "build from source for this device and driver"
+                     : "");
 }
 
 // How many bytes of shared memory a block may ask for on the current device.

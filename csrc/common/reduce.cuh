@@ -35,7 +35,7 @@ __device__ __forceinline__ void store_block_sum(double value, double* partial) {
 
 // The second stage, one block: partial sums to the result.
 template <class T>
-__global__ void __launch_bounds__(kSumThreads)
+__global__ void __launch_bounds__(kSumThreads, kMinBlocks)
     sum_partial_kernel(const double* partial, int64_t count, double factor, T* total) {
   HANDGRAD_LAUNCH_BOUNDS(kSumThreads);
   double value = 0;

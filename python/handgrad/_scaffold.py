@@ -1,8 +1,8 @@
 """``python -m handgrad new`` and ``add``: a package of ops of one's own, and another op in a package that exists.
 
 The files come from ``templates/``, which Jinja fills in: ``package/`` once for a package, ``operator/<kind>/`` for each
-op. PACKAGE and OP in their names are replaced, ``OP_math.h`` goes where csrc/README.md says that an op's formula lies, and
-so on. ruff and clang-format then format the new files, where these tools are at hand.
+op. PACKAGE and OP in their names are replaced, ``OP_math.h`` goes where csrc/README.md says that an op's formula lies,
+and so on. ruff and clang-format then format the new files, where these tools are at hand.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def add_command(commands: Any) -> None:
     new: argparse.ArgumentParser = commands.add_parser(
         "new",
         help="start a package of ops of your own",
-        description="Writes a complete package with one op: kernels for CPU and CUDA, derivatives, tests, benchmark, docs. "
-        "It builds and passes its tests as it is; TODO(author) marks the places to change.",
+        description="Writes a complete package with one op: kernels for CPU and CUDA, derivatives, tests, benchmark, "
+        "docs. It builds and passes its tests as it is; TODO(author) marks the places to change.",
     )
     new.add_argument("path", metavar="PATH", type=Path, help="a folder that does not exist yet, or is empty")
     new.add_argument("--package", metavar="NAME", help="the package's import name; by default the folder's")
@@ -169,10 +169,13 @@ class _Named:
 _SOURCES = (".cpp", "_math.h", "_host.h", "_cpu.cpp", "_cuda.cu")
 # Words that a compiler keeps for itself, beyond Python's.
 _CXX_KEYWORDS = frozenset(
-    "alignas alignof asm auto bool case catch char const constexpr default delete do double enum explicit export extern "
-    "false float friend goto inline int long mutable namespace new noexcept nullptr operator private protected public "
-    "register short signed sizeof static struct switch template this throw true typedef typeid typename union unsigned "
-    "using virtual void volatile".split()
+    re.findall(
+        r"\w+",
+        """alignas alignof asm auto bool case catch char const constexpr default delete do double enum explicit export
+        extern false float friend goto inline int long mutable namespace new noexcept nullptr operator private protected
+        public register short signed sizeof static struct switch template this throw true typedef typeid typename union
+        unsigned using virtual void volatile""",
+    )
 )
 
 

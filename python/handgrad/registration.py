@@ -19,6 +19,7 @@ has everything but forward mode.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import sys
 from collections.abc import Callable
@@ -96,8 +97,10 @@ def register(
     Returns:
         A function of the op's positional arguments, differentiable in every mode that torch has.
     """
-    namespace, op = name.split("::")
-    overload = getattr(getattr(torch.ops, namespace), op).default
+    op = name.split("::")[1]
+    overload = _defined(name)
+    for role, function in (("fake", fake), ("reference", reference)):
+        _check_takes(name, role, function, overload._schema)
     autograd.forward = staticmethod(_forward_of(overload))
     autograd.jvp = staticmethod(_outside_its_level(autograd.jvp))
     torch.library.register_fake(name, fake)
@@ -158,6 +161,44 @@ def register(
     for observer in OBSERVERS:
         observer(name)
     return public
+
+
+def _defined(name: str) -> Any:
+    """The op's overload, whose schema and kernels must have been loaded by now: registering is part of an import."""
+    namespace, op = name.split("::")
+    folder = f"csrc/<family>/{op.removesuffix('_double_backward').removesuffix('_backward').lstrip('_')}"
+    if torch._C._dispatch_has_kernel(name) and hasattr(getattr(torch.ops, namespace), op):
+        overload = getattr(getattr(torch.ops, namespace), op).default
+        if torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, "CPU"):
+            return overload
+        raise ImportError(
+            f"register: {name} has a schema and no CPU kernel. library.impl in {folder}/*_cpu.cpp must name it as the "
+            f"schema does, and the package must have been built since (pip install --no-build-isolation -e .)."
+        )
+    known = sorted(other for other in torch._C._dispatch_get_all_op_names() if other.startswith(f"{namespace}::"))
+    near = difflib.get_close_matches(name, known, 1)
+    raise ImportError(
+        f"register: no library that is loaded defines {name}"
+        + (f"; the nearest name that one defines is {near[0]}" if near else "")
+        + f". library.def in {folder}/*.cpp must define it, and the package must have been built since (pip install "
+        "--no-build-isolation -e .)."
+    )
+
+
+def _check_takes(name: str, role: str, function: Callable[..., Any], schema: Any) -> None:
+    """A function that stands for an op takes the op's arguments, which torch would say only when it is called."""
+    wanted = [argument.name for argument in schema.arguments]
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # a built-in of torch, which does not say
+    try:
+        signature.bind(*wanted)
+    except TypeError:
+        raise TypeError(
+            f"register: the {role} of {name} must take what its schema does, ({', '.join(wanted)}); "
+            f"{getattr(function, '__name__', function)} takes {signature}"
+        ) from None
 
 
 def _detached(tensor: torch.Tensor) -> torch.Tensor:

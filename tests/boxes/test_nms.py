@@ -262,6 +262,14 @@ def test_many_boxes(torchvision, sizes, kept):
     assert len(found) >= kept
 
 
+def test_more_pairs_than_fit_at_one_time(torchvision):
+    """On a device the bits of all pairs are made in several steps then, here in two."""
+    boxes, scores = boxes_of(9000, 900.0, (10.0, 60.0)).float(), scores_of(9000, 100).float()
+    assert torch.equal(nms(boxes, scores, 0.4), torchvision.ops.nms(boxes, scores, 0.4))
+    one_class = torch.zeros(9000, dtype=torch.int64)
+    assert torch.equal(batched_nms(boxes, scores, one_class, 0.4), torchvision.ops.nms(boxes, scores, 0.4))
+
+
 def test_the_signatures_are_torchvisions(torchvision):
     for ours, theirs in ((nms, torchvision.ops.nms), (batched_nms, torchvision.ops.batched_nms)):
         assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)

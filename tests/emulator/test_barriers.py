@@ -26,6 +26,7 @@ PROGRAM = """
 import importlib.util, json, sys
 import torch
 from handgrad import _library
+from handgrad.boxes import nms, soft_nms
 from handgrad.layers import local_response_norm, roi_align
 from handgrad.losses import sigmoid_focal_loss
 
@@ -66,7 +67,14 @@ def of_boxes():
     first = torch.autograd.grad(y.square().sum(), (photo, boxes), create_graph=True)
     return *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (photo, boxes))
 
-calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn]
+corners = torch.rand(300, 2, dtype=torch.float64, generator=generator)
+overlapping = torch.cat([corners, corners + 0.2], 1)
+def of_nms():
+    return (nms(overlapping, logits[:300], 0.5),)
+def of_soft_nms():
+    return soft_nms(overlapping, logits[:300].sigmoid(), min_score=0.3)
+
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms]
 expected = [call() for call in calls]
 
 def noticed():

@@ -197,6 +197,9 @@ SPEC = OpSpec(
         # its largest terms behind.
         torch.float32: (1e-4, 1e-4),
     },
+    # Columns are written for torch's matmul, and the four corners of a sample are read for each of its taps, from the
+    # cache as a rule: 4.7, 4.3 and 5.7 times.
+    floor_factors={"forward": 5.0, "backward": 4.5, "double_backward": 6.0},
     pending={2: "the CUDA kernels pass the matrix in the emulator and have not run on a device"},
 )
 

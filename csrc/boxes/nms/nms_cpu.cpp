@@ -3,13 +3,13 @@
 //
 // Only kept boxes that it meets can. They are found in a tree whose shape is known beforehand: all boxes are put in the
 // order of a curve through their sizes and places, 16 neighbours make a leaf, 16 leaves a node, and so on; each knows
-// what the boxes kept so far below it cover. Looking at the 16 children of a node is a few vector instructions, and in a
-// leaf as many more decide. All that the tree asks is whether extents meet, in comparisons without rounding: where a box
-// stands in it is a question of time only, and the result is that of the plain double loop, whatever the boxes.
+// what the boxes kept so far below it cover. Looking at the 16 children of a node is a few vector instructions, and in
+// a leaf as many more decide. All that the tree asks is whether extents meet, in comparisons without rounding: where a
+// box stands in it is a question of time only, and the result is that of the plain double loop, whatever the boxes.
 //
 // Boxes of different classes never meet: each class is a tree of its own, and threads take classes. Where one class has
-// much to compare, threads take boxes of it instead: a block of boxes is compared with all kept before the block at once,
-// and then, in order, with those kept within it.
+// much to compare, threads take boxes of it instead: a block of boxes is compared with all kept before the block at
+// once, and then, in order, with those kept within it.
 #include <bit>
 
 #include "convert.h"
@@ -191,8 +191,8 @@ std::vector<uint32_t> places_on_curve(const std::vector<Candidate<C>>& candidate
     const Box<C>& box = candidates[i].box;
     const int exponent = std::ilogb(larger(box.x2 - box.x1, box.y2 - box.y1));
     const uint32_t size = static_cast<uint32_t>(std::clamp(largest_exponent - exponent, 0, 15));
-    const uint32_t place = spread(cell(middle(box.x1, box.x2), left, right)) |
-                           spread(cell(middle(box.y1, box.y2), top, bottom)) << 1;
+    const uint32_t place =
+        spread(cell(middle(box.x1, box.x2), left, right)) | spread(cell(middle(box.y1, box.y2), top, bottom)) << 1;
     entries[i] = {size << (2 * bits) | place, static_cast<uint32_t>(i)};
   }
   sort_by_key(entries);

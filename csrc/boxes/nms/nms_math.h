@@ -22,7 +22,9 @@ struct Suppression {
   }
 
   // True if decides() is, and seldom otherwise: the product instead of the division.
-  HANDGRAD_MATH bool may(C intersection, C whole) const { return intersection >= threshold * whole && intersection > 0; }
+  HANDGRAD_MATH bool may(C intersection, C whole) const {
+    return intersection >= threshold * whole && intersection > 0;
+  }
   HANDGRAD_MATH bool decides(C intersection, C whole) const { return intersection / whole > threshold; }
 
   // The box narrowed to what must meet.

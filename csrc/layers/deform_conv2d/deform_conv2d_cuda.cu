@@ -70,7 +70,8 @@ Tensor matrices(const Tensor& memory, int64_t groups, int64_t rows, int64_t colu
 // ---------------------------------------------------------------------------------------------------------
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) widen_weight_kernel(Geometry at, Field<const T> from, Compute<T>* to) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    widen_weight_kernel(Geometry at, Field<const T> from, Compute<T>* to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= at.out_channels * at.group_channels * at.taps) return;
@@ -79,7 +80,8 @@ __global__ void __launch_bounds__(kThreads) widen_weight_kernel(Geometry at, Fie
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) narrow_weight_kernel(Geometry at, const Compute<T>* from, Field<T> to) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    narrow_weight_kernel(Geometry at, const Compute<T>* from, Field<T> to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= at.out_channels * at.group_channels * at.taps) return;
@@ -89,7 +91,7 @@ __global__ void __launch_bounds__(kThreads) narrow_weight_kernel(Geometry at, co
 
 // A chunk of the output's gradient as a matrix, channel x position.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     load_chunk_kernel(Geometry at, Chunk chunk, Field<const T> from, Compute<T>* to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -100,8 +102,9 @@ __global__ void __launch_bounds__(kThreads)
 
 // And back, with the bias added.
 template <class T>
-__global__ void __launch_bounds__(kThreads) store_chunk_kernel(Geometry at, Chunk chunk, const Compute<T>* from,
-                                                               const T* bias, int64_t bias_stride, Field<T> to) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    store_chunk_kernel(Geometry at, Chunk chunk, const Compute<T>* from, const T* bias, int64_t bias_stride,
+                       Field<T> to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= at.out_channels * chunk.count) return;
@@ -150,7 +153,7 @@ struct Look {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     columns_kernel(Geometry at, Chunk chunk, Sampled<T> on, Compute<T>* columns) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
@@ -175,7 +178,7 @@ struct Moved {
 
 // The columns once more, and the gradients of offset and mask; for Second the changed columns too.
 template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     differentiate_kernel(Geometry at, Chunk chunk, Sampled<T> on, Moved<T> moved, const Compute<T>* grad_columns,
                          Compute<T>* columns, Field<T> grad_offset, Field<T> grad_mask) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
@@ -250,7 +253,7 @@ __device__ void scatter(const Geometry& at, const Chunk& chunk, const Sampled<T>
 }
 
 template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     scatter_kernel(Geometry at, Chunk chunk, Sampled<T> on, Moved<T> moved, const Compute<T>* grad_columns,
                    Field<Compute<T>> grad_input) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
@@ -267,7 +270,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // A thread for each channel of each image that the chunk touches: an order of its own for every sum.
 template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     scatter_in_order_kernel(Geometry at, Chunk chunk, Sampled<T> on, Moved<T> moved, const Compute<T>* grad_columns,
                             Field<Compute<T>> grad_input) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
@@ -285,7 +288,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     narrow_input_kernel(Geometry at, const Field<Compute<T>> from, Field<T> to, bool clear) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -301,7 +304,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // The bias' gradient over a chunk, one thread for each channel, positions in order.
 template <class C>
-__global__ void __launch_bounds__(kThreads) sum_bias_kernel(Geometry at, Chunk chunk, const C* grads, C* sums) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    sum_bias_kernel(Geometry at, Chunk chunk, const C* grads, C* sums) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t o = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (o >= at.out_channels) return;
@@ -311,7 +315,7 @@ __global__ void __launch_bounds__(kThreads) sum_bias_kernel(Geometry at, Chunk c
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) finish_bias_kernel(Geometry at, Compute<T>* sums, T* to) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks) finish_bias_kernel(Geometry at, Compute<T>* sums, T* to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t o = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (o >= at.out_channels) return;

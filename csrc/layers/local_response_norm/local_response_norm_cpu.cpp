@@ -164,7 +164,7 @@ Tensor local_response_norm_cpu(const Tensor& input, int64_t size, double alpha, 
       slab.load(in, x);
       sum_squares(slab, x, squares, y);
       HANDGRAD_SIMD
-      for (int64_t i = 0; i < slab.count(); ++i) y[i] = norm.value(x[i], norm.denominator(y[i]));
+      for (int64_t i = 0; i < slab.count(); ++i) y[i] = norm.value(x[i], norm.factors(y[i]));
       slab.store(y, out, out_layout);
     });
   });
@@ -173,8 +173,7 @@ Tensor local_response_norm_cpu(const Tensor& input, int64_t size, double alpha, 
 
 Tensor local_response_norm_backward_cpu(const Tensor& grad_output, const Tensor& input, int64_t size, double alpha,
                                         double beta, double k) {
-  check_arguments(input, size);
-  check_like(kOp, "grad_output", grad_output, "input", input);
+  check_backward(grad_output, input, size);
   const Tensor grad_input = empty_output(input);
 
   with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
@@ -194,9 +193,9 @@ Tensor local_response_norm_backward_cpu(const Tensor& grad_output, const Tensor&
       C* sent = slab.padded_buffer(4);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) {
-        const C d = norm.denominator(sums[i]);
-        shrink[i] = norm.shrink(d);
-        sent[i] = norm.sent(g[i], x[i], shrink[i], d);
+        const auto of = norm.factors(sums[i]);
+        shrink[i] = of.shrink;
+        sent[i] = norm.sent(g[i], x[i], of);
       }
       slab.sum_over_mirrored_window(sent, sums);
       HANDGRAD_SIMD
@@ -210,9 +209,7 @@ Tensor local_response_norm_backward_cpu(const Tensor& grad_output, const Tensor&
 std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(const Tensor& grad_grad_input,
                                                                    const Tensor& grad_output, const Tensor& input,
                                                                    int64_t size, double alpha, double beta, double k) {
-  check_arguments(input, size);
-  check_like(kOp, "grad_output", grad_output, "input", input);
-  check_like(kOp, "grad_grad_input", grad_grad_input, "input", input);
+  check_double_backward(grad_grad_input, grad_output, input, size);
   const Tensor grad_grad_output = empty_output(input), grad_input = empty_output(input);
 
   with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
@@ -224,33 +221,35 @@ std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(const Tensor&
     const Layout out_layout = *as_layout(grad_input);
 
     for_each_slab<C>(plan, 9, [&](Slab<C>& slab) {
-      C *x = slab.buffer(0), *g = slab.buffer(1), *v = slab.buffer(2), *d = slab.buffer(3), *shrink = slab.buffer(4);
+      C *x = slab.buffer(0), *g = slab.buffer(1), *v = slab.buffer(2), *inverse = slab.buffer(3),
+        *shrink = slab.buffer(4);
       C *sum_vx = slab.buffer(5), *sum_sent = slab.buffer(6), *sum_sent_twice = slab.buffer(7);
       slab.load(in, x);
       slab.load(grad, g);
       slab.load(grad_grad, v);
-      sum_squares(slab, x, slab.padded_buffer(8), d);
+      sum_squares(slab, x, slab.padded_buffer(8), inverse);
       C* padded = slab.padded_buffer(8);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) {
-        d[i] = norm.denominator(d[i]);
-        shrink[i] = norm.shrink(d[i]);
+        const auto of = norm.factors(inverse[i]);
+        shrink[i] = of.shrink;
+        inverse[i] = of.inverse;
         padded[i] = v[i] * x[i];
       }
       slab.sum_over_window(padded, sum_vx);
       HANDGRAD_SIMD
-      for (int64_t i = 0; i < slab.count(); ++i) padded[i] = norm.sent(g[i], x[i], shrink[i], d[i]);
+      for (int64_t i = 0; i < slab.count(); ++i) padded[i] = norm.sent(g[i], x[i], {shrink[i], inverse[i]});
       slab.sum_over_mirrored_window(padded, sum_sent);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) {
-        padded[i] = norm.sent_twice(v[i], g[i], x[i], shrink[i], d[i], sum_vx[i]);
+        padded[i] = norm.sent_twice(v[i], g[i], x[i], {shrink[i], inverse[i]}, sum_vx[i]);
       }
       slab.sum_over_mirrored_window(padded, sum_sent_twice);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) {
-        const C of_output = norm.grad_grad_output(v[i], x[i], shrink[i], d[i], sum_vx[i]);
+        const C of_output = norm.grad_grad_output(v[i], x[i], {shrink[i], inverse[i]}, sum_vx[i]);
         const C of_input =
-            norm.grad_input_twice(v[i], g[i], x[i], shrink[i], d[i], sum_vx[i], sum_sent[i], sum_sent_twice[i]);
+            norm.grad_input_twice(v[i], g[i], x[i], {shrink[i], inverse[i]}, sum_vx[i], sum_sent[i], sum_sent_twice[i]);
         sum_vx[i] = of_output;
         sum_sent[i] = of_input;
       }

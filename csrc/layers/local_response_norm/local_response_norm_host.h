@@ -18,6 +18,17 @@ inline void check_arguments(const Tensor& input, int64_t size) {
   HANDGRAD_CHECK(size >= 1, kOp, ": size must be at least 1; got ", size);
 }
 
+inline void check_backward(const Tensor& grad_output, const Tensor& input, int64_t size) {
+  check_arguments(input, size);
+  check_like(kOp, "grad_output", grad_output, "input", input);
+}
+
+inline void check_double_backward(const Tensor& grad_grad_input, const Tensor& grad_output, const Tensor& input,
+                                  int64_t size) {
+  check_backward(grad_output, input, size);
+  check_like(kOp, "grad_grad_input", grad_grad_input, "input", input);
+}
+
 // Calls body(tag, norm) with the element type of `input` and the formula for this beta.
 template <class Body>
 void with_formula(const Tensor& input, int64_t size, double alpha, double beta, double k, const Body& body) {

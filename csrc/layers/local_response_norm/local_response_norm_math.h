@@ -10,7 +10,7 @@
 
 namespace handgrad {
 
-// beta = 3/4, the paper's choice and torch's default, needs two square roots instead of a logarithm and an exponential.
+// beta = 3/4, the paper's choice and torch's default, needs two roots instead of a logarithm and an exponential.
 template <class T, bool BetaIsThreeQuarters>
 struct LocalResponseNorm {
   T alpha_over_size, beta, k;
@@ -20,25 +20,28 @@ struct LocalResponseNorm {
         beta(static_cast<T>(beta_value)),
         k(static_cast<T>(k_value)) {}
 
-  // d, given the sum of squares over W(c).
-  HANDGRAD_MATH T denominator(T sum_of_squares) const { return k + alpha_over_size * sum_of_squares; }
+  // All that is needed of d: d^-beta and 1 / d.
+  struct Factors {
+    T shrink, inverse;
+  };
 
-  // d^-beta
-  HANDGRAD_MATH T shrink(T d) const {
+  // Given the sum of squares over W(c).
+  HANDGRAD_MATH Factors factors(T sum_of_squares) const {
+    const T d = k + alpha_over_size * sum_of_squares;
     if constexpr (BetaIsThreeQuarters) {
-      const T inverse_root = 1 / square_root(d);
-      return inverse_root * square_root(inverse_root);
+      const T quarter = inverse_square_root(square_root(d)), half = quarter * quarter;
+      return {half * quarter, half * half};
     } else {
-      return pow(d, -beta);
+      return {pow(d, -beta), 1 / d};
     }
   }
 
-  HANDGRAD_MATH T value(T x, T d) const { return x * shrink(d); }
+  HANDGRAD_MATH T value(T x, Factors of) const { return x * of.shrink; }
 
   // ---- backward: g is grad_output -----------------------------------------------------------------------------------
 
   // What channel c sends to every channel of its window: s_c = g_c x_c d_c^(-beta - 1).
-  HANDGRAD_MATH T sent(T g, T x, T shrink, T d) const { return g * x * shrink / d; }
+  HANDGRAD_MATH T sent(T g, T x, Factors of) const { return g * x * of.shrink * of.inverse; }
 
   // grad_input, given the sum of s over W*(j).
   HANDGRAD_MATH T grad_input(T g, T x, T shrink, T sum_of_sent) const { return g * shrink - kappa() * x * sum_of_sent; }
@@ -46,19 +49,18 @@ struct LocalResponseNorm {
   // ---- double backward: v is grad_grad_input ------------------------------------------------------------------------
 
   // grad_grad_output, given the sum of v x over W(c).
-  HANDGRAD_MATH T grad_grad_output(T v, T x, T shrink, T d, T sum_of_vx) const {
-    return shrink * (v - kappa() * x * sum_of_vx / d);
+  HANDGRAD_MATH T grad_grad_output(T v, T x, Factors of, T sum_of_vx) const {
+    return of.shrink * (v - kappa() * x * sum_of_vx * of.inverse);
   }
 
   // What channel c sends to every channel of its window on the way back from grad_input.
-  HANDGRAD_MATH T sent_twice(T v, T g, T x, T shrink, T d, T sum_of_vx) const {
-    return g * shrink / d * (v - 2 * alpha_over_size * (beta + 1) * x * sum_of_vx / d);
+  HANDGRAD_MATH T sent_twice(T v, T g, T x, Factors of, T sum_of_vx) const {
+    return g * of.shrink * of.inverse * (v - 2 * alpha_over_size * (beta + 1) * x * sum_of_vx * of.inverse);
   }
 
   // The gradient of sum(v grad_input) with respect to x, given the sums of s and of sent_twice over W*(j).
-  HANDGRAD_MATH T grad_input_twice(T v, T g, T x, T shrink, T d, T sum_of_vx, T sum_of_sent,
-                                   T sum_of_sent_twice) const {
-    return -kappa() * (x * sum_of_sent_twice + g * shrink / d * sum_of_vx + v * sum_of_sent);
+  HANDGRAD_MATH T grad_input_twice(T v, T g, T x, Factors of, T sum_of_vx, T sum_of_sent, T sum_of_sent_twice) const {
+    return -kappa() * (x * sum_of_sent_twice + g * of.shrink * of.inverse * sum_of_vx + v * sum_of_sent);
   }
 
  private:

@@ -26,6 +26,33 @@ inline void check_grad_output(const Tensor& grad_output, const Tensor& inputs, R
   }
 }
 
+// The head of the backward on every device: the checks, and its outputs to be filled.
+struct Backward {
+  Reduction reduction;
+  Tensor grad_inputs, grad_targets;
+
+  Backward(const Tensor& grad_output, const Tensor& inputs, const Tensor& targets, int64_t reduction_code,
+           bool need_inputs, bool need_targets)
+      : reduction(check_arguments(inputs, targets, reduction_code)),
+        grad_inputs(need_inputs ? new_like(inputs) : empty_placeholder(inputs)),
+        grad_targets(need_targets ? new_like(targets) : empty_placeholder(targets)) {
+    check_grad_output(grad_output, inputs, reduction);
+  }
+};
+
+// The same for the double backward.
+struct DoubleBackward : Backward {
+  Tensor grad_grad_output;
+
+  DoubleBackward(const std::optional<Tensor>& grad_grad_inputs, const std::optional<Tensor>& grad_grad_targets,
+                 const Tensor& grad_output, const Tensor& inputs, const Tensor& targets, int64_t reduction_code)
+      : Backward(grad_output, inputs, targets, reduction_code, true, true),
+        grad_grad_output(reduction == Reduction::none ? new_like(inputs) : empty_scalar(inputs)) {
+    if (grad_grad_inputs) check_like(kOp, "grad_grad_inputs", *grad_grad_inputs, "inputs", inputs);
+    if (grad_grad_targets) check_like(kOp, "grad_grad_targets", *grad_grad_targets, "inputs", inputs);
+  }
+};
+
 // Calls body(tag, loss) with the element type of `inputs` and the formula for this gamma.
 template <class Body>
 auto with_formula(const Tensor& inputs, double alpha, double gamma, const Body& body) {

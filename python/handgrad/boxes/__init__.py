@@ -1,5 +1,6 @@
 """Boxes."""
 
 from handgrad.boxes.nms import batched_nms, nms
+from handgrad.boxes.soft_nms import soft_nms
 
-__all__ = ["batched_nms", "nms"]
+__all__ = ["batched_nms", "nms", "soft_nms"]

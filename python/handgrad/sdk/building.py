@@ -19,6 +19,7 @@ GPU if it has one.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -89,6 +90,7 @@ class BuildLibraries(build_ext):
         for library in self._libraries(package):
             if library.name not in built:
                 library.unlink()
+        _check_schemas(root, self.packaged, self._libraries(package))
         if not in_place:
             for place, source in self.copied.items():
                 ignored = shutil.ignore_patterns("__pycache__")
@@ -105,6 +107,52 @@ class BuildLibraries(build_ext):
     @staticmethod
     def _libraries(package: Path) -> list[Path]:
         return sorted(path for path in (package / "lib").glob("*") if path.suffix in _SUFFIXES)
+
+
+def _check_schemas(root: Path, package: str, libraries: list[Path]) -> None:
+    """Loads what was built in another process: a schema that torch cannot read ends the process that loads it."""
+    # The signatures come first by their name. CUDA's own libraries are no part of a build machine.
+    loaded = [str(path) for path in libraries if not path.stem.endswith(("_cuda", "_emulated"))]
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", _LOADER, *loaded], capture_output=True, text=True)
+    if done.returncode == 0:
+        dangling = [name for name in done.stdout.split() if name.startswith(f"{package}::")]
+        if not dangling:
+            return
+        op = dangling[0].split("::")[1]
+        found = _lines_with(root, f'"{op}"')
+        raise SystemExit(
+            f"{package}: a kernel is registered for {dangling[0]}, which no schema defines; library.impl and "
+            f"library.def must name it alike: {found}"
+        )
+    text = done.stderr
+    quoted = re.search(r"^\s*(\w+)(?:\.\w+)?\(.*\n\s*~*\s*<--- HERE", text, re.M)
+    said = re.search(r"what\(\):\s*(.*)", text)
+    reason = said[1].split(" Common valid")[0] if said else text.strip()[-500:]
+    where = quoted[0].rstrip() if quoted else ""
+    raise SystemExit(
+        f"{package}: a schema cannot be read by torch: {reason}\n{where}\n"
+        f"It is written in {_lines_with(root, f'{quoted[1]}(') if quoted else 'csrc'}"
+    )
+
+
+def _lines_with(root: Path, text: str) -> str:
+    """The places in the sources that register an op by ``text``, as file:line."""
+    found = [
+        f"{path.relative_to(root)}:{number}"
+        for path in sorted([*root.glob("csrc/*/*/*.cpp"), *root.glob("csrc/*/*/*.cu")])
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if text in line and ("def(" in line or "impl(" in line or line.lstrip().startswith('"'))
+    ]
+    return ", ".join(found) or "csrc"
+
+
+_LOADER = """
+import ctypes, re, sys, torch
+for library in sys.argv[1:]:
+    ctypes.CDLL(library)
+for name in re.findall(r"name: (\\S+)", " ".join(torch._C._dispatch_find_dangling_impls())):
+    print(name)
+"""
 
 
 def _of_this_machine() -> dict[str, str]:

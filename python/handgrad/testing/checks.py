@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd.gradcheck import GradcheckError
 from torch.utils._pytree import tree_leaves
 
 from handgrad.registration import OPERATORS
 from handgrad.sdk.loading import LOADED, Loaded
-from handgrad.testing import distributed, malformed
+from handgrad.testing import distributed, explain, malformed
 from handgrad.testing.spec import OpSpec, Sample, far_apart, halved, reseeded
 
 Check = tuple[str, Callable[[], None]]
@@ -88,16 +89,23 @@ def _scalar(spec: OpSpec, kwargs: dict[str, Any], function: Callable[..., Any] |
 
     def scalar(*tensors: Tensor) -> Tensor:
         outputs = _outputs((function or spec.function)(*tensors, **kwargs))
-        return sum(((out * out).sum() + out.sum() for out in outputs), start=torch.zeros((), dtype=tensors[0].dtype))
+        return sum(((out * out).sum() + out.sum() for out in outputs), start=tensors[0].new_zeros(()))
 
     return scalar
+
+
+def _where_the_samples_are(spec: OpSpec, run: Callable[[], None]) -> None:
+    """A callable of the spec that makes its own tensors, on the device of the spec's samples."""
+    device = spec.samples[0].tensors[0].device
+    with contextlib.nullcontext() if device.type == "cpu" else device:
+        run()
 
 
 # ---- 1: kernels against the reference in float64 ---------------------------------------------------------------------
 
 
 def _against_reference(spec: OpSpec, sample: Sample, dtype: torch.dtype, device: str = "cpu") -> None:
-    rounded = sample.to(dtype)
+    rounded = sample.map(Tensor.cpu).to(dtype)
     # The reference, in float64 if it can be, sees the very numbers that the kernel sees.
     expected = _value_and_grads(spec, spec.reference, rounded.to(spec.compute_dtype(dtype)), representable=dtype)
     outputs, grads = _value_and_grads(spec, spec.function, rounded.map(lambda tensor: tensor.to(device)))
@@ -128,21 +136,23 @@ def tick_derivatives(spec: OpSpec, root: Path) -> Checks:
     for sample in spec.samples:
 
         def first(sample: Sample = sample) -> None:
-            assert gradcheck(
-                functools.partial(spec.function, **sample.kwargs),
-                sample.leaves(),
-                check_forward_ad=True,
-                check_batched_grad=True,
-                check_batched_forward_grad=True,
-            )
+            with _explained(spec, sample, root, order=1):
+                assert gradcheck(
+                    functools.partial(spec.function, **sample.kwargs),
+                    sample.leaves(),
+                    check_forward_ad=True,
+                    check_batched_grad=True,
+                    check_batched_forward_grad=True,
+                )
 
         def second(sample: Sample = sample) -> None:
-            assert gradgradcheck(
-                functools.partial(spec.function, **sample.kwargs),
-                sample.leaves(),
-                check_fwd_over_rev=True,
-                check_batched_grad=True,
-            )
+            with _explained(spec, sample, root, order=2):
+                assert gradgradcheck(
+                    functools.partial(spec.function, **sample.kwargs),
+                    sample.leaves(),
+                    check_fwd_over_rev=True,
+                    check_batched_grad=True,
+                )
 
         yield f"gradcheck_{sample.name}", first
         yield f"gradgradcheck_{sample.name}", second
@@ -160,12 +170,20 @@ def tick_derivatives(spec: OpSpec, root: Path) -> Checks:
             # additions.
             torch.testing.assert_close(grad, expected[place])
 
-    def identities(identity: Callable[[], None]) -> None:
-        identity()
-
     yield "one_argument_at_a_time", one_at_a_time
     for name, identity in spec.identities.items():
-        yield f"identity_{name}", functools.partial(identities, identity)
+        yield f"identity_{name}", functools.partial(_where_the_samples_are, spec, identity)
+
+
+@contextlib.contextmanager
+def _explained(spec: OpSpec, sample: Sample, root: Path, order: int) -> Iterator[None]:
+    """gradcheck says that something is off; what is off is found out here."""
+    try:
+        yield
+    except GradcheckError as error:
+        # Forward mode and batches have words of gradcheck's own, where the derivatives themselves are right.
+        text = explain.wrong_derivatives(spec, sample, root, order)
+        raise AssertionError(text or f"{spec.name}, sample {sample.name!r}: {error}") from None
 
 
 # ---- 4: strides ------------------------------------------------------------------------------------------------------
@@ -175,14 +193,14 @@ def _strided_variants(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The same values in other arrangements of memory."""
     yield "transposed", tensor.transpose(0, -1).contiguous().transpose(0, -1)
     strange = float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max
-    sparse = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), strange, dtype=tensor.dtype)
+    sparse = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), strange)
     sparse[..., ::2] = tensor
     yield "every_second", sparse[..., ::2]
-    offset = torch.full((tensor.shape[0] + 1, *tensor.shape[1:]), strange, dtype=tensor.dtype)
+    offset = tensor.new_full((tensor.shape[0] + 1, *tensor.shape[1:]), strange)
     offset[1:] = tensor
     yield "offset", offset[1:]
     if tensor.dim() > 2:
-        inner = torch.full((*tensor.shape[:-2], tensor.shape[-2], tensor.shape[-1] + 3), strange, dtype=tensor.dtype)
+        inner = tensor.new_full((*tensor.shape[:-2], tensor.shape[-2], tensor.shape[-1] + 3), strange)
         inner[..., : tensor.shape[-1]] = tensor
         yield "padded_rows", inner[..., : tensor.shape[-1]]
     if tensor.dim() >= 3:
@@ -223,7 +241,7 @@ def tick_strides(spec: OpSpec, root: Path) -> Checks:
             return
         # Gradients that are one number for all, as sum().backward() hands them over.
         grads = []
-        for make in (torch.ones_like, lambda out: torch.ones((), dtype=out.dtype).expand_as(out)):
+        for make in (torch.ones_like, lambda out: out.new_ones(()).expand_as(out)):
             leaves = dense.leaves()
             outputs = _outputs(spec.function(*leaves, **dense.kwargs))
             grads.append(torch.autograd.grad(outputs, leaves, tuple(make(out) for out in outputs)))
@@ -271,7 +289,7 @@ def tick_indexing(spec: OpSpec, root: Path) -> Checks:
     yield "addresses_beyond_int32", addresses
     # Two billion elements are two billion emulated threads, an hour of them; the addresses are checked there too.
     if not _emulated(spec):
-        yield "numel_beyond_int32", spec.numel_beyond_int32
+        yield "numel_beyond_int32", functools.partial(_where_the_samples_are, spec, spec.numel_beyond_int32)
 
 
 # ---- 7: fake, opcheck, compile, export, AOTInductor ------------------------------------------------------------------
@@ -392,7 +410,7 @@ def tick_autocast(spec: OpSpec, root: Path) -> Checks:
     def autocast(low: torch.dtype) -> None:
         sample = spec.samples[0].to(low)
         expected_dtype = spec.autocast or low
-        with torch.autocast("cpu", dtype=low):
+        with torch.autocast(sample.tensors[0].device.type, dtype=low):
             outputs, grads = _value_and_grads(spec, spec.function, sample)
             if spec.derivatives:
                 leaves = sample.leaves()
@@ -453,7 +471,7 @@ def tick_func(spec: OpSpec, root: Path) -> Checks:
             ways: dict[str, Callable[..., Any]] = {
                 "grad": grad,
                 "jvp": lambda f: lambda *x: torch.func.jvp(f, x, tangents),
-                "vjp": lambda f: lambda *x: torch.func.vjp(f, *x)[1](torch.ones((), dtype=x[0].dtype)),
+                "vjp": lambda f: lambda *x: torch.func.vjp(f, *x)[1](x[0].new_ones(())),
                 "jacrev": jacrev,
                 "jacfwd": jacfwd,
                 "hessian": functools.partial(torch.func.hessian, argnums=argument),
@@ -552,8 +570,10 @@ def tick_onnx(spec: OpSpec, root: Path) -> Checks:
 def tick_deterministic(spec: OpSpec, root: Path) -> Checks:
     def threads(dtype: torch.dtype) -> None:
         sample = spec.large.to(dtype)
-        before = torch.get_num_threads()
+        before, free = torch.get_num_threads(), not torch.are_deterministic_algorithms_enabled()
         try:
+            # A device may have a faster path that adds in the order in which threads come; this is the other one.
+            torch.use_deterministic_algorithms(not sample.tensors[0].is_cpu or not free)
             results = []
             for count in (1, 2, 3, 7, 2):
                 torch.set_num_threads(count)
@@ -561,6 +581,7 @@ def tick_deterministic(spec: OpSpec, root: Path) -> Checks:
                 results.append((*first, _second_grads(spec, spec.function, sample)))
         finally:
             torch.set_num_threads(before)
+            torch.use_deterministic_algorithms(not free)
         for other in results[1:]:
             torch.testing.assert_close(other, results[0], rtol=0, atol=0, equal_nan=True)
 

@@ -25,7 +25,7 @@ def _broken_tensors(tensor: torch.Tensor, any_rank: bool) -> st.SearchStrategy[A
         st.just(tensor.tolist()),
         st.just(tensor.to(torch.complex64)),
         st.just(tensor.to_sparse()),
-        st.just(tensor.numpy()),
+        st.just(tensor.numpy(force=True)),
         st.sampled_from(kinds).map(tensor.to) if tensor.dim() else st.just(None),
         st.just(None) if any_rank else st.integers(4, 6).map(lambda extra: tensor.reshape(*tensor.shape, *[1] * extra)),
     )

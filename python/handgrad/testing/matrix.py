@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from handgrad.testing import checks
 from handgrad.testing.spec import OpSpec
@@ -44,8 +46,16 @@ class Case:
     reason: str | None = None
 
 
+# What says nothing of a device: the CPU kernels, exports, processes that talk over the CPU, documents.
+_OF_NO_DEVICE = (1, 11, 14, 16)
+
+
 def matrix(spec: OpSpec) -> Any:
-    """A pytest function that asks all ticks of ``spec``; assign it to a name that begins with ``test_``."""
+    """A pytest function that asks all ticks of ``spec``; assign it to a name that begins with ``test_``.
+
+    With ``HANDGRAD_TEST_DEVICE=cuda`` in the environment the samples lie on that device, and every tick that a device
+    has a part in is asked of its kernels.
+    """
     root = Path(inspect.stack()[1].filename).resolve().parents[2]
     params = [
         pytest.param(case, id=f"{spec.name}-{case.tick:02d}_{TICKS[case.tick][0]}-{case.name}")
@@ -62,8 +72,24 @@ def matrix(spec: OpSpec) -> Any:
 
 
 def _cases(spec: OpSpec, root: Path) -> Iterator[Case]:
+    device = os.environ.get("HANDGRAD_TEST_DEVICE", "")
+    pending = dict(spec.pending)
+    if device:
+        if device != "cuda":
+            raise ValueError(f"HANDGRAD_TEST_DEVICE must be empty or 'cuda'; got {device!r}.")
+        if not torch.cuda.is_available():
+            raise RuntimeError(
+                "HANDGRAD_TEST_DEVICE is 'cuda', and torch finds no GPU that it can use on this machine."
+            )
+        spec = spec.on(device)
+        pending = dict.fromkeys(_OF_NO_DEVICE, "says nothing of a device") | {
+            # Here is the device that the CUDA kernels wait for.
+            tick: reason
+            for tick, reason in pending.items()
+            if tick != 2
+        }
     for tick in TICKS:
-        excused = spec.not_applicable.get(tick) or spec.pending.get(tick)
+        excused = spec.not_applicable.get(tick) or pending.get(tick)
         if excused:
             yield Case(tick, "excused", lambda: None, excused)
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -85,6 +85,10 @@ class OpSpec:
             rounding, so the reference computes in the type that the kernels compute in: float32, or float64 for
             float64.
         tolerances: (rtol, atol) by dtype where torch.testing's own are wrong for the op, with the reason beside them.
+        floor: the bytes that each pass of a sample must move, by the pass' name (forward, backward, double_backward),
+            where it is not that every tensor that goes in is read once and every one that comes out is written once.
+        floor_factors: how many times those bytes the CUDA kernels may move, by the pass' name, where it is more than
+            1.05, with the reason beside it.
         not_applicable: ticks that make no sense for the op, with the reason.
         pending: ticks that are not done yet, with the reason; they are skipped and shown as missing.
     """
@@ -113,6 +117,8 @@ class OpSpec:
     any_rank: bool = False
     derivatives: bool = True
     tolerances: dict[torch.dtype, tuple[float, float]] = field(default_factory=dict)
+    floor: Callable[[Sample], dict[str, int]] | None = None
+    floor_factors: dict[str, float] = field(default_factory=dict)
     not_applicable: dict[int, str] = field(default_factory=dict)
     pending: dict[int, str] = field(default_factory=dict)
 
@@ -139,6 +145,14 @@ class OpSpec:
         factors = [times + (kinds.index(self.counted(place)) if kinds else 0) for place in range(len(sample.tensors))]
         tensors = tuple(torch.cat([t] * factor) for t, factor in zip(sample.tensors, factors, strict=True))
         return Sample(sample.name, tensors, sample.kwargs)
+
+    def on(self, device: str) -> OpSpec:
+        """The same spec with its samples on ``device``."""
+
+        def there(samples: Sequence[Sample]) -> list[Sample]:
+            return [sample.map(lambda tensor: tensor.to(device)) for sample in samples]
+
+        return replace(self, samples=there(self.samples), large=there([self.large])[0], empty=there(self.empty))
 
     def as_module(self, kwargs: dict[str, Any]) -> torch.nn.Module:
         """The op as a module: its own if it has one."""
@@ -172,7 +186,7 @@ class _FunctionModule(torch.nn.Module):
 
 def reseeded(seed: int = 0) -> torch.Generator:
     """A generator for samples, the same on every run."""
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
 def halved(tensor: Tensor) -> Tensor:
@@ -189,6 +203,6 @@ def far_apart(tensor: Tensor) -> Tensor:
         return tensor
     step = (2**31 + 4096) // (tensor.shape[0] - 1)
     inner = tensor[0].contiguous()
-    memory = torch.empty(step * (tensor.shape[0] - 1) + inner.numel(), dtype=tensor.dtype)
+    memory = tensor.new_empty(step * (tensor.shape[0] - 1) + inner.numel())
     view = memory.as_strided(tensor.shape, (step, *inner.stride()))
     return view.copy_(tensor)

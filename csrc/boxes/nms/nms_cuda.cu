@@ -1,0 +1,234 @@
+// Non-maximum suppression on CUDA devices.
+//
+// Boxes are put in the order of their scores. A bit for each pair says whether the earlier suppresses the later: a
+// block of threads fills a tile of 64 x 64 of them, each thread a row of 64 bits. One more block then goes through the
+// boxes in order, 64 at a time: one of its threads decides among the 64, and all together mark what those that were
+// kept suppress later on. Nothing of this leaves the device; only how many are kept is read by the host, because the
+// result has that size.
+//
+// The bits of all pairs would be count^2 / 8 bytes. So they are made for as many rows as fit a fixed amount of memory,
+// worked off, and overwritten by those of the next rows; a row that is suppressed by then is left out.
+#include "access.cuh"
+#include "launch.cuh"
+#include "nms_host.h"
+
+namespace handgrad {
+namespace {
+
+using namespace nms;
+
+using Word = unsigned long long;
+
+// Boxes of a tile: the bits of a word.
+constexpr int kTile = 64;
+constexpr int kThreads = 256;
+// Bytes of the bits of pairs that are in memory at one time: those of 8,192 boxes with each other. They stay in the
+// cache of a device, and what is suppressed by the first rows need not be looked at in the next.
+constexpr int64_t kMaskBytes = int64_t{8} << 20;
+
+// The boxes by falling score, and the state of the pass over them.
+template <class C>
+struct Sorted {
+  int64_t count, tiles;
+  // x1, y1, x2, y2 and the area of each box, one array behind the other.
+  C* values;
+  // The class of each box; null if there is one class only.
+  int64_t* classes;
+  // By tile: bit b says that box b of it is suppressed, is kept; and how many are kept before the tile.
+  Word *suppressed, *kept;
+  int64_t* kept_before;
+
+  __device__ C value(int which, int64_t box) const { return load(values + which * count + box); }
+  __device__ Box<C> box(int64_t i) const { return {value(0, i), value(1, i), value(2, i), value(3, i)}; }
+};
+
+template <class T>
+struct Given {
+  const T* boxes;
+  int64_t row_stride, column_stride;
+  const int64_t* classes;
+  int64_t class_stride;
+  const int64_t* order;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) sort_boxes_kernel(Given<T> given, Sorted<Compute<T>> sorted) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  using C = Compute<T>;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < sorted.tiles) store(sorted.suppressed + i, Word{0});
+  if (i >= sorted.count) return;
+  const int64_t from = load(given.order + i);
+  const T* corner = given.boxes + from * given.row_stride;
+  Box<C> box{widen(load(corner)), widen(load(corner + given.column_stride)),
+             widen(load(corner + 2 * given.column_stride)), widen(load(corner + 3 * given.column_stride))};
+  C area = area_of(box);
+  // What is not a proper box shares nothing with any other, and neither does one of no size.
+  if (!is_proper(box, area)) {
+    box = {C(0), C(0), C(0), C(0)};
+    area = 0;
+  }
+  store(sorted.values + i, box.x1);
+  store(sorted.values + sorted.count + i, box.y1);
+  store(sorted.values + 2 * sorted.count + i, box.x2);
+  store(sorted.values + 3 * sorted.count + i, box.y2);
+  store(sorted.values + 4 * sorted.count + i, area);
+  if (sorted.classes) store(sorted.classes + i, load(given.classes + from * given.class_stride));
+}
+
+// The bits of the tiles of rows [first_tile, ...), those on the diagonal and right of it: mask[row * tiles + column
+// tile], rows counted from the first. Of a tile on the diagonal, only bits of later boxes are set.
+template <class C>
+__global__ void __launch_bounds__(kTile)
+    mask_kernel(Sorted<C> sorted, Suppression<C> rule, int64_t first_tile, Word* mask) {
+  HANDGRAD_LAUNCH_BOUNDS(kTile);
+  const int64_t row_tile = first_tile + blockIdx.x / sorted.tiles, column_tile = blockIdx.x % sorted.tiles;
+  if (column_tile < row_tile) return;
+  __shared__ C columns[5][kTile];
+  __shared__ int64_t classes[kTile];
+  const int lane = threadIdx.x;
+  const int64_t column = column_tile * kTile + lane, row = row_tile * kTile + lane;
+  if (column < sorted.count) {
+    for (int which = 0; which < 5; ++which) columns[which][lane] = sorted.value(which, column);
+    if (sorted.classes) classes[lane] = load(sorted.classes + column);
+  }
+  __syncthreads();
+  if (row >= sorted.count) return;
+  Word bits = 0;
+  if (!(load(sorted.suppressed + row_tile) >> lane & 1)) {
+    const Box<C> box = sorted.box(row);
+    const C area = sorted.value(4, row);
+    const int64_t own_class = sorted.classes ? load(sorted.classes + row) : 0;
+    const int64_t left = sorted.count - column_tile * kTile;
+    const int end = left < kTile ? static_cast<int>(left) : kTile;
+    for (int other = column_tile == row_tile ? lane + 1 : 0; other < end; ++other) {
+      if (sorted.classes && classes[other] != own_class) continue;
+      const C shared =
+          intersection_of(box, {columns[0][other], columns[1][other], columns[2][other], columns[3][other]});
+      const C whole = union_of(area, columns[4][other], shared);
+      if (rule.may(shared, whole) && rule.decides(shared, whole)) bits |= Word{1} << other;
+    }
+  }
+  store(mask + (row - first_tile * kTile) * sorted.tiles + column_tile, bits);
+}
+
+// One block: goes through the boxes of tiles [first_tile, end_tile) in order.
+template <class C>
+__global__ void __launch_bounds__(kThreads)
+    pass_kernel(Sorted<C> sorted, int64_t first_tile, int64_t end_tile, const Word* mask, int64_t* total) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  __shared__ Word diagonal[kTile];
+  __shared__ Word kept;
+  const int lane = threadIdx.x;
+  int64_t before = first_tile == 0 ? 0 : load(total);
+  for (int64_t tile = first_tile; tile < end_tile; ++tile) {
+    const Word* rows = mask + (tile - first_tile) * kTile * sorted.tiles;
+    const int64_t left = sorted.count - tile * kTile;
+    const int filled = left < kTile ? static_cast<int>(left) : kTile;
+    if (lane < filled) diagonal[lane] = load(rows + lane * sorted.tiles + tile);
+    __syncthreads();
+    if (lane == 0) {
+      Word suppressed = load(sorted.suppressed + tile), chosen = 0;
+      for (int box = 0; box < filled; ++box) {
+        if (suppressed >> box & 1) continue;
+        chosen |= Word{1} << box;
+        suppressed |= diagonal[box];
+      }
+      kept = chosen;
+      store(sorted.kept + tile, chosen);
+      store(sorted.kept_before + tile, before);
+    }
+    __syncthreads();
+    const Word chosen = kept;
+    before += __popcll(chosen);
+    for (int64_t later = tile + 1 + lane; later < sorted.tiles; later += kThreads) {
+      Word suppressed = load(sorted.suppressed + later);
+      for (Word rest = chosen; rest; rest &= rest - 1) {
+        suppressed |= load(rows + (__ffsll(static_cast<long long>(rest)) - 1) * sorted.tiles + later);
+      }
+      store(sorted.suppressed + later, suppressed);
+    }
+    // The first barrier of the next tile stands between these stores and the load of what they wrote.
+  }
+  if (lane == 0) store(total, before);
+}
+
+template <class C>
+__global__ void __launch_bounds__(kThreads) write_kernel(Sorted<C> sorted, const int64_t* order, int64_t* output) {
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= sorted.count) return;
+  const int64_t tile = i / kTile;
+  const Word kept = load(sorted.kept + tile), bit = Word{1} << (i % kTile);
+  if (!(kept & bit)) return;
+  store(output + load(sorted.kept_before + tile) + __popcll(kept & (bit - 1)), load(order + i));
+}
+
+// Places in the order of falling scores, by torch's stable sort.
+Tensor falling_order(const Tensor& scores) {
+  std::array<StableIValue, 4> stack{torch::stable::detail::from(scores),
+                                    torch::stable::detail::from(std::optional<bool>(true)),
+                                    torch::stable::detail::from(int64_t{0}), torch::stable::detail::from(true)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  // The sorted scores are not wanted; taking them is what frees them.
+  torch::stable::detail::to<Tensor>(stack[0]);
+  return torch::stable::detail::to<Tensor>(stack[1]);
+}
+
+int64_t blocks_for(int64_t threads) { return (threads + kThreads - 1) / kThreads; }
+
+Tensor nms_cuda(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold) {
+  check_arguments(boxes, scores, idxs);
+  const int64_t count = boxes.size(0);
+  if (count == 0) return empty_indices(0, boxes);
+  const DeviceOf device(boxes);
+  const Tensor order = falling_order(scores);
+  Tensor output = order;
+
+  dispatch_floating(kOp, boxes.scalar_type(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using C = Compute<T>;
+    const int64_t tiles = (count + kTile - 1) / kTile;
+    const int64_t tiles_at_once = std::clamp<int64_t>(kMaskBytes / (kTile * tiles * int64_t{sizeof(Word)}), 1, tiles);
+    const Tensor values = empty_vector<C>(5 * count, boxes), classes = empty_indices(idxs ? count : 0, boxes);
+    const Tensor words = empty_indices(3 * tiles, boxes), total = empty_indices(1, boxes);
+    const Tensor mask = empty_indices(tiles_at_once * kTile * tiles, boxes);
+    Word* const bits = reinterpret_cast<Word*>(mask.mutable_data_ptr<int64_t>());
+    int64_t* const word = words.mutable_data_ptr<int64_t>();
+    const Sorted<C> sorted{count,
+                           tiles,
+                           values.template mutable_data_ptr<C>(),
+                           idxs ? classes.mutable_data_ptr<int64_t>() : nullptr,
+                           reinterpret_cast<Word*>(word),
+                           reinterpret_cast<Word*>(word + tiles),
+                           word + 2 * tiles};
+    const Given<T> given{boxes.const_data_ptr<T>(),
+                         boxes.strides()[0],
+                         boxes.strides()[1],
+                         idxs ? idxs->const_data_ptr<int64_t>() : nullptr,
+                         idxs ? idxs->strides()[0] : 0,
+                         order.const_data_ptr<int64_t>()};
+    const Suppression<C> rule(iou_threshold);
+    launch("nms: sort_boxes", sort_boxes_kernel<T>, device, {blocks_for(count), kThreads}, given, sorted);
+    for (int64_t tile = 0; tile < tiles; tile += tiles_at_once) {
+      const int64_t end = std::min(tiles, tile + tiles_at_once);
+      launch("nms: mask", mask_kernel<C>, device, {(end - tile) * tiles, kTile}, sorted, rule, tile, bits);
+      launch("nms: pass", pass_kernel<C>, device, {1, kThreads}, sorted, tile, end, bits,
+             total.mutable_data_ptr<int64_t>());
+    }
+    // The one number that the host waits for.
+    int64_t kept = 0;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(total.get(), &kept));
+    output = empty_indices(kept, boxes);
+    launch("nms: write", write_kernel<C>, device, {blocks_for(count), kThreads}, sorted,
+           order.const_data_ptr<int64_t>(), output.mutable_data_ptr<int64_t>());
+  });
+  return output;
+}
+
+}  // namespace
+}  // namespace handgrad
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
+  library.impl("nms", TORCH_BOX(&handgrad::nms_cuda));
+}

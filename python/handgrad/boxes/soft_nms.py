@@ -1,0 +1,138 @@
+"""Soft non-maximum suppression. Definition and numerics: docs/boxes/soft_nms.md."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor
+
+from handgrad._arguments import check_range, check_tensor
+from handgrad.registration import register, without_derivatives
+
+_OP = "soft_nms"
+_METHODS = ("linear", "gaussian")
+_LARGEST = sys.float_info.max
+
+# ---- public function -------------------------------------------------------------------------------------------------
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    min_score: float = 1e-3,
+    method: str = "linear",
+) -> tuple[Tensor, Tensor]:
+    r"""Lowers the scores of boxes that overlap better ones, instead of dropping them (Bodla et al., `Soft-NMS:
+    Improving Object Detection With One Line of Code <https://arxiv.org/abs/1704.04503>`_, 2017).
+
+    Again and again the box with the highest score is chosen, and the score of each box that is left is multiplied by
+
+    .. math:: 1 - iou \text{ where } iou \ge iou\_threshold, \text{ else } 1 \quad \text{(linear)} \qquad
+        \exp(-iou^2 / sigma) \quad \text{(gaussian)}
+
+    with its intersection over union with the chosen box. Boxes whose score is below ``min_score``, at first or by then,
+    are never chosen. Parameters are named as in mmcv, which looks at ``min_score`` only after the first choice.
+
+    Args:
+        boxes: (boxes, 4), rows of x1, y1, x2, y2; float32, float64, bfloat16 or float16 (computed in float32), any
+            strides. A box without an inside, or with a corner or an area that is NaN or infinite, overlaps no other.
+        scores: (boxes,), of the type of ``boxes``. A box whose score is NaN is never chosen.
+        iou_threshold: from 0 to 1; for "linear".
+        sigma: above 0; for "gaussian".
+        min_score: at least 0.
+        method: "linear" or "gaussian".
+
+    Returns:
+        int64, the places of the chosen boxes in ``boxes``, in the order of choice (of equal scores the first), and
+        their scores by then, which fall. Neither has a derivative. Their number depends on the values: under
+        ``torch.compile`` and ``torch.export`` it is an unbacked size, and vmap refuses.
+
+    Raises:
+        ValueError: a number out of range, another ``method``.
+        TypeError: an argument of another kind.
+        RuntimeError: tensors whose shapes, dtypes or devices do not go together.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [5.0, 0.0, 15.0, 10.0], [20.0, 0.0, 30.0, 10.0]])
+        >>> soft_nms(boxes, torch.tensor([0.6, 0.9, 0.5]), iou_threshold=0.3)
+        (tensor([1, 2, 0]), tensor([0.9000, 0.5000, 0.4000]))
+    """
+    check_tensor(_OP, "boxes", boxes)
+    check_tensor(_OP, "scores", scores)
+    check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
+    check_range(_OP, "sigma", sigma, sys.float_info.min, _LARGEST, "a number above 0")
+    check_range(_OP, "min_score", min_score, 0.0, _LARGEST, "a finite number, at least 0")
+    if not isinstance(method, str):
+        raise TypeError(f"{_OP}: method must be one of {', '.join(_METHODS)}; got {method!r}")
+    if method not in _METHODS:
+        raise ValueError(f"{_OP}: method must be one of {', '.join(_METHODS)}; got {method!r}")
+    return _soft_nms(boxes, scores, iou_threshold, sigma, min_score, method == "gaussian")
+
+
+# ---- reference -------------------------------------------------------------------------------------------------------
+
+
+def soft_nms_reference(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, sigma: float, min_score: float, gaussian: bool
+) -> tuple[Tensor, Tensor]:
+    """Plain PyTorch. To be trusted because it is the definition, one choice after the other. It never asks for a value
+    on the way: choices go on until all boxes are through, and those too low are left out in the end."""
+    dtype = torch.float64 if boxes.dtype is torch.float64 else torch.float32
+    low, high = boxes.to(dtype).split(2, 1)
+    areas = (high - low).prod(1)
+    proper = (high > low).all(1) & (areas < torch.inf)
+    left = scores.to(dtype)
+    places, final_scores = [scores.new_empty(0, dtype=torch.int64)], [left[:0]]
+    for _ in range(len(boxes)):
+        left = torch.where(left >= min_score, left, -torch.inf)
+        place = left.argmax(keepdim=True)
+        places.append(place)
+        final_scores.append(left.index_select(0, place))
+        shared = torch.minimum(high, high.index_select(0, place)) - torch.maximum(low, low.index_select(0, place))
+        shared = torch.where(proper & proper.index_select(0, place), shared.clamp(min=0).prod(1), 0.0)
+        iou = torch.where(shared > 0, shared / (areas + areas.index_select(0, place) - shared), 0.0)
+        part = (-(iou * iou) / sigma).exp() if gaussian else torch.where(iou >= iou_threshold, 1 - iou, 1.0)
+        left = (left * part).index_fill(0, place, -torch.inf)
+    chosen = torch.cat(final_scores)
+    kept = chosen > -torch.inf
+    return torch.cat(places)[kept], chosen[kept].to(scores.dtype)
+
+
+# ---- fake ------------------------------------------------------------------------------------------------------------
+
+
+def _fake(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, sigma: float, min_score: float, gaussian: bool
+) -> tuple[Tensor, Tensor]:
+    torch._check(
+        boxes.dim() == 2 and boxes.shape[1] == 4,
+        lambda: f"{_OP}: boxes must have shape (boxes, 4), a row for x1, y1, x2, y2; got {tuple(boxes.shape)}",
+    )
+    torch._check(
+        scores.dim() == 1 and scores.shape[0] == boxes.shape[0],
+        lambda: (
+            f"{_OP}: scores must have one number for each of the boxes, shape ({boxes.shape[0]},); got "
+            f"{tuple(scores.shape)}"
+        ),
+    )
+    torch._check(
+        scores.device == boxes.device,
+        lambda: f"{_OP}: scores must be on the device of boxes, {boxes.device}; got {scores.device}",
+    )
+    size = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty(size, dtype=torch.int64), boxes.new_empty(size)
+
+
+# ---- autograd, vmap: a choice has no derivative, and not all samples choose the same number of boxes -----------------
+
+_NoDerivatives = without_derivatives()
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+_soft_nms = register(
+    "handgrad::soft_nms", autograd=_NoDerivatives, fake=_fake, reference=soft_nms_reference, gathers=True
+)

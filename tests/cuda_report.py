@@ -1,0 +1,288 @@
+"""What nvcc makes of the CUDA kernels, and the bytes they move, without a device: `make cuda-report`.
+
+python tests/cuda_report.py                     every kernel, for the architectures that must be free of spills
+python tests/cuda_report.py --archs 75,120      for others
+python tests/cuda_report.py norm                only sources with this in their names
+
+The machine code is what nvcc and nvdisasm say: registers, bytes that registers spill, static shared memory, the widths
+of loads and stores of global memory in bytes, and the share of its threads that a multiprocessor can run at once
+(dynamic shared memory, which a launch chooses, left aside). The bytes are counted by the emulator, on the large sample
+of each op's spec in float32, beside the fewest that could do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from handgrad.testing import OpSpec, Sample
+from ops_table import specs
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(path for path in ROOT.glob("csrc/*/*/*_cuda.cu"))
+#: Architectures whose machine code must not spill.
+ARCHITECTURES = (80, 90, 100)
+
+
+@dataclass(frozen=True)
+class Multiprocessor:
+    """The limits of one multiprocessor, by CUDA's programming guide."""
+
+    threads: int
+    blocks: int
+    shared: int
+    registers: int = 65536
+
+    def occupancy(self, block: int, registers: int, shared: int) -> float:
+        """The share of its threads that run at once, in blocks of `block` threads."""
+        warps = -(-block // 32)
+        # Registers are given out to warps in pieces of 256, shared memory to blocks in pieces of 128 bytes, and a
+        # kilobyte of it is the system's.
+        by_registers = self.registers // (-(-registers * 32 // 256) * 256) // warps
+        by_shared = self.shared // (-(-shared // 128) * 128 + 1024)
+        return min(self.blocks, self.threads // block, by_registers, by_shared) * block / self.threads
+
+
+MULTIPROCESSORS = {
+    75: Multiprocessor(1024, 16, 64 * 1024),
+    80: Multiprocessor(2048, 32, 164 * 1024),
+    86: Multiprocessor(1536, 16, 100 * 1024),
+    89: Multiprocessor(1536, 24, 100 * 1024),
+    90: Multiprocessor(2048, 32, 228 * 1024),
+    100: Multiprocessor(2048, 32, 228 * 1024),
+    120: Multiprocessor(1536, 24, 100 * 1024),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel in one architecture's machine code."""
+
+    name: str
+    architecture: int
+    threads: int
+    registers: int
+    spills: int
+    shared: int
+    loads: tuple[int, ...]
+    stores: tuple[int, ...]
+
+    @property
+    def occupancy(self) -> float:
+        return MULTIPROCESSORS[self.architecture].occupancy(self.threads, self.registers, self.shared)
+
+
+def nvcc() -> str | None:
+    return shutil.which("nvcc")
+
+
+def nvdisasm() -> str | None:
+    """From the package nvidia-cuda-nvdisasm, or wherever it is found."""
+    nvidia = importlib.util.find_spec("nvidia")
+    packaged = [
+        path
+        for folder in (nvidia.submodule_search_locations if nvidia else ())
+        for path in Path(folder).glob("*/bin/nvdisasm")
+    ]
+    return str(packaged[0]) if packaged else shutil.which("nvdisasm")
+
+
+def compiled(source: Path, architecture: int) -> list[Kernel]:
+    """Every kernel of `source`, compiled with the flags of CMakeLists.txt."""
+    include = Path(torch.__file__).parent / "include"
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernels.cubin"
+        command = [nvcc(), "-std=c++20", "-O3", "-DNDEBUG", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+        command += ["--expt-relaxed-constexpr", f"-I{ROOT / 'csrc/common'}", "-isystem", include]
+        command += [
+            f"-arch=sm_{architecture}",
+            "-cubin",
+            "--keep",
+            f"--keep-dir={folder}",
+            "-Xptxas=-v",
+            source,
+            "-o",
+            cubin,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"nvcc cannot compile {source.name} for sm_{architecture}:\n{done.stderr}")
+        (ptx,) = Path(folder).glob("*.ptx")
+        threads = dict(re.findall(r"\.entry (\w+)\(.*?\.maxntid (\d+)", ptx.read_text(), re.S))
+        code = subprocess.run([nvdisasm(), cubin], capture_output=True, text=True, check=True).stdout
+    accesses = {}
+    for section in re.split(r"^\s*\.section\s+\.text\.", code, flags=re.M)[1:]:
+        accesses[re.match(r"\w+", section)[0]] = (_widths("LDG?", section), _widths("STG?", section))
+    kernels = []
+    for text in done.stderr.split("Compiling entry function '")[1:]:
+        mangled = re.match(r"\w+", text)[0]
+        shared = re.search(r"(\d+) bytes smem", text)
+        kernels.append(
+            Kernel(
+                name=mangled,
+                architecture=architecture,
+                threads=int(threads[mangled]),
+                registers=int(re.search(r"Used (\d+) registers", text)[1]),
+                spills=sum(map(int, re.findall(r"(\d+) bytes spill", text))),
+                shared=int(shared[1]) if shared else 0,
+                loads=accesses[mangled][0],
+                stores=accesses[mangled][1],
+            )
+        )
+    names = subprocess.run(
+        ["c++filt"], input="\n".join(k.name for k in kernels), capture_output=True, text=True, check=True
+    )
+    return [
+        Kernel(**{**vars(k), "name": _short(name)}) for k, name in zip(kernels, names.stdout.splitlines(), strict=True)
+    ]
+
+
+def _widths(instruction: str, code: str) -> tuple[int, ...]:
+    """The bytes that the global loads or stores of one thread move at once, widest first."""
+    found = set()
+    for modifiers in re.findall(rf"\b{instruction}\.E((?:\.\w+)*)", code):
+        sizes = re.findall(r"\.[US]?(8|16|32|64|128|256)\b", modifiers)
+        found.add(int(sizes[0]) // 8 if sizes else 4)
+    return tuple(sorted(found, reverse=True))
+
+
+def _short(name: str) -> str:
+    name = re.sub(r"^void |handgrad::|\(anonymous namespace\)::|_GLOBAL__N__\w+::|c10::", "", name)
+    for spelled, meant in (("(bool)1", "true"), ("(bool)0", "false"), ("(int)", "")):
+        name = name.replace(spelled, meant)
+    return name.split("(")[0]
+
+
+# ---- bytes, counted by the emulator ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The bytes of one pass of one op: counted, the fewest possible, and how many times those its spec allows."""
+
+    op: str
+    pass_name: str
+    counted: int
+    floor: int
+    allowed: float
+
+    @property
+    def factor(self) -> float:
+        return self.counted / self.floor
+
+
+def moved(ops: str = "") -> list[Moved]:
+    """Counted in a process of its own, because the emulated kernels are chosen when handgrad is loaded."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, "--count", ops],
+        env={**os.environ, "HANDGRAD_BACKEND": "emulated"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"counting bytes in the emulator failed:\n{done.stderr}")
+    return [Moved(**row) for row in json.loads(done.stdout.splitlines()[-1])]
+
+
+def _count(ops: str) -> Iterator[Moved]:
+    from handgrad import _library
+
+    location = importlib.util.spec_from_file_location("control", ROOT / "csrc/emulator/control.py")
+    control = importlib.util.module_from_spec(location)
+    location.loader.exec_module(control)
+    emulator = control.Emulator(_library.LOADED.libraries["libhandgrad_emulated"])
+
+    for name, spec in specs().items():
+        family, op = name.split(".")
+        if ops not in name or not (ROOT / f"csrc/{family}/{op}/{op}_cuda.cu").exists():
+            continue
+        sample = spec.large.to(torch.float32)
+        stated = spec.floor(sample) if spec.floor else {}
+        emulator.reset_counters()
+        for name_of_pass, floor in _passes(spec, sample):
+            counters = emulator.counters().values()
+            counted = sum(kernel["bytes_loaded"] + kernel["bytes_stored"] for kernel in counters)
+            allowed = spec.floor_factors.get(name_of_pass, 1.05)
+            yield Moved(name, name_of_pass, counted, stated.get(name_of_pass, floor), allowed)
+            emulator.reset_counters()
+
+
+def _passes(spec: OpSpec, sample: Sample) -> Iterator[tuple[str, int]]:
+    """Runs one pass after the other; yields its name, and the bytes of all tensors that go in and come out."""
+
+    def size(*tensors: torch.Tensor) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    leaves = sample.leaves()
+    outputs = spec.function(*leaves, **sample.kwargs)
+    outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+    yield "forward", size(*leaves, *outputs)
+    outputs = [output for output in outputs if output.requires_grad]
+    if not outputs:
+        return
+    directions = [torch.full_like(output, 0.5, requires_grad=True) for output in outputs]
+    grads = torch.autograd.grad(outputs, leaves, directions, create_graph=True)
+    yield "backward", size(*directions, *leaves, *grads)
+    seconds = [torch.full_like(grad, 0.5) for grad in grads]
+    torch.autograd.grad(grads, (*leaves, *directions), seconds, materialize_grads=True)
+    yield "double_backward", size(*grads, *directions, *leaves, *leaves, *directions)
+
+
+# ---- printing --------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    from tabulate import tabulate
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="*", help="parts of names of sources and ops; none: all of them")
+    parser.add_argument("--archs", default=",".join(map(str, ARCHITECTURES)), help="architectures, separated by commas")
+    parser.add_argument("--count", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.count is not None:
+        print(json.dumps([vars(row) for row in _count(arguments.count)]))
+        return
+    if not nvcc() or not nvdisasm():
+        sys.exit("cuda-report needs nvcc, from a CUDA toolkit, and nvdisasm (pip install nvidia-cuda-nvdisasm).")
+    rows = []
+    for source in SOURCES:
+        if arguments.sources and not any(part in source.name for part in arguments.sources):
+            continue
+        for architecture in map(int, re.findall(r"\d+", arguments.archs)):
+            for kernel in sorted(compiled(source, architecture), key=lambda kernel: kernel.name):
+                widths = ["/".join(map(str, widths)) or "none" for widths in (kernel.loads, kernel.stores)]
+                rows.append(
+                    [
+                        f"sm_{architecture}",
+                        kernel.name,
+                        kernel.registers,
+                        kernel.spills,
+                        kernel.shared,
+                        f"{kernel.occupancy:.0%}",
+                        *widths,
+                    ]
+                )
+    print(tabulate(rows, ["", "kernel", "registers", "spilled", "shared", "occupancy", "loads", "stores"]))
+    print()
+    rows = [
+        [row.op, row.pass_name, row.counted, row.floor, f"{row.factor:.2f}", f"{row.allowed:.2f}"]
+        for row in moved()
+        if not arguments.sources or any(part in row.op for part in arguments.sources)
+    ]
+    print(tabulate(rows, ["op", "pass", "bytes, emulated", "floor", "factor", "allowed"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What can be said of the CUDA kernels without a device; cuda_report.py prints it all."""
+
+import pytest
+
+import cuda_report
+from handgrad import _library
+
+ARCHITECTURE = 90
+
+
+@pytest.mark.skipif(not (cuda_report.nvcc() and cuda_report.nvdisasm()), reason="no nvcc or no nvdisasm")
+@pytest.mark.parametrize("source", cuda_report.SOURCES, ids=lambda path: path.stem)
+def test_machine_code(source):
+    kernels = cuda_report.compiled(source, ARCHITECTURE)
+    assert kernels
+    spilling = {kernel.name: kernel.spills for kernel in kernels if kernel.spills}
+    assert not spilling, (
+        f"bytes of registers spilled on sm_{ARCHITECTURE}; is kMinBlocks in __launch_bounds__? {spilling}"
+    )
+    for kernel in kernels:
+        assert kernel.occupancy > 0, f"{kernel.name} does not fit a multiprocessor"
+        assert kernel.stores, f"{kernel.name} writes nothing"
+    # The usual case of elementwise kernels goes by whole vectors.
+    vectors = [kernel for kernel in kernels if kernel.name.startswith("contiguous_elements_kernel")]
+    assert all(max(kernel.loads) == 16 for kernel in vectors)
+
+
+@pytest.mark.skipif(not list(_library._FOLDER.glob("libhandgrad_emulated*")), reason="no emulated library was built")
+def test_no_pass_moves_more_bytes_than_its_spec_allows():
+    rows = cuda_report.moved()
+    assert {row.pass_name for row in rows} == {"forward", "backward", "double_backward"}
+    for row in rows:
+        # Fewer than the floor would mean that something is not counted.
+        assert 1 <= row.factor <= row.allowed, f"{row.op}, {row.pass_name}: {row.counted} bytes for {row.floor}"
+
+
+def test_occupancy_is_what_nvidias_tables_say():
+    of = cuda_report.MULTIPROCESSORS
+    assert of[90].occupancy(256, 32, 0) == 1
+    assert of[90].occupancy(256, 64, 0) == 0.5
+    assert of[90].occupancy(256, 255, 0) == 0.125
+    assert of[80].occupancy(256, 33, 0) == 0.75
+    assert of[90].occupancy(256, 32, 48 * 1024) == 0.5
+    assert of[75].occupancy(1024, 64, 0) == 1

@@ -1,0 +1,154 @@
+"""The templates, alive: each kind of op is written by ``python -m handgrad new`` and ``add``, built and tested, by
+people who have handgrad from a wheel (made by `make wheel`)."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from handgrad import _scaffold, sdk
+from handgrad.__main__ import main
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST, *OTHERS = "elementwise_loss", "no_gradient", "normalisation", "pointwise_layer", "sampling"
+# Of the kinds after the first, what their own kernels and formulas decide; the rest is the same code for all.
+QUICK = (
+    "01_cpu or 03_derivatives or 04_strides or 05_empty or opcheck or 08_autocast or vmap or 10_reference or 11_onnx "
+    "or 12_deterministic or 13_sentences or 16_documented"
+)
+
+
+def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
+    cleaned = {key: value for key, value in os.environ.items() if not key.startswith(("HANDGRAD_", "PYTHONPATH"))}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env={**cleaned, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}"
+    return done.stdout
+
+
+def fresh_environment(folder: Path) -> Path:
+    """A virtual environment with the wheel of handgrad in it, and its Python.
+
+    torch and the other dependencies come from the environment of this test, by a path file: they are five gigabytes.
+    A path file does not follow path files, so an editable handgrad there is not seen.
+    """
+    wheels = sorted((ROOT / "dist").glob("*.whl"))
+    assert len(wheels) == 1, f"expected one wheel in dist/, found {wheels}: run make wheel"
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    python = folder / "bin" / "python"
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--ignore-installed", wheels[0])
+    where = run(python, "-W", "ignore", "-c", "import handgrad; print(handgrad.__file__)").strip()
+    assert Path(where).is_relative_to(site), where
+    return python
+
+
+def test_every_kind_builds_and_passes_its_tests(tmp_path):
+    assert {FIRST, *OTHERS} == set(_scaffold.KINDS)
+    python = fresh_environment(tmp_path / "venv")
+    package = tmp_path / "living-ops"
+    handgrad = (python, "-W", "ignore", "-m", "handgrad")
+    run(*handgrad, "new", package, "--op", f"my_{FIRST}", "--kind", FIRST)
+    for kind in OTHERS:
+        run(*handgrad, "add", f"my_{kind}", "--kind", kind, cwd=package)
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    install = (python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", package)
+    run(*install, PATH=tools, HANDGRAD_CPU_LEVELS="v3", HANDGRAD_CUDA_ARCHS="none")
+    built = {path.name for path in (package / "python/living_ops/lib").iterdir()}
+    assert built == {"libliving_ops.so", "libliving_ops_cpu_v3.so", "libliving_ops_emulated.so"}
+    # The tests of the first kind, of the emulated kernels of all, and what the others' own code decides.
+    asked = f"my_{FIRST} or emulator or {QUICK}"
+    passed = run(python, "-m", "pytest", "-q", "-n", "2", "-k", asked, cwd=package)
+    assert int(re.search(r"(\d+) passed", passed)[1]) > 250, passed
+    run(python, "-m", "benchmarks", "--quick", "--out", tmp_path / "results", cwd=package)
+
+
+@pytest.mark.parametrize("kind", sorted(_scaffold.KINDS))
+def test_what_is_written_is_tidy(tmp_path, kind, capsys):
+    package = tmp_path / "some-ops"
+    assert main(["new", str(package), "--op", "my_own_op", "--kind", kind]) == 0
+    capsys.readouterr()
+    files = [path for path in package.rglob("*") if path.is_file()]
+    texts = {path.relative_to(package).as_posix(): path.read_text() for path in files}
+    for name, text in texts.items():
+        assert not re.search(r"{{|{%|{#", text), f"{name} is not filled in"
+        assert "OP" not in name
+        assert "PACKAGE" not in name
+        assert not re.search(r"[ \t]$", text, re.M), f"{name}: white space at the end of a line"
+        assert text.endswith("\n") or not text, name
+        assert not text.endswith("\n\n"), name
+    family = _scaffold.KINDS[kind]
+    op = {f"csrc/{family}/my_own_op/my_own_op{end}" for end in (".cpp", "_math.h", "_host.h", "_cpu.cpp", "_cuda.cu")}
+    op |= {f"python/some_ops/{family}/my_own_op.py", f"docs/{family}/my_own_op.md"}
+    op |= {f"tests/{family}/test_my_own_op.py", f"benchmarks/{family}/bench_my_own_op.py"}
+    package_files = {"CMakeLists.txt", "LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py", ".gitignore"}
+    assert op | package_files <= texts.keys()
+    # Few places are the author's, and each file in which a formula stands has one.
+    marked = {name for name, text in texts.items() if "TODO(author)" in text}
+    assert {f"csrc/{family}/my_own_op/my_own_op_math.h", f"docs/{family}/my_own_op.md"} <= marked
+    assert sum(text.count("TODO(author)") for text in texts.values()) <= 16
+    sources = [path for path in files if path.suffix in {".cpp", ".h", ".cu"}]
+    run("ruff", "check", "--no-cache", package)
+    run("ruff", "format", "--no-cache", "--check", package)
+    run("clang-format", "--dry-run", "--Werror", *sources)
+    for page in package.rglob("*.md"):
+        for link in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_a_second_op_is_exported_beside_the_first(tmp_path, capsys):
+    package = tmp_path / "some-ops"
+    assert main(["new", str(package), "--op", "zeta", "--kind", "pointwise_layer"]) == 0
+    assert main(["add", "alpha_norm", "--kind", "normalisation", "--root", str(package)]) == 0
+    assert main(["add", "my_loss", "--kind", "elementwise_loss", "--root", str(package)]) == 0
+    assert "csrc/losses/my_loss/my_loss_math.h" in capsys.readouterr().out
+    layers = (package / "python/some_ops/layers/__init__.py").read_text()
+    assert layers == (
+        '"""Layers."""\n\n'
+        "from some_ops.layers.alpha_norm import AlphaNorm, alpha_norm\n"
+        "from some_ops.layers.zeta import Zeta, zeta\n\n"
+        '__all__ = ["AlphaNorm", "Zeta", "alpha_norm", "zeta"]\n'
+    )
+    everything = (package / "python/some_ops/__init__.py").read_text()
+    assert "from some_ops import layers, losses  # noqa: E402\n" in everything
+    assert '__all__ = ["layers", "losses"]\n' in everything
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--op", "My-Op"], "must be small letters, digits and underscores, no word of Python or C\\+\\+; got 'My-Op'"),
+        (["--op", "lambda"], "got 'lambda'"),
+        (["--op", "template"], "got 'template'"),
+        (["--op", "launch"], "'launch' is a word of handgrad's headers"),
+        (["--op", "fine", "--package", "torch"], "--package must be a name that is not taken; 'torch' can be imported"),
+        (["--op", "fine", "--package", "2ops"], "--package must be small letters"),
+    ],
+)
+def test_bad_names_get_a_sentence(tmp_path, capsys, arguments, sentence):
+    assert main(["new", str(tmp_path / "some-ops"), "--kind", "sampling", *arguments]) == 1
+    assert re.search(sentence, capsys.readouterr().err)
+    assert not (tmp_path / "some-ops").exists()
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["new", str(tmp_path), "--op", "my_op", "--kind", "sampling"]) == 1
+    assert "PATH must be a folder that does not exist yet or is empty" in capsys.readouterr().err
+    assert main(["add", "my_op", "--kind", "sampling", "--root", str(tmp_path)]) == 1
+    assert "--root must be the root of a package of ops" in capsys.readouterr().err
+    assert main(["add", "sigmoid_focal_loss", "--kind", "elementwise_loss", "--root", str(ROOT)]) == 1
+    assert "OP must be a new name" in capsys.readouterr().err
+
+
+def test_templates_name_no_op_of_handgrad():
+    ops = [path.name for path in ROOT.glob("csrc/*/*") if (path / f"{path.name}.cpp").exists()]
+    for template in sdk.templates_dir().rglob("*.jinja"):
+        for op in ops:
+            assert op not in template.read_text(), f"{template} names {op}"
