@@ -124,12 +124,12 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t tile = first_tile; tile < end_tile; ++tile) {
     const Word* rows = mask + (tile - first_tile) * kTile * sorted.tiles;
     const int64_t left = sorted.count - tile * kTile;
-    const int size = left < kTile ? static_cast<int>(left) : kTile;
-    if (lane < size) diagonal[lane] = load(rows + lane * sorted.tiles + tile);
+    const int filled = left < kTile ? static_cast<int>(left) : kTile;
+    if (lane < filled) diagonal[lane] = load(rows + lane * sorted.tiles + tile);
     __syncthreads();
     if (lane == 0) {
       Word suppressed = load(sorted.suppressed + tile), chosen = 0;
-      for (int box = 0; box < size; ++box) {
+      for (int box = 0; box < filled; ++box) {
         if (suppressed >> box & 1) continue;
         chosen |= Word{1} << box;
         suppressed |= diagonal[box];
