@@ -97,7 +97,7 @@ int main(int count, char** arguments) {
     return 2;
   }
   try {
-    std::printf("CPU kernels: %s\n", handgrad::load(arguments[1]).filename().c_str());
+    for (const auto& library : handgrad::load(arguments[1])) std::printf("loaded %s\n", library.c_str());
     call_an_op();
     if (count == 3) run_a_package(arguments[2]);
   } catch (const c10::Error& error) {
