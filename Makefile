@@ -15,7 +15,7 @@ ABI_BIN := .venv-abi/bin
 PIP_FLAGS := -q --disable-pip-version-check
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* python/handgrad/sdk/building.py) $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 OP_TESTS := $(patsubst csrc/%/,tests/%,$(filter-out csrc/common/ csrc/emulator/,$(wildcard csrc/*/)))
-CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find csrc examples tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help build wheel test test-python test-levels test-emulated test-cuda cuda-report test-sanitize test-abi demo detect bench lint format table clean
 
@@ -102,7 +102,7 @@ test-abi: wheel  ## the wheel under another torch
 demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
 	$(BIN)/python examples/finetune.py --resume
 
-detect: build  ## trains a small detector with handgrad's roi_align and nms on real photos
+detect: build  ## trains a small detector of trees on real photos
 	$(BIN)/python examples/detect.py
 
 bench: build  ## times handgrad against its peers; writes benchmarks/results

@@ -62,7 +62,7 @@ SPEC = OpSpec(
     module=AsymmetricLoss,
     samples=[
         Sample("paper_none", tensors(4, 3), {"reduction": "none"}),
-        Sample("no_clip_mean", tensors(5), {"gamma_neg": 2, "gamma_pos": 0, "clip": 0.0, "reduction": "mean"}),
+        Sample("no_clip_mean", tensors(5), {"gamma_neg": 2.0, "gamma_pos": 0.0, "clip": 0.0, "reduction": "mean"}),
         Sample("fractional_sum", tensors(2, 3, 2, 2), {"gamma_neg": 3.5, "gamma_pos": 1.5, "reduction": "sum"}),
     ],
     large=Sample("large", tensors(1031, 83, dtype=torch.float32), {"reduction": "sum"}),

@@ -37,7 +37,8 @@ struct AsymmetricLoss {
 
   HANDGRAD_MATH T value(T x, T t) const {
     const Point at(x);
-    return -factor * (t * positive(at).value + (1 - t) * negative(at).value);
+    // Subtracted from 0, so that a loss of nothing is 0 and not -0.
+    return factor * (0 - (t * positive(at).value + (1 - t) * negative(at).value));
   }
 
   HANDGRAD_MATH Slope slope(T x, T t) const {
