@@ -69,6 +69,35 @@ def test_every_kind_builds_and_passes_its_tests(tmp_path):
     run(python, "-m", "benchmarks", "--quick", "--out", tmp_path / "results", cwd=package)
 
 
+def test_the_classic_style_builds_and_computes_the_same(tmp_path):
+    """docs/from-cpp-extension.md: the same loss, by pybind11 and torch.utils.cpp_extension."""
+    python = fresh_environment(tmp_path / "venv")
+    package = tmp_path / "classic-ops"
+    style = ("--op", "my_loss", "--kind", "elementwise_loss", "--style", "classic")
+    run(python, "-W", "ignore", "-m", "handgrad", "new", package, *style)
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    install = (python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", package)
+    run(*install, PATH=tools, MAX_JOBS="1")
+    assert "3 passed" in run(python, "-m", "pytest", "-q", cwd=package)
+    # What the page says is missing there.
+    program = """
+import torch
+from classic_ops import my_loss
+x, t = torch.randn(2, 5, requires_grad=True)
+(grad,) = torch.autograd.grad(my_loss(x, t).sum(), x, create_graph=True)
+for what, call in {
+    "second": lambda: torch.autograd.grad(grad.sum(), x),
+    "half": lambda: my_loss(x.half(), t.half()),
+    "func": lambda: torch.func.grad(lambda x: my_loss(x, t).sum())(x),
+}.items():
+    try:
+        call()
+    except RuntimeError:
+        print(what, "fails")
+"""
+    assert run(python, "-W", "ignore", "-c", program).split("\n")[:3] == ["second fails", "half fails", "func fails"]
+
+
 @pytest.mark.parametrize("kind", sorted(_scaffold.KINDS))
 def test_what_is_written_is_tidy(tmp_path, kind, capsys):
     package = tmp_path / "some-ops"
@@ -135,6 +164,12 @@ def test_bad_names_get_a_sentence(tmp_path, capsys, arguments, sentence):
     assert main(["new", str(tmp_path / "some-ops"), "--kind", "sampling", *arguments]) == 1
     assert re.search(sentence, capsys.readouterr().err)
     assert not (tmp_path / "some-ops").exists()
+
+
+def test_the_classic_style_is_there_for_one_kind(tmp_path, capsys):
+    arguments = ["--op", "my_op", "--kind", "sampling", "--style", "classic"]
+    assert main(["new", str(tmp_path / "some-ops"), *arguments]) == 1
+    assert "--style classic is there for the kind elementwise_loss alone; got sampling" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten(tmp_path, capsys):

@@ -1,8 +1,9 @@
 """``python -m handgrad new`` and ``add``: a package of ops of one's own, and another op in a package that exists.
 
 The files come from ``templates/``, which Jinja fills in: ``package/`` once for a package, ``operator/<kind>/`` for each
-op. PACKAGE and OP in their names are replaced, ``OP_math.h`` goes where csrc/README.md says that an op's formula lies,
-and so on. ruff and clang-format then format the new files, where these tools are at hand.
+op; ``classic/`` is a whole package of another style. PACKAGE and OP in their names are replaced, ``OP_math.h`` goes
+where csrc/README.md says that an op's formula lies, and so on. ruff and clang-format then format the new files, where
+these tools are at hand.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ KINDS = {
     "pointwise_layer": "layers",
     "sampling": "layers",
 }
+STYLES = ("stable", "classic")
 _WIDE = {"losses": "Losses", "layers": "Layers", "boxes": "Boxes"}
 
 
@@ -44,6 +46,13 @@ def add_command(commands: Any) -> None:
     )
     new.add_argument("path", metavar="PATH", type=Path, help="a folder that does not exist yet, or is empty")
     new.add_argument("--package", metavar="NAME", help="the package's import name; by default the folder's")
+    new.add_argument(
+        "--style",
+        choices=STYLES,
+        default=STYLES[0],
+        help="stable: handgrad's own way; classic: pybind11, torch.utils.cpp_extension and autograd.Function, for "
+        "comparison (docs/from-cpp-extension.md), with the kind elementwise_loss",
+    )
     new.set_defaults(run=_run_new)
     add: argparse.ArgumentParser = commands.add_parser(
         "add",
@@ -64,7 +73,7 @@ class ScaffoldError(Exception):
 
 def _run_new(arguments: argparse.Namespace) -> int:
     def run() -> None:
-        written = new(arguments.path, arguments.op, arguments.kind, arguments.package)
+        written = new(arguments.path, arguments.op, arguments.kind, arguments.package, arguments.style)
         print(f"{len(written)} files in {arguments.path}. Next:\n")
         print(f"    cd {arguments.path} && git init && git add .")
         print("    pip install --no-build-isolation -e . && pytest")
@@ -90,7 +99,7 @@ def _reported(run: Any) -> int:
     return 0
 
 
-def new(path: Path, op: str, kind: str, package: str | None = None) -> list[Path]:
+def new(path: Path, op: str, kind: str, package: str | None = None, style: str = STYLES[0]) -> list[Path]:
     """Writes a package with one op into ``path``; returns the files."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ScaffoldError(f"new: PATH must be a folder that does not exist yet or is empty; {path} is neither.")
@@ -99,8 +108,12 @@ def new(path: Path, op: str, kind: str, package: str | None = None) -> list[Path
     if importlib.util.find_spec(package) is not None:
         raise ScaffoldError(f"new: --package must be a name that is not taken; {package!r} can be imported already.")
     named = _Named.of(package, op, kind)
-    written = _render(path, named, "package", {})
-    written += _add_op(path, named)
+    if style == "classic":
+        if kind != "elementwise_loss":
+            raise ScaffoldError(f"new: --style classic is there for the kind elementwise_loss alone; got {kind}.")
+        written = _render(path, named, "classic", {})
+    else:
+        written = _render(path, named, "package", {}) + _add_op(path, named)
     _format(path, written)
     return written
 
@@ -249,7 +262,7 @@ def _render(root: Path, named: _Named, folder: str, places: dict[str, str]) -> l
     written = []
     for source in sorted((templates / folder).rglob("*.jinja")):
         name = source.relative_to(templates / folder).as_posix().removesuffix(".jinja")
-        target = root / places.get(name, name.replace("PACKAGE", named.package))
+        target = root / places.get(name, name.replace("PACKAGE", named.package).replace("OP", named.op))
         target.parent.mkdir(parents=True, exist_ok=True)
         template = environment.get_template(source.relative_to(templates).as_posix())
         target.write_text(template.render(named.values), encoding="utf-8")

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from handgrad.registration import OPERATORS
 from handgrad.sdk.loading import LOADED, Loaded
 from handgrad.testing import distributed, explain, malformed
+from handgrad.testing.distributed import forked
 from handgrad.testing.spec import OpSpec, Sample, far_apart, halved, reseeded
 
 Check = tuple[str, Callable[[], None]]
@@ -35,6 +36,19 @@ Checks = Iterator[Check]
 
 def _outputs(value: Any) -> tuple[Tensor, ...]:
     return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+def _sources(spec: OpSpec, root: Path) -> str:
+    """Where the op's C++ lies, for sentences."""
+    folders = sorted(
+        path.parent.relative_to(root).as_posix() for path in root.glob(f"csrc/*/{spec.name}/{spec.name}.cpp")
+    )
+    return folders[0] if folders else "its C++ sources"
+
+
+def _with(hint: str) -> Callable[[str], str]:
+    """What torch.testing found, after a sentence about where it may come from."""
+    return lambda found: f"{hint}.\n{found}"
 
 
 def _emulated(spec: OpSpec) -> Path | None:
@@ -111,8 +125,13 @@ def _against_reference(spec: OpSpec, sample: Sample, dtype: torch.dtype, device:
     outputs, grads = _value_and_grads(spec, spec.function, rounded.map(lambda tensor: tensor.to(device)))
     floating = [out.dtype for out in outputs if out.is_floating_point()]
     assert all(found == dtype for found in floating), f"outputs are {floating}, not {dtype}"
-    spec.close(tuple(out.cpu() for out in outputs), expected[0], dtype)
-    spec.close(tuple(grad.cpu() for grad in grads), expected[1], dtype)
+    hint = (
+        f"{spec.name}, sample {sample.name!r} in {_name_of(dtype)}: the {{}} are not those of the reference in float64"
+    )
+    if dtype.itemsize == 2:
+        hint += "; half types are to be computed and summed in Compute<T>, float32, and rounded once"
+    spec.close(tuple(out.cpu() for out in outputs), expected[0], dtype, msg=_with(hint.format("outputs")))
+    spec.close(tuple(grad.cpu() for grad in grads), expected[1], dtype, msg=_with(hint.format("gradients")))
 
 
 def tick_cpu(spec: OpSpec, root: Path) -> Checks:
@@ -226,7 +245,11 @@ def tick_strides(spec: OpSpec, root: Path) -> Checks:
                     )
                     actual = _value_and_grads(spec, spec.function, Sample(kind, tensors, sample.kwargs))
                     # The order of a sum may follow memory.
-                    torch.testing.assert_close(actual, expected, msg=f"{kind}: {{}}".format)
+                    hint = (
+                        f"{spec.name}, {kind} in place of contiguous memory: a loop does not follow the strides of a "
+                        f"tensor that it reads, or a contiguous() is missing; look at {_sources(spec, root)}"
+                    )
+                    torch.testing.assert_close(actual, expected, msg=_with(hint))
 
         yield f"any_{sample.name}", strided
         yield f"any_{sample.name}_bfloat16", functools.partial(strided, sample, torch.bfloat16)
@@ -280,13 +303,22 @@ def tick_empty(spec: OpSpec, root: Path) -> Checks:
 
 
 def tick_indexing(spec: OpSpec, root: Path) -> Checks:
+    hint = (
+        f"{spec.name}, tensors whose rows lie more than 2^31 elements apart: an index, a stride or an offset is kept "
+        f"in 32 bits; look for int and int32_t in {_sources(spec, root)}"
+    )
+
     def addresses() -> None:
         sample = spec.samples[0].to(torch.bfloat16)
         expected = _value_and_grads(spec, spec.function, sample)
         actual = _value_and_grads(spec, spec.function, sample.map(far_apart))
-        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0, msg=_with(hint))
 
-    yield "addresses_beyond_int32", addresses
+    # A wrong address ends the process that reads it: where one can be forked, it is not this one.
+    yield (
+        "addresses_beyond_int32",
+        addresses if torch.cuda.is_available() else functools.partial(forked, addresses, hint),
+    )
     # Two billion elements are two billion emulated threads, an hour of them; the addresses are checked there too.
     if not _emulated(spec):
         yield "numel_beyond_int32", functools.partial(_where_the_samples_are, spec, spec.numel_beyond_int32)
@@ -313,10 +345,32 @@ def _record_calls(spec: OpSpec, sample: Sample) -> dict[str, tuple[Any, ...]]:
     return calls
 
 
+def _check_fake(name: str, args: tuple[Any, ...]) -> None:
+    """What opcheck would say of a fake kernel that promises other results than the kernel's, in a sentence."""
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    overload = OPERATORS[name].overload
+    real = overload(*args)
+    with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True) as mode:
+        fake = overload(*(mode.from_tensor(arg) if isinstance(arg, Tensor) else arg for arg in args))
+    for place, (promised, returned) in enumerate(zip(_outputs(fake), _outputs(real), strict=True)):
+        # A size that depends on values is promised as a symbol.
+        sizes = [size if isinstance(size, int) else None for size in promised.shape]
+        fits = len(sizes) == returned.dim() and all(a in (None, b) for a, b in zip(sizes, returned.shape, strict=True))
+        if not fits or promised.dtype != returned.dtype:
+            raise AssertionError(
+                f"{name}: the fake kernel, fake= of its register(...), promises {tuple(promised.shape)} of "
+                f"{promised.dtype} for result {place}, and the kernel returns {tuple(returned.shape)} of "
+                f"{returned.dtype}"
+            )
+
+
 def tick_compile(spec: OpSpec, root: Path) -> Checks:
     def opcheck(name: str) -> None:
         for sample in (spec.samples[0], spec.samples[-1]):
             args = _record_calls(spec, sample)[name]
+            _check_fake(name, args)
             for requires_grad in (False, True):
                 again = tuple(
                     a.detach().clone().requires_grad_(requires_grad and a.is_floating_point())
@@ -605,10 +659,17 @@ def tick_deterministic(spec: OpSpec, root: Path) -> Checks:
         finally:
             torch.use_deterministic_algorithms(deterministic)
             library.handgrad_emulator_set_schedule((os.environ.get("HANDGRAD_EMULATOR_SCHEDULE") or "forward").encode())
-        for tensor in tree_leaves(results):
-            assert tensor.isfinite().all(), "not all of an output was written: in the emulator it begins as NaN"
+        for tensor in tree_leaves(results[0]):
+            assert tensor.isfinite().all(), (
+                "not all of an output was written: in the emulator it begins as NaN; look at the kernels in "
+                f"{_sources(spec, root)}"
+            )
+        hint = (
+            f"{spec.name}: the results depend on the order of the threads; a barrier is missing, or threads add in the "
+            f"order in which they come; look at the kernels in {_sources(spec, root)}"
+        )
         for other in results[1:]:
-            torch.testing.assert_close(other, results[0], rtol=0, atol=0)
+            torch.testing.assert_close(other, results[0], rtol=0, atol=0, msg=_with(hint))
         torch.testing.assert_close(free, results[0])
 
     if _emulated(spec):

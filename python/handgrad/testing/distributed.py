@@ -44,6 +44,27 @@ def run(check: Callable[[OpSpec, int], None], spec: OpSpec) -> None:
         assert all(worker.exitcode == 0 for worker in workers), [worker.exitcode for worker in workers]
 
 
+def forked(check: Callable[[], None], hint: str) -> None:
+    """``check()`` in a process of its own, which may crash: ``hint`` says what that means."""
+    context = multiprocessing.get_context("fork")
+    failures = context.SimpleQueue()
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        try:
+            check()
+        except BaseException:
+            failures.put(traceback.format_exc())
+            os._exit(1)
+        os._exit(0)
+
+    worker = context.Process(target=work)
+    worker.start()
+    worker.join()
+    assert failures.empty(), failures.get()
+    assert worker.exitcode == 0, f"{hint}.\nThe process that tried ended with signal {-(worker.exitcode or 0)}."
+
+
 def _work(check: Callable[[OpSpec, int], None], spec: OpSpec, rank: int, store: str, failures: Any) -> None:
     # The parent's pool of threads does not survive a fork: one thread never asks for it.
     torch.set_num_threads(1)
