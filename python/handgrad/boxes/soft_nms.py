@@ -7,7 +7,7 @@ import sys
 import torch
 from torch import Tensor
 
-from handgrad._arguments import check_range, check_tensor
+from handgrad.arguments import check_range, check_tensor
 from handgrad.registration import register, without_derivatives
 
 _OP = "soft_nms"
