@@ -1,5 +1,6 @@
 """Losses."""
 
+from handgrad.losses.asymmetric_loss import AsymmetricLoss, asymmetric_loss
 from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
 
-__all__ = ["SigmoidFocalLoss", "sigmoid_focal_loss"]
+__all__ = ["AsymmetricLoss", "SigmoidFocalLoss", "asymmetric_loss", "sigmoid_focal_loss"]

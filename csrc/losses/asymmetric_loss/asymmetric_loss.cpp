@@ -1,0 +1,16 @@
+// The signatures of asymmetric loss. reduction: 0 none, 1 mean, 2 sum.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
+  library.def(
+      "asymmetric_loss(Tensor inputs, Tensor targets, float gamma_neg, float gamma_pos, float clip, int reduction) -> "
+      "Tensor");
+  library.def(
+      "_asymmetric_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, float gamma_neg, float gamma_pos, "
+      "float clip, int reduction, "
+      "bool need_inputs, bool need_targets) -> (Tensor grad_inputs, Tensor grad_targets)");
+  library.def(
+      "_asymmetric_loss_double_backward(Tensor? grad_grad_inputs, Tensor? grad_grad_targets, Tensor grad_output, "
+      "Tensor inputs, Tensor targets, float gamma_neg, float gamma_pos, float clip, int reduction) "
+      "-> (Tensor grad_grad_output, Tensor grad_inputs, Tensor grad_targets)");
+}
