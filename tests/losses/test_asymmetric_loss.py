@@ -1,8 +1,9 @@
 """Asymmetric loss: its spec, and what is peculiar to it."""
 
+import pytest
 import torch
 
-from handgrad.losses import AsymmetricLoss, asymmetric_loss
+from handgrad.losses import AsymmetricLoss, asymmetric_loss, sigmoid_focal_loss
 from handgrad.losses.asymmetric_loss import asymmetric_loss_reference
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 
@@ -15,21 +16,14 @@ def reference(inputs, targets, gamma_neg=4.0, gamma_pos=1.0, clip=0.05, reductio
 
 def tensors(*shape, dtype=torch.float64):
     generator = reseeded(len(shape))
-    return tuple(torch.randn(*shape, dtype=dtype, generator=generator) for _ in range(2))
+    logits, targets = (torch.randn(*shape, dtype=dtype, generator=generator) for _ in range(2))
+    return 2 * logits, 0.05 + 0.9 * targets.sigmoid()
 
 
-# TODO(author): what must hold of your loss, whatever the numbers.
-
-
-def only_the_difference_counts():
-    inputs, targets = tensors(7, 5)
-    torch.testing.assert_close(asymmetric_loss(inputs + 3, targets + 3), asymmetric_loss(targets, inputs))
-
-
-def far_from_the_target_it_is_the_absolute_difference():
-    inputs, targets = tensors(7, 5)
-    expected = (1e6 * inputs - targets).abs() - 0.5
-    torch.testing.assert_close(asymmetric_loss(1e6 * inputs, targets, gamma_neg=0.5), expected)
+def without_shift_and_with_one_gamma_it_is_the_focal_loss():
+    logits, targets = tensors(7, 5)
+    expected = sigmoid_focal_loss(logits, targets.round(), alpha=-1, gamma=2.5)
+    torch.testing.assert_close(asymmetric_loss(logits, targets.round(), 2.5, 2.5, 0.0), expected)
 
 
 def sum_is_the_sum_of_the_map():
@@ -43,7 +37,7 @@ def numel_beyond_int32():
     n = 2**31 + 64
     inputs, targets = torch.tensor([4.0]), torch.tensor([0.0])
     many = asymmetric_loss(inputs.expand(n), targets.expand(n), gamma_neg=3.0, reduction="mean")
-    torch.testing.assert_close(many, torch.tensor(2.0))
+    torch.testing.assert_close(many, asymmetric_loss(inputs, targets, gamma_neg=3.0)[0])
 
 
 INPUTS, TARGETS = tensors(4, 3)
@@ -54,13 +48,12 @@ SPEC = OpSpec(
     function=asymmetric_loss,
     reference=reference,
     module=AsymmetricLoss,
-    # TODO(author): samples that reach every branch of your formula, away from its kinks.
     samples=[
-        Sample("map", tensors(4, 3), {"gamma_neg": 0.5, "reduction": "none"}),
-        Sample("mean", tensors(5), {"gamma_neg": 1.0, "reduction": "mean"}),
-        Sample("sum", tensors(2, 3, 2, 2), {"gamma_neg": 0.7, "reduction": "sum"}),
+        Sample("map", tensors(4, 3), {"reduction": "none"}),
+        Sample("mean", tensors(5), {"gamma_neg": 1.5, "gamma_pos": 0.5, "clip": 0.2, "reduction": "mean"}),
+        Sample("sum", tensors(2, 3, 2, 2), {"gamma_neg": 2, "gamma_pos": 0, "clip": 0, "reduction": "sum"}),
     ],
-    large=Sample("large", tensors(1031, 83, dtype=torch.float32), {"gamma_neg": 0.1, "reduction": "sum"}),
+    large=Sample("large", tensors(1031, 83, dtype=torch.float32), {"reduction": "sum"}),
     empty=[
         Sample("no_batch_none", tensors(0, 3), {"reduction": "none"}),
         Sample("no_columns_sum", tensors(3, 0), {"reduction": "sum"}),
@@ -68,9 +61,8 @@ SPEC = OpSpec(
     ],
     autocast=torch.float32,
     bad=[
-        Bad(
-            "gamma_neg", lambda: AsymmetricLoss(0.0), ValueError, r"gamma_neg must be a finite number above 0; got 0\.0"
-        ),
+        Bad("gamma", lambda: AsymmetricLoss(-1), ValueError, "gamma_neg must be a finite number, at least 0; got -1"),
+        Bad("clip", lambda: AsymmetricLoss(clip=1.5), ValueError, r"clip must be in \[0, 1\]; got 1\.5"),
         Bad("reduction", lambda: AsymmetricLoss(reduction="avg"), ValueError, "reduction must be .* got 'avg'"),
         Bad("none", lambda: asymmetric_loss(INPUTS, None), TypeError, "targets must be a torch.Tensor; got NoneType"),
         Bad("layout", lambda: asymmetric_loss(INPUTS.to_sparse(), TARGETS), TypeError, "inputs must be a dense tensor"),
@@ -88,8 +80,7 @@ SPEC = OpSpec(
         ),
     ],
     identities={
-        "difference": only_the_difference_counts,
-        "far": far_from_the_target_it_is_the_absolute_difference,
+        "focal": without_shift_and_with_one_gamma_it_is_the_focal_loss,
         "sum": sum_is_the_sum_of_the_map,
     },
     numel_beyond_int32=numel_beyond_int32,
@@ -99,10 +90,22 @@ SPEC = OpSpec(
 test_matrix = matrix(SPEC)
 
 
-def test_small_differences_keep_their_accuracy():
-    """The loss of a difference far below epsilon is its square over 2 epsilon, where r - epsilon would be 0."""
-    loss = asymmetric_loss(torch.tensor([1e-6]), torch.tensor([0.0]), gamma_neg=1.0)
-    torch.testing.assert_close(loss, torch.tensor([5e-13]), rtol=1e-6, atol=0)
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 4.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_huge_logits_take_the_limits_and_the_kink_the_easy_side(gamma, dtype):
+    logits = torch.tensor([-1e4, 1e4, 1e4, -1e4, float("inf"), 0.0], dtype=dtype, requires_grad=True)
+    targets = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 0.0], dtype=dtype, requires_grad=True)
+    half = 0.5**gamma * 0.6931472
+    for clip, wrong, at_infinity in ((0.0, 1e4, float("inf")), (0.5, half, half)):
+        loss = asymmetric_loss(logits, targets, gamma, gamma, clip)
+        easy = 0 if clip else half
+        torch.testing.assert_close(loss, torch.tensor([1e4, wrong, 0, 0, at_infinity, easy], dtype=dtype))
+        by_logits, by_targets = torch.autograd.grad(loss.sum(), (logits, targets), create_graph=True)
+        assert by_logits[:5].tolist() == [-1, not clip, 0, 0, not clip]
+        assert (by_logits[5] == 0) == bool(clip)
+        assert by_targets[[0, 1, 2, 3, 5]].isfinite().all()
+        second = torch.autograd.grad((by_logits + by_targets).sum(), (logits, targets))
+        assert all(grad[[0, 1, 2, 3, 5]].isfinite().all() for grad in second)
 
 
 def test_nan_stays_where_it_is():

@@ -13,7 +13,7 @@ from handgrad.reductions import reduce, reduce_samples, reduction_code, sample_s
 from handgrad.registration import batch_first, register, through_reference
 
 _OP = "asymmetric_loss"
-_SMALLEST, _LARGEST = sys.float_info.min, sys.float_info.max
+_LARGEST = sys.float_info.max
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -26,19 +26,20 @@ def asymmetric_loss(
     clip: float = 0.05,
     reduction: str = "none",
 ) -> Tensor:
-    r"""TODO(author): what the loss is and where it comes from. As written, the Charbonnier loss (Charbonnier et al.,
-    `Two deterministic half-quadratic regularization algorithms for computed imaging
-    <https://doi.org/10.1109/ICIP.1994.413553>`_, 1994): the absolute difference, rounded off at 0.
+    r"""Asymmetric loss for multi-label classification (Ridnik et al., `Asymmetric Loss for Multi-Label Classification
+    <https://arxiv.org/abs/2009.14119>`_, 2021, equations 4 to 7), in which easy negatives count little or not at all.
 
-    .. math:: loss = \sqrt{(inputs - targets)^2 + \epsilon^2} - \epsilon
+    .. math:: loss = -t (1 - p)^{\gamma_+} \log p - (1 - t) s^{\gamma_-} \log(1 - s), \quad s = \max(p - clip, 0)
+
+    with :math:`p` = sigmoid(inputs). The gradient is that of this formula, the weights included, which the authors'
+    code may leave out (``disable_torch_grad_focal_loss``). The defaults are those of that code.
 
     Args:
-        inputs: predictions, any shape; float32, float64, bfloat16 or float16, any strides.
-        targets: what they should be. Same shape; integer and bool targets are converted, floating-point ones promoted
+        inputs: logits, any shape; float32, float64, bfloat16 or float16, any strides.
+        targets: 0, 1 or in between. Same shape; integer and bool targets are converted, floating-point ones promoted
             with ``inputs`` as torch does.
-        gamma_neg: TODO(author): your parameters. Half the width of the rounded part (epsilon in the formula), above 0.
-        gamma_pos: TODO(author): not in the formula yet.
-        clip: TODO(author): not in the formula yet.
+        gamma_neg, gamma_pos: how strongly easy examples of each class count less, at least 0; fast as integers to 7.
+        clip: the probability below which a negative costs nothing, in [0, 1]; 0 for no shift.
         reduction: ``"none"``, ``"mean"`` (over all elements) or ``"sum"``. Under these two no map of losses is written.
 
     Returns:
@@ -52,13 +53,13 @@ def asymmetric_loss(
 
     Example:
         >>> asymmetric_loss(torch.tensor([4.0, 1.0]), torch.tensor([0.0, 1.0]), gamma_neg=3.0)
-        tensor([2., 0.])
+        tensor([2.1766, 0.0842])
     """
     check_tensor(_OP, "inputs", inputs)
     check_tensor(_OP, "targets", targets)
-    check_range(_OP, "gamma_neg", gamma_neg, _SMALLEST, _LARGEST, "a finite number above 0")
-    check_range(_OP, "gamma_pos", gamma_pos, -_LARGEST, _LARGEST, "a finite number")
-    check_range(_OP, "clip", clip, -_LARGEST, _LARGEST, "a finite number")
+    check_range(_OP, "gamma_neg", gamma_neg, 0, _LARGEST, "a finite number, at least 0")
+    check_range(_OP, "gamma_pos", gamma_pos, 0, _LARGEST, "a finite number, at least 0")
+    check_range(_OP, "clip", clip, 0, 1, "in [0, 1]")
     if inputs.dtype != targets.dtype:
         inputs, targets = _promote(inputs, targets)
     code = reduction_code(_OP, reduction)
@@ -88,7 +89,7 @@ class AsymmetricLoss(nn.Module):
     Example:
         >>> loss = AsymmetricLoss(gamma_neg=3.0)
         >>> loss(torch.tensor([4.0, 1.0]), torch.tensor([0.0, 1.0]))
-        tensor(1.)
+        tensor(1.1304)
     """
 
     def __init__(
@@ -114,8 +115,14 @@ class AsymmetricLoss(nn.Module):
 def asymmetric_loss_reference(
     inputs: Tensor, targets: Tensor, gamma_neg: float, gamma_pos: float, clip: float, reduction: int
 ) -> Tensor:
-    """Plain PyTorch. TODO(author): your definition, written independently of the kernel; the tests believe this one."""
-    loss = torch.sqrt((inputs - targets) ** 2 + gamma_neg**2) - gamma_neg
+    """Plain PyTorch. To be trusted because it is the paper's formula, over torch's stable softplus(-x) = -log p."""
+    p, not_p = torch.sigmoid(inputs), torch.sigmoid(-inputs)
+    positive = not_p**gamma_pos * nn.functional.softplus(-inputs)
+    # Easy negatives go another way before the power, whose slope at 0 may be infinite.
+    hard = p > clip
+    shifted = torch.where(hard, p - clip, 0.5)
+    rest = nn.functional.softplus(inputs) if clip == 0 else -torch.log(torch.where(hard, not_p + clip, 0.5))
+    loss = targets * positive + (1 - targets) * torch.where(hard, shifted**gamma_neg * rest, 0)
     return reduce(loss, reduction)
 
 
