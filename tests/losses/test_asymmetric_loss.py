@@ -51,7 +51,7 @@ SPEC = OpSpec(
     samples=[
         Sample("map", tensors(4, 3), {"reduction": "none"}),
         Sample("mean", tensors(5), {"gamma_neg": 1.5, "gamma_pos": 0.5, "clip": 0.2, "reduction": "mean"}),
-        Sample("sum", tensors(2, 3, 2, 2), {"gamma_neg": 2, "gamma_pos": 0, "clip": 0, "reduction": "sum"}),
+        Sample("sum", tensors(2, 3, 2, 2), {"gamma_neg": 2.0, "gamma_pos": 0.0, "clip": 0.0, "reduction": "sum"}),
     ],
     large=Sample("large", tensors(1031, 83, dtype=torch.float32), {"reduction": "sum"}),
     empty=[
