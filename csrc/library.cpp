@@ -1,6 +1,6 @@
-// The one thing the schema library does beside naming ops: it says what this processor can run, so that the Python
-// loader can choose among the CPU libraries. Called through ctypes; the answer is the x86-64 level (1 to 4), or 0
-// elsewhere.
+// The one thing the schema library does beside naming ops: it says what this processor can run, so that a loader can
+// choose among the CPU libraries. Called through ctypes, and by C++ programs (docs/cpp.md); the answer is the x86-64
+// level (1 to 4), or 0 elsewhere.
 extern "C" __attribute__((visibility("default"))) int handgrad_cpu_level() {
 #if defined(__x86_64__) && defined(__GNUC__)
   __builtin_cpu_init();

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 
+from handgrad.sdk.loading import LOADED
 from handgrad.testing import OpSpec, Sample
 from ops_table import specs
 
@@ -197,12 +198,10 @@ def moved(ops: str = "") -> list[Moved]:
 
 
 def _count(ops: str) -> Iterator[Moved]:
-    from handgrad import _library
-
     location = importlib.util.spec_from_file_location("control", ROOT / "csrc/emulator/control.py")
     control = importlib.util.module_from_spec(location)
     location.loader.exec_module(control)
-    emulator = control.Emulator(_library.LOADED.libraries["libhandgrad_emulated"])
+    emulator = control.Emulator(LOADED["handgrad"].libraries["libhandgrad_emulated"])
 
     for name, spec in specs().items():
         family, op = name.split(".")

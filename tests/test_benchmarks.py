@@ -162,6 +162,25 @@ def test_a_peer_without_a_forward_pass_runs_in_the_other() -> None:
     assert results.remarks == {"both": "a remark"}
 
 
+def test_a_case_without_gradients_has_one_pass_and_compares_integers() -> None:
+    def largest(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.argmax(), x.max()
+
+    def off_by_one(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.argmax() + 1, x.max()
+
+    plain = case(inputs=lambda device: (torch.arange(10_000.0),), handgrad=largest, peers={"max": largest})
+    sweep = Sweep("rows", "rows", [1], lambda rows: plain)
+    results = run(Benchmark("largest", [plain], [sweep]))
+    assert {table.step for table in results.tables} == {"forward"}
+    assert results.sweeps[0].step == "forward"
+    assert "largest by rows: forward," in command.markdown(results)
+    # One part in ten thousand, which a tolerance would let pass.
+    wrong = case(inputs=plain.inputs, handgrad=largest, peers={"wrong": off_by_one})
+    with pytest.raises(BenchmarkError, match="output of handgrad and wrong differ, and are integers"):
+        run(Benchmark("largest", [wrong]))
+
+
 def test_torch_compile_is_a_peer() -> None:
     torch.set_num_threads(1)  # every further number of threads is compiled for again
     results = run(Benchmark("square", [case(peers={"compiled": harness.compiled(square)})]))
@@ -243,7 +262,7 @@ def test_bench_files_are_found_and_declare_a_benchmark() -> None:
         assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("name", ["sigmoid_focal_loss", "local_response_norm"])
+@pytest.mark.parametrize("name", ["sigmoid_focal_loss", "local_response_norm", "bench_nms", "soft_nms"])
 def test_ours_and_eager_peers_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     (benchmark,) = harness.collect(harness.bench_files(BENCHMARKS, name), quick=True)

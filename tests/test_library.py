@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,7 +114,9 @@ def test_the_sdk_is_where_it_says():
     assert (sdk.include_dir() / "emulator" / "include" / "cuda_runtime.h").is_file()
     assert (sdk.cmake_dir() / "handgradConfig.cmake").is_file()
     assert (sdk.templates_dir() / "operator").is_dir()
-    for name, folder in (("--cmake-dir", sdk.cmake_dir()), ("--include-dir", sdk.include_dir())):
+    libraries = Path(sdk.__file__).parents[1] / "lib"
+    folders = {"--cmake-dir": sdk.cmake_dir(), "--include-dir": sdk.include_dir(), "--library-dir": libraries}
+    for name, folder in folders.items():
         command = [sys.executable, "-W", "ignore", "-m", "handgrad", "info", name]
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == str(folder)
 

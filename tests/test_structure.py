@@ -9,6 +9,7 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 
+from handgrad._scaffold import KINDS
 from ops_table import BEGIN, END, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,6 +117,25 @@ def test_rooms_of_csrc():
         if path.suffix not in {".cu", ".cuh"}:
             assert not re.search(r"\bthreadIdx\b|<<<", text), f"{name} knows a thread index"
         assert not re.search(r"\bint (i|n|index|numel|size)\b", text), f"{name}: sizes and indices are int64_t"
+
+
+def test_templates_are_where_a_kinds_name_says():
+    """The files of an op, once for each kind; what `new` and `add` write is in tests/test_templates.py."""
+    kinds = {path.name for path in (ROOT / "templates/operator").iterdir()} - {"shared"}
+    assert kinds == set(KINDS)
+    for kind in kinds:
+        names = {path.name.removesuffix(".jinja") for path in (ROOT / "templates/operator" / kind).iterdir()}
+        sources = {f"OP{end}" for end in (".cpp", "_math.h", "_host.h", "_cpu.cpp", "_cuda.cu")}
+        assert names == sources | {"OP.py", "OP.md", "test_OP.py", "bench_OP.py"}, kind
+        assert KINDS[kind] in FAMILIES, kind
+
+
+def test_handgrads_own_build_is_the_packages():
+    """CMakeLists.txt and setup.py call what every package of ops calls, and know nothing more."""
+    commands = re.findall(r"^(\w+)\(", (ROOT / "CMakeLists.txt").read_text(), re.M)
+    assert commands == ["cmake_minimum_required", "project", "find_package", "handgrad_add_library"]
+    assert "setup(" in (ROOT / "setup.py").read_text()
+    assert "Extension" not in (ROOT / "setup.py").read_text()
 
 
 def test_python_families_only_export():

@@ -27,11 +27,12 @@ def _plain(image: Tensor, boxes: Tensor, sampling: int) -> Tensor:
 
     top, bottom, down, up = axis(y1, y2, image.shape[2])
     left, right, to_right, to_left = axis(x1, x2, image.shape[3])
-    samples = sum(
+    corners = [
         image[number[:, None, None], :, y[:, :, None], x[:, None, :]] * (a[:, :, None] * b[:, None, :])[..., None]
         for y, a in ((top, up), (bottom, down))
         for x, b in ((left, to_left), (right, to_right))
-    )
+    ]
+    samples = torch.stack(corners).sum(0)
     shape = (boxes.shape[0], _POOLED, sampling, _POOLED, sampling, image.shape[1])
     return samples.reshape(shape).mean((2, 4)).permute(0, 3, 1, 2)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -21,7 +22,7 @@ from shared.weights import fill_mobilenet
 from .data import Photo, cut, tiles
 
 #: What torchvision's detectors call in the middle of their methods, and ours.
-OURS = {
+OURS: dict[Callable[..., Any], Callable[..., Any]] = {
     torchvision.ops.roi_align: handgrad.layers.roi_align,
     torchvision.ops.batched_nms: handgrad.boxes.batched_nms,
 }

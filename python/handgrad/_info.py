@@ -45,12 +45,13 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print it as JSON; its keys stay")
     parser.add_argument("--cmake-dir", action="store_true", help="print only the folder for -Dhandgrad_DIR=")
     parser.add_argument("--include-dir", action="store_true", help="print only the folder of the C++ headers")
+    parser.add_argument("--library-dir", action="store_true", help="print only the folder of the compiled libraries")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.cmake_dir or arguments.include_dir:
-        print(sdk.cmake_dir() if arguments.cmake_dir else sdk.include_dir())
+    if arguments.cmake_dir or arguments.include_dir or arguments.library_dir:
+        print(sdk.cmake_dir() if arguments.cmake_dir else sdk.include_dir() if arguments.include_dir else FOLDER)
         return 0
     report = gather()
     print(json.dumps(report, indent=2) if arguments.json else as_text(report))

@@ -164,20 +164,20 @@ def register(
 
 
 def _defined(name: str) -> Any:
-    """The op's overload, whose schema and whose kernels must have been loaded."""
+    """The op's overload, whose schema and kernels must have been loaded by now: registering is part of an import."""
     namespace, op = name.split("::")
     folder = f"csrc/<family>/{op.removesuffix('_double_backward').removesuffix('_backward').lstrip('_')}"
     if torch._C._dispatch_has_kernel(name) and hasattr(getattr(torch.ops, namespace), op):
         overload = getattr(getattr(torch.ops, namespace), op).default
         if torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, "CPU"):
             return overload
-        raise RuntimeError(
+        raise ImportError(
             f"register: {name} has a schema and no CPU kernel. library.impl in {folder}/*_cpu.cpp must name it as the "
             f"schema does, and the package must have been built since (pip install --no-build-isolation -e .)."
         )
     known = sorted(other for other in torch._C._dispatch_get_all_op_names() if other.startswith(f"{namespace}::"))
     near = difflib.get_close_matches(name, known, 1)
-    raise RuntimeError(
+    raise ImportError(
         f"register: no library that is loaded defines {name}"
         + (f"; the nearest name that one defines is {near[0]}" if near else "")
         + f". library.def in {folder}/*.cpp must define it, and the package must have been built since (pip install "

@@ -188,6 +188,8 @@ SPEC = OpSpec(
     },
     numel_beyond_int32=numel_beyond_int32,
     optional=["bias", "mask"],
+    # The matrices of a chunk, and the weight once more.
+    device_scratch=(64 << 20) + (1 << 20),
     # A file takes the weight as an input here, and verification another batch: three output channels in two groups.
     onnx=["modulated", "version_1"],
     tolerances={

@@ -52,7 +52,7 @@ struct Given {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) sort_boxes_kernel(Given<T> given, Sorted<Compute<T>> sorted) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks) sort_boxes_kernel(Given<T> given, Sorted<Compute<T>> sorted) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads) sort_boxes_kernel(Given<T> given, So
 // The bits of the tiles of rows [first_tile, ...), those on the diagonal and right of it: mask[row * tiles + column
 // tile], rows counted from the first. Of a tile on the diagonal, only bits of later boxes are set.
 template <class C>
-__global__ void __launch_bounds__(kTile)
+__global__ void __launch_bounds__(kTile, kMinBlocks)
     mask_kernel(Sorted<C> sorted, Suppression<C> rule, int64_t first_tile, Word* mask) {
   HANDGRAD_LAUNCH_BOUNDS(kTile);
   const int64_t row_tile = first_tile + blockIdx.x / sorted.tiles, column_tile = blockIdx.x % sorted.tiles;
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kTile)
 
 // One block: goes through the boxes of tiles [first_tile, end_tile) in order.
 template <class C>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     pass_kernel(Sorted<C> sorted, int64_t first_tile, int64_t end_tile, const Word* mask, int64_t* total) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   __shared__ Word diagonal[kTile];
@@ -124,12 +124,12 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t tile = first_tile; tile < end_tile; ++tile) {
     const Word* rows = mask + (tile - first_tile) * kTile * sorted.tiles;
     const int64_t left = sorted.count - tile * kTile;
-    const int size = left < kTile ? static_cast<int>(left) : kTile;
-    if (lane < size) diagonal[lane] = load(rows + lane * sorted.tiles + tile);
+    const int filled = left < kTile ? static_cast<int>(left) : kTile;
+    if (lane < filled) diagonal[lane] = load(rows + lane * sorted.tiles + tile);
     __syncthreads();
     if (lane == 0) {
       Word suppressed = load(sorted.suppressed + tile), chosen = 0;
-      for (int box = 0; box < size; ++box) {
+      for (int box = 0; box < filled; ++box) {
         if (suppressed >> box & 1) continue;
         chosen |= Word{1} << box;
         suppressed |= diagonal[box];
@@ -154,7 +154,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class C>
-__global__ void __launch_bounds__(kThreads) write_kernel(Sorted<C> sorted, const int64_t* order, int64_t* output) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    write_kernel(Sorted<C> sorted, const int64_t* order, int64_t* output) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= sorted.count) return;

@@ -56,7 +56,7 @@ __device__ Candidate<C> best_of_warp(Candidate<C> best) {
 }
 
 template <class T, class Rule>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     choose_kernel(Given<T> given, State<Compute<T>> state, Rule decay, Compute<T> min_score, int64_t* places,
                   Compute<T>* final_scores, int64_t* total) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
     copy_kernel(const int64_t* places, const Compute<T>* scores, int64_t count, int64_t* places_out, T* scores_out) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;

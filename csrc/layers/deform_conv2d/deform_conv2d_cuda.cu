@@ -176,9 +176,10 @@ struct Moved {
   Compute<T>* columns;
 };
 
-// The columns once more, and the gradients of offset and mask; for Second the changed columns too.
+// The columns once more, and the gradients of offset and mask; for Second the changed columns too. In double
+// that takes more registers than two blocks leave each other.
 template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
+__global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
     differentiate_kernel(Geometry at, Chunk chunk, Sampled<T> on, Moved<T> moved, const Compute<T>* grad_columns,
                          Compute<T>* columns, Field<T> grad_offset, Field<T> grad_mask) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);

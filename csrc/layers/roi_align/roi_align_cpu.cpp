@@ -525,16 +525,23 @@ struct RowSums {
 
   void load(const Plane<const C>& plane, int64_t y, const Taps<C>& columns) {
     for (int64_t c = 0; c < Width; ++c) plain[c] = first[c] = second[c] = C(0);
-    for (int64_t k = 0; k < columns.count; ++k) {
-      const Tap<C>& column = columns.data[k];
-      const C* __restrict pixel = plane.at(y, column.pixel);
+    by_fours(columns.count, [&](auto count, int64_t start) {
+      constexpr int Count = count.value;
+      const Tap<C>* taps = columns.data + start;
+      const C* pixels[Count];
+      for (int k = 0; k < Count; ++k) pixels[k] = plane.at(y, taps[k].pixel);
       HANDGRAD_SIMD
       for (int64_t c = 0; c < Width; ++c) {
-        plain[c] += column.weight * pixel[c];
-        first[c] += column.by_first * pixel[c];
-        second[c] += column.by_second * pixel[c];
+        C sums[3] = {};
+        for (int k = 0; k < Count; ++k) {
+          const C pixel = pixels[k][c];
+          sums[0] += taps[k].weight * pixel;
+          sums[1] += taps[k].by_first * pixel;
+          sums[2] += taps[k].by_second * pixel;
+        }
+        plain[c] += sums[0], first[c] += sums[1], second[c] += sums[2];
       }
-    }
+    });
   }
 };
 

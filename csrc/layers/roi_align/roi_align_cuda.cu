@@ -85,7 +85,7 @@ __device__ __forceinline__ Motion<C> load_motion(const BoxTable<const C>& v_boxe
 // The output; for Second its change along the motion. Thread i has every `groups`-th channel of one bin. Neighbours are
 // what is neighbours in the output's memory.
 template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
     output_kernel(Geometry at, Operands<T> on, int64_t groups, bool channels_last, Field<T> output) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
@@ -150,8 +150,9 @@ __device__ void weigh(const BoxAxis<C>& axis, int64_t p, int64_t pixel, C v_firs
 
 // The gradient of the image, or what the double backward adds to it: blocks are (channels, image, tile).
 template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads) grad_input_kernel(Geometry at, Operands<T> on, Field<const T> grad_output,
-                                                              int64_t tiles_h, int64_t tiles_w, Field<T> grad_input) {
+__global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
+    grad_input_kernel(Geometry at, Operands<T> on, Field<const T> grad_output, int64_t tiles_h, int64_t tiles_w,
+                      Field<T> grad_input) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   __shared__ bool reaches[kThreads];
@@ -220,7 +221,7 @@ __global__ void __launch_bounds__(kThreads) grad_input_kernel(Geometry at, Opera
 
 // The gradient of one box by a block: the sum over its bins and channels.
 template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
     grad_boxes_kernel(Geometry at, Operands<T> on, Field<const T> grad_output, BoxTable<Compute<T>> grad_boxes) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 from handgrad.benchmarking.harness import (
-    PASSES,
     BenchmarkError,
     Fact,
     Results,
@@ -119,7 +118,7 @@ def _sweep(result: SweepResult) -> str:
             seconds = curve.seconds[index]
             row[curve.implementation] = "not run" if seconds is None else duration(seconds)
         rows.append(row)
-    title = f"#### {result.op} by {result.name}: forward+backward, {_threads(result.device, result.threads)}"
+    title = f"#### {result.op} by {result.name}: {result.step}, {_threads(result.device, result.threads)}"
     errors = [f"- {curve.implementation}, {error}" for curve in result.curves for error in curve.errors]
     return "\n\n".join([title, _markdown(rows), *(["\n".join(errors)] if errors else [])])
 
@@ -222,7 +221,7 @@ def _bars(axes: Axes, table: Table) -> None:
     # A third of the width for the figures behind the bars.
     axes.set_xlim(left, right * (right / left) ** 0.5)
     axes.set_title(f"{table.op}\n{table.case}", loc="left", fontsize=10, color=INK, pad=14)
-    axes.set_xlabel("ms, forward+backward (log scale)", fontsize=8.5, color=SOFT)
+    axes.set_xlabel(f"ms, {table.step} (log scale)", fontsize=8.5, color=SOFT)
     axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:g}")
     _clean(axes)
@@ -255,13 +254,13 @@ def _lines(axes: Axes, result: SweepResult) -> None:
     axes.minorticks_off()
     axes.set_title(f"{result.op}\nby {result.name}", loc="left", fontsize=10, color=INK, pad=14)
     axes.set_xlabel(result.axis, fontsize=8.5, color=SOFT)
-    axes.set_ylabel("ms, forward+backward", fontsize=8.5, color=SOFT)
+    axes.set_ylabel(f"ms, {result.step}", fontsize=8.5, color=SOFT)
     _clean(axes)
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
 
 
 def picture(results: Results, path: Path) -> None:
-    """Bars for every case and lines for every sweep, forward+backward; one page for each device, CPU first."""
+    """Bars for every case and lines for every sweep, forward+backward where there is a backward; CPU first."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -270,7 +269,9 @@ def picture(results: Results, path: Path) -> None:
 
     # Tables come with rising numbers of threads, so the last one of a device has all.
     most = {table.device: table.threads for table in results.tables}
-    bars = [t for t in results.tables if t.step == PASSES[1] and t.threads == most[t.device]]
+    # And the last pass of a case has all that it has.
+    last = {(table.op, table.case): table.step for table in results.tables}
+    bars = [t for t in results.tables if t.step == last[t.op, t.case] and t.threads == most[t.device]]
     panels = len(bars) + len(results.sweeps)
     lines = max(1, math.ceil(panels / 2))
     engine = ConstrainedLayoutEngine(h_pad=0.18, w_pad=0.12)

@@ -27,7 +27,7 @@ from torch.utils.benchmark import Timer
 
 from handgrad.sdk.loading import LOADED
 
-Forward = Callable[..., Tensor]
+Forward = Callable[..., Any]
 PASSES = ("forward", "forward+backward")
 
 
@@ -43,7 +43,8 @@ class Peer:
     """A peer that is more than a forward function.
 
     Args:
-        forward: takes the case's inputs, returns the output; None where the peer has no forward pass of its own.
+        forward: takes the case's inputs, returns the output, a tensor or a tuple of them; None where the peer has no
+            forward pass of its own.
         with_gradients: takes the inputs, returns the output and the gradients of its sum for the differentiable inputs;
             None lets autograd do it.
         remark: what a reader must know about it, printed below the table.
@@ -60,13 +61,15 @@ class Case:
 
     Args:
         name: what differs from the other cases, e.g. ``"100000x80 float32, mean"``.
-        inputs: makes the tensors on a device; those that require a gradient are differentiated.
+        inputs: makes the tensors on a device; those that require a gradient are differentiated. Where none does, there
+            is a forward pass only.
         handgrad: our function of these tensors.
         peers: the others, by name. A peer imports what it needs when called, so that one which is not installed becomes
             a row with the reason.
         forward_bytes, backward_bytes: what each pass must at least move between memory and processor: its inputs read
             once, its results written once.
-        tolerance: largest difference allowed between our results and a peer's, relative to the largest value.
+        tolerance: largest difference allowed between our results and a peer's, relative to the largest value; integers
+            must be the same.
         as_found: peers timed once more before :func:`wake_vector_functions`, as a process finds torch.
     """
 
@@ -75,14 +78,15 @@ class Case:
     handgrad: Forward
     peers: Mapping[str, Forward | Peer]
     forward_bytes: int
-    backward_bytes: int
+    backward_bytes: int = 0
     tolerance: float = 1e-4
     as_found: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A curve: one case for each value of something. Timed forward+backward on all threads."""
+    """A curve: one case for each value of something. Timed forward+backward, where there is a backward, on all
+    threads."""
 
     name: str
     axis: str
@@ -205,6 +209,7 @@ class SweepResult:
     device: str
     threads: int
     curves: list[Curve]
+    step: str = PASSES[1]
 
 
 @dataclass
@@ -342,6 +347,10 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
     return torch.compile(function, dynamic=False, fullgraph=True, **options)
 
 
+def _as_tuple(output: Any) -> tuple[Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
 def _as_peer(peer: Forward | Peer) -> Peer:
     return peer if isinstance(peer, Peer) else Peer(peer)
 
@@ -355,15 +364,21 @@ class _Runner:
     differentiable: tuple[Tensor, ...]
     grad_output: Tensor | None
 
+    @property
+    def passes(self) -> tuple[str, ...]:
+        return PASSES if self.differentiable else PASSES[:1]
+
     def has(self, step: str) -> bool:
         return step != "forward" or self.peer.forward is not None
 
-    def forward(self) -> Tensor:
+    def forward(self) -> Any:
         assert self.peer.forward is not None
         with torch.no_grad():
             return self.peer.forward(*self.inputs)
 
-    def forward_backward(self) -> tuple[Tensor, Sequence[Tensor]]:
+    def forward_backward(self) -> tuple[Any, Sequence[Tensor]]:
+        if not self.differentiable:
+            return self.forward(), ()
         if self.peer.with_gradients is not None:
             return self.peer.with_gradients(*self.inputs)
         assert self.peer.forward is not None
@@ -379,11 +394,16 @@ class _Runner:
 def _compare(case: Case, package: str, ours: _Runner, name: str, theirs: _Runner) -> None:
     output, gradients = ours.forward_backward()
     peer_output, peer_gradients = theirs.forward_backward()
-    pairs = [("output", output, peer_output)]
+    both = zip(_as_tuple(output), _as_tuple(peer_output), strict=True)
+    pairs = [("output", a, b) for a, b in both]
     pairs += [(f"gradient {i}", a, b) for i, (a, b) in enumerate(zip(gradients, peer_gradients, strict=True))]
     for what, a, b in pairs:
         if a.shape != b.shape:
             raise BenchmarkError(f"{case.name}: {what} of {name} has shape {tuple(b.shape)}, ours {tuple(a.shape)}")
+        if not a.is_floating_point():
+            if not torch.equal(a, b):
+                raise BenchmarkError(f"{case.name}: {what} of handgrad and {name} differ, and are integers")
+            continue
         scale = b.detach().double().abs().max().item()
         difference = (a.detach().double() - b.detach().double()).abs().max().item()
         # Written so that NaN is a disagreement.
@@ -408,13 +428,13 @@ def _prepare(case: Case, device: torch.device, package: str = "handgrad") -> tup
     inputs = case.inputs(device)
     differentiable = tuple(x for x in inputs if x.requires_grad)
     output = case.handgrad(*inputs)
-    grad_output = torch.rand_like(output) if output.dim() else None
+    grad_output = torch.rand_like(output) if differentiable and output.dim() else None
     ours = _Runner(Peer(case.handgrad), inputs, differentiable, grad_output)
     runners, errors = {package: ours}, {}
     for name, function in case.peers.items():
         runner = _Runner(_as_peer(function), inputs, differentiable, grad_output)
         try:
-            for step in PASSES:
+            for step in runner.passes:
                 if runner.has(step):
                     runner.step(step)()
         except BenchmarkError as error:
@@ -486,7 +506,7 @@ class Run:
         _set_threads(threads)
         runners, _ = _prepare(case, torch.device("cpu"), self.settings.package)
         chosen = {name: runners[name] for name in case.as_found if name in runners}
-        for step in PASSES:
+        for step in runners[self.settings.package].passes:
             times = interleave({name: runner.step(step) for name, runner in chosen.items()}, self.settings, threads)
             for name, time in times.items():
                 self._as_found[op, case.name, name, threads, step] = Row(f"{name} (as found)", time, as_found=True)
@@ -499,7 +519,9 @@ class Run:
         working_set = _tensor_bytes(ours.inputs) + _tensor_bytes(ours.forward_backward())
         memory_rates = self.rates(device, threads, max(self.settings.bandwidth_bytes, 4 * last_level_cache()))
         cached_rates = self.rates(device, threads, working_set)
-        for step, moved in zip(PASSES, (case.forward_bytes, case.forward_bytes + case.backward_bytes), strict=True):
+        moved_in = dict(zip(PASSES, (case.forward_bytes, case.forward_bytes + case.backward_bytes), strict=True))
+        for step in ours.passes:
+            moved = moved_in[step]
             calls = {name: runner.step(step) for name, runner in runners.items() if runner.has(step)}
             times = interleave(calls, self.settings, threads)
             rows = [
@@ -528,6 +550,7 @@ class Run:
             case = sweep.case(value)
             _set_threads(threads)
             runners, errors = _prepare(case, device, self.settings.package)
+            step = runners[self.settings.package].passes[-1]
             times = interleave({n: r.forward_backward for n, r in runners.items()}, self.settings, threads)
             for name in [self.settings.package, *case.peers]:
                 curve = curves.setdefault(name, Curve(name))
@@ -535,7 +558,9 @@ class Run:
                 if name in errors:
                     curve.errors.append(f"{sweep.axis} {value}: {errors[name]}")
         self.results.sweeps.append(
-            SweepResult(op, sweep.name, sweep.axis, list(sweep.values), device.type, threads, list(curves.values()))
+            SweepResult(
+                op, sweep.name, sweep.axis, list(sweep.values), device.type, threads, list(curves.values()), step
+            )
         )
 
 

@@ -130,23 +130,24 @@ def _fake(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: flo
         boxes.dim() == 2 and boxes.shape[1] == 4,
         lambda: f"{_OP}: boxes must have shape (boxes, 4), a row for x1, y1, x2, y2; got {tuple(boxes.shape)}",
     )
-    for name, tensor in (("scores", scores), ("idxs", idxs)):
-        if tensor is None:
-            continue
-        torch._check(
-            tensor.dim() == 1 and tensor.shape[0] == boxes.shape[0],
-            lambda name=name, tensor=tensor: (
-                f"{_OP}: {name} must have one number for each of the boxes, shape ({boxes.shape[0]},); got "
-                f"{tuple(tensor.shape)}"
-            ),
-        )
-        torch._check(
-            tensor.device == boxes.device,
-            lambda name=name, tensor=tensor: (
-                f"{_OP}: {name} must be on the device of boxes, {boxes.device}; got {tensor.device}"
-            ),
-        )
+    _check_row("scores", scores, boxes)
+    if idxs is not None:
+        _check_row("idxs", idxs, boxes)
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+
+def _check_row(name: str, tensor: Tensor, boxes: Tensor) -> None:
+    torch._check(
+        tensor.dim() == 1 and tensor.shape[0] == boxes.shape[0],
+        lambda: (
+            f"{_OP}: {name} must have one number for each of the boxes, shape ({boxes.shape[0]},); got "
+            f"{tuple(tensor.shape)}"
+        ),
+    )
+    torch._check(
+        tensor.device == boxes.device,
+        lambda: f"{_OP}: {name} must be on the device of boxes, {boxes.device}; got {tensor.device}",
+    )
 
 
 # ---- autograd, vmap: places have no derivative, and not all samples keep the same number of boxes --------------------
@@ -163,7 +164,6 @@ def _onnx(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: flo
     # onnxruntime runs this operator in float32 only.
     if boxes.dtype is not torch.float32:
         return NotImplemented
-    count = boxes.shape[0]
     # The operator leaves the order of equal scores open, and that of NaN: so it gets the ranks, as falling numbers.
     # (This sort becomes TopK, which is stable; torch's exporter does not know the one that says so.)
     order = torch.where(scores.isnan(), torch.inf, scores).sort(descending=True).indices
@@ -172,7 +172,8 @@ def _onnx(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: flo
     sizes = boxes[:, 2:] - boxes[:, :2]
     proper = (sizes > 0).all(1) & (sizes.prod(1) < torch.inf)
     boxes = torch.where(proper[:, None], boxes, 0.0)
-    ranks = -torch.arange(count, device=boxes.device).to(torch.float32)[None]
+    # (A sum over ones, because the classic exporter would take a number of boxes for a constant.)
+    ranks = -torch.ones_like(scores).cumsum(0)[None]
     if idxs is not None:
         # A row for each class, in which the boxes of other classes are below what is looked at.
         classes = idxs.index_select(0, order)

@@ -16,6 +16,11 @@ from handgrad.testing.spec import OpSpec, halved
 
 WORLD = 2
 
+# At its first backward torch decides whether autograd gets threads for devices, with which a process must not fork. A
+# fake tensor makes it believe in a GPU that is not there; so the first backward comes before any of those.
+if not torch.cuda.is_available():
+    torch.zeros((), requires_grad=True).backward()
+
 
 def run(check: Callable[[OpSpec, int], None], spec: OpSpec) -> None:
     """``check(spec, rank)`` in two processes; fails with the traceback of the first that fails."""

@@ -76,6 +76,8 @@ class OpSpec:
             None for one that all devices have whole, and the dimension that outputs are split along then.
             Empty: the first of all.
         private_ops: suffixes of the private ops that the samples' derivatives come through.
+        device_scratch: bytes that the CUDA kernels may take from torch's allocator beside the results, tensors of a few
+            numbers and the partial sums of common/elementwise.cuh at least. The CPU kernels may take 4 KiB.
         lenient: by the name of an argument, which values it takes that look like a mistake.
         any_rank: True if an op of one tensor takes it with any number of dimensions: further ones are then no mistake.
         derivatives: False for an op that has none, because it returns indices or other decisions. Ticks 3 and 15 are
@@ -110,6 +112,7 @@ class OpSpec:
     rows: Sequence[str] = ()
     shards: Sequence[tuple[Sequence[int | None], int]] = ()
     private_ops: Sequence[str] = ("backward", "double_backward")
+    device_scratch: int = 16 * 1024
     lenient: dict[str, Callable[[Any], bool]] = field(default_factory=dict)
     any_rank: bool = False
     derivatives: bool = True

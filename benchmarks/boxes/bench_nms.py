@@ -1,0 +1,78 @@
+"""Non-maximum suppression: boxes spread over an image, crowded, all in one place; and in 80 classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import handgrad
+from handgrad.benchmarking import Benchmark, Case, Sweep
+
+
+def _torchvision(threshold: float, batched: bool) -> object:
+    def torchvision_nms(boxes: Tensor, scores: Tensor, *idxs: Tensor) -> Tensor:
+        from torchvision import ops
+
+        if not batched:
+            return ops.nms(boxes, scores, threshold)
+        # What torchvision itself calls for so many boxes on the CPU.
+        return ops.batched_nms(boxes, scores, idxs[0], threshold)
+
+    return torchvision_nms
+
+
+def _case(
+    name: str,
+    count: int,
+    sizes: tuple[float, float],
+    side: float = 1000.0,
+    threshold: float = 0.5,
+    classes: int = 0,
+    one_place: bool = False,
+) -> Case:
+    """``count`` boxes with their corners anywhere in a square and their sides anywhere in ``sizes``."""
+
+    def inputs(device: torch.device) -> tuple[Tensor, ...]:
+        corner = torch.rand(count, 2, device=device) * side
+        boxes = torch.cat([corner, corner + sizes[0] + torch.rand(count, 2, device=device) * (sizes[1] - sizes[0])], 1)
+        if one_place:
+            boxes = torch.rand(count, 4, device=device) * side * torch.tensor([-1.0, -1.0, 1.0, 1.0], device=device)
+        idxs = (torch.randint(classes, (count,), device=device),) if classes else ()
+        return boxes, torch.rand(count, device=device), *idxs
+
+    def ours(boxes: Tensor, scores: Tensor, *idxs: Tensor) -> Tensor:
+        if classes:
+            return handgrad.boxes.batched_nms(boxes, scores, idxs[0], threshold)
+        return handgrad.boxes.nms(boxes, scores, threshold)
+
+    return Case(
+        name=name,
+        inputs=inputs,
+        handgrad=ours,
+        peers={"torchvision": _torchvision(threshold, classes > 0)},  # type: ignore[dict-item]
+        # Four coordinates, a score and perhaps a class are read; a place is written for each box that is kept, at most.
+        forward_bytes=count * (5 * 4 + (8 if classes else 0) + 8),
+    )
+
+
+def benchmark(quick: bool) -> Benchmark:
+    count = 300 if quick else 20_000
+    spread = (10.0, 60.0)
+    return Benchmark(
+        op="nms",
+        cases=[
+            _case(f"{count} boxes of 10 to 60 spread over 1000x1000", count, spread),
+            _case(f"{count} boxes of 100 to 200 crowded on 1000x1000", count, (100.0, 200.0)),
+            _case(f"{count} boxes around one place, few suppressed (0.9)", count, (0, 0), 1000.0, 0.9, one_place=True),
+            _case(f"{count} boxes of which one is kept", count, (900.0, 1000.0), side=100.0),
+            _case(f"{count} boxes in 80 classes, batched_nms", count, spread, classes=80),
+        ],
+        sweeps=[
+            Sweep(
+                "boxes of 10 to 60 spread over 1000x1000",
+                "boxes",
+                [10, 30] if quick else [100, 1000, 5000, 20_000],
+                lambda boxes: _case(f"{boxes} boxes", boxes, spread),
+            )
+        ],
+    )
