@@ -102,7 +102,7 @@ test-abi: wheel  ## the wheel under another torch
 demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
 	$(BIN)/python examples/finetune.py --resume
 
-detect: build  ## trains a small detector with handgrad's roi_align and nms on real photos
+detect: build  ## trains a small detector of trees on real photos
 	$(BIN)/python examples/detect.py
 
 bench: build  ## times handgrad against its peers; writes benchmarks/results

@@ -228,15 +228,15 @@ def _passes(spec: OpSpec, sample: Sample) -> Iterator[tuple[str, int]]:
     outputs = spec.function(*leaves, **sample.kwargs)
     outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
     yield "forward", size(*leaves, *outputs)
-    outputs = [output for output in outputs if output.requires_grad]
-    if not outputs:
+    if not spec.derivatives:
         return
     directions = [torch.full_like(output, 0.5, requires_grad=True) for output in outputs]
-    grads = torch.autograd.grad(outputs, leaves, directions, create_graph=True)
+    moving = [leaf for leaf in leaves if leaf.requires_grad]
+    grads = torch.autograd.grad(outputs, moving, directions, create_graph=True)
     yield "backward", size(*directions, *leaves, *grads)
     seconds = [torch.full_like(grad, 0.5) for grad in grads]
-    torch.autograd.grad(grads, (*leaves, *directions), seconds, materialize_grads=True)
-    yield "double_backward", size(*grads, *directions, *leaves, *leaves, *directions)
+    torch.autograd.grad(grads, (*moving, *directions), seconds, materialize_grads=True)
+    yield "double_backward", size(*grads, *directions, *leaves, *moving, *directions)
 
 
 # ---- printing --------------------------------------------------------------------------------------------------------
