@@ -54,7 +54,7 @@ def test_every_kind_builds_and_passes_its_tests(tmp_path):
     python = fresh_environment(tmp_path / "venv")
     package = tmp_path / "living-ops"
     handgrad = (python, "-W", "ignore", "-m", "handgrad")
-    run(*handgrad, "new", package, "--op", f"my_{FIRST}", "--kind", FIRST)
+    run(*handgrad, "new", package, "--op", f"my_{FIRST}", "--kind", FIRST, "--parameters", "width=1e-3 spare=2.0")
     for kind in OTHERS:
         run(*handgrad, "add", f"my_{kind}", "--kind", kind, cwd=package)
     tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -147,6 +147,55 @@ def test_a_second_op_is_exported_beside_the_first(tmp_path, capsys):
     everything = (package / "python/some_ops/__init__.py").read_text()
     assert "from some_ops import layers, losses  # noqa: E402\n" in everything
     assert '__all__ = ["layers", "losses"]\n' in everything
+
+
+def test_a_loss_has_the_numbers_that_its_author_names(tmp_path, capsys):
+    """In every signature, tidy too; without --parameters nothing of it shows."""
+    package = tmp_path / "some-ops"
+    arguments = [
+        "--op",
+        "my_loss",
+        "--kind",
+        "elementwise_loss",
+        "--parameters",
+        "gamma_neg=4.0 gamma_pos=1.0 clip=5e-2",
+    ]
+    assert main(["new", str(package), *arguments]) == 0
+    capsys.readouterr()
+    schema = (package / "csrc/losses/my_loss/my_loss.cpp").read_text()
+    schema = re.sub(r'"\s+"', "", schema)
+    assert schema.count("Tensor targets, float gamma_neg, float gamma_pos, float clip, int reduction") == 3
+    python = (package / "python/some_ops/losses/my_loss.py").read_text()
+    signature = r"gamma_neg: float = 4.0,\s+gamma_pos: float = 1.0,\s+clip: float = 5e-2,\s+reduction: str"
+    assert len(re.findall(signature, python)) == 2
+    assert "_NUMBERS: list[Any] = [None] * 6\n" in python
+    assert not re.search(r"\bepsilon\b(?! in the formula)", python.split("Args:", 1)[1])
+    for kernel in ("my_loss_cpu.cpp", "my_loss_cuda.cu"):
+        text = re.sub(r"\s+", " ", (package / "csrc/losses/my_loss" / kernel).read_text())
+        assert text.count("double gamma_neg, double gamma_pos, double clip, int64_t reduction_code") == 3
+    run("ruff", "check", "--no-cache", package)
+    run("ruff", "format", "--no-cache", "--check", package)
+    run("clang-format", "--dry-run", "--Werror", *package.rglob("csrc/**/*.cpp"), *package.rglob("csrc/**/*.h"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "sentence"),
+    [
+        ("elementwise_loss", "gamma", "must give each name a number, as in gamma=2.0; got 'gamma'"),
+        ("elementwise_loss", "gamma=two", "got 'gamma=two'"),
+        ("elementwise_loss", "Gamma=2", "a name in --parameters must be small letters"),
+        ("elementwise_loss", "gamma=2 gamma=3", "'gamma' is there already"),
+        ("elementwise_loss", "targets=1", "'targets' is there already"),
+        ("elementwise_loss", "", "must name at least one number"),
+        ("elementwise_loss", "clip=0", "must begin with a number above 0"),
+        ("sampling", "gamma=2", "--parameters must be left out unless --kind is elementwise_loss; got 'gamma=2'"),
+    ],
+)
+def test_bad_parameters_get_a_sentence(tmp_path, capsys, kind, parameters, sentence):
+    arguments = ["--op", "fine", "--kind", kind, "--parameters", parameters]
+    assert main(["new", str(tmp_path / "some-ops"), *arguments]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "some-ops").exists()
 
 
 @pytest.mark.parametrize(

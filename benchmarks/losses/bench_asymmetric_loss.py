@@ -1,4 +1,4 @@
-"""Asymmetric loss: MS-COCO at the size of the paper, 80 classes, beside the formula in plain PyTorch."""
+"""Asymmetric loss: 10 million elements, beside the formula in plain PyTorch, eager and compiled."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from torch import Tensor
 from handgrad.benchmarking import Benchmark, Case, compiled
 from handgrad.losses import asymmetric_loss
 
+GAMMA_NEG, GAMMA_POS, CLIP = 4.0, 1.0, 0.05
+
 
 def _case(n: int, reduction: str) -> Case:
     def inputs(device: torch.device) -> tuple[Tensor, Tensor]:
         return torch.randn(n, device=device, requires_grad=True), (torch.rand(n, device=device) < 0.05).float()
 
     def ours(inputs: Tensor, targets: Tensor) -> Tensor:
-        return asymmetric_loss(inputs, targets, reduction=reduction)
+        return asymmetric_loss(inputs, targets, GAMMA_NEG, GAMMA_POS, CLIP, reduction)
 
-    # The authors' own code, without its in-place variant.
+    # As the paper writes it and most people after it; not for soft targets.
     def eager(inputs: Tensor, targets: Tensor) -> Tensor:
         p = torch.sigmoid(inputs)
-        rest = (1 - p + 0.05).clamp(max=1)
-        cross_entropy = targets * p.clamp(min=1e-8).log() + (1 - targets) * rest.clamp(min=1e-8).log()
-        right = p * targets + rest * (1 - targets)
-        loss = -cross_entropy * (1 - right) ** (targets + 4 * (1 - targets))
+        likely = torch.where(targets == 1, p, (1 - p + CLIP).clamp(max=1))
+        loss = (1 - likely) ** torch.where(targets == 1, GAMMA_POS, GAMMA_NEG) * -torch.log(likely.clamp(min=1e-8))
         return loss.mean() if reduction == "mean" else loss
 
     one_map = 4 * n
@@ -39,5 +39,5 @@ def _case(n: int, reduction: str) -> Case:
 
 
 def benchmark(quick: bool) -> Benchmark:
-    n = 8_000 if quick else 80 * 100_000
+    n = 10_000 if quick else 10_000_000
     return Benchmark(op="asymmetric_loss", cases=[_case(n, "mean"), _case(n, "none")])

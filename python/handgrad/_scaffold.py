@@ -33,6 +33,8 @@ KINDS = {
     "sampling": "layers",
 }
 STYLES = ("stable", "classic")
+# The kind whose numbers are the author's to name, and the one that it has otherwise.
+_PARAMETRIC, _EPSILON = "elementwise_loss", "epsilon=1e-3"
 _WIDE = {"losses": "Losses", "layers": "Layers", "boxes": "Boxes"}
 
 
@@ -65,6 +67,11 @@ def add_command(commands: Any) -> None:
     new.add_argument("--op", metavar="OP", required=True, help="the first op's name, as_python_writes_functions")
     for parser in (new, add):
         parser.add_argument("--kind", choices=sorted(KINDS), required=True, help="what the op is like")
+        parser.add_argument(
+            "--parameters",
+            metavar='"NAME=DEFAULT ..."',
+            help=f"the op's numbers and their defaults, for {_PARAMETRIC}; by default {_EPSILON}",
+        )
 
 
 class ScaffoldError(Exception):
@@ -73,7 +80,9 @@ class ScaffoldError(Exception):
 
 def _run_new(arguments: argparse.Namespace) -> int:
     def run() -> None:
-        written = new(arguments.path, arguments.op, arguments.kind, arguments.package, arguments.style)
+        written = new(
+            arguments.path, arguments.op, arguments.kind, arguments.package, arguments.style, arguments.parameters
+        )
         print(f"{len(written)} files in {arguments.path}. Next:\n")
         print(f"    cd {arguments.path} && git init && git add .")
         print("    pip install --no-build-isolation -e . && pytest")
@@ -84,7 +93,7 @@ def _run_new(arguments: argparse.Namespace) -> int:
 
 def _run_add(arguments: argparse.Namespace) -> int:
     def run() -> None:
-        for path in add(arguments.root, arguments.op, arguments.kind):
+        for path in add(arguments.root, arguments.op, arguments.kind, arguments.parameters):
             print(path)
 
     return _reported(run)
@@ -99,7 +108,14 @@ def _reported(run: Any) -> int:
     return 0
 
 
-def new(path: Path, op: str, kind: str, package: str | None = None, style: str = STYLES[0]) -> list[Path]:
+def new(
+    path: Path,
+    op: str,
+    kind: str,
+    package: str | None = None,
+    style: str = STYLES[0],
+    parameters: str | None = None,
+) -> list[Path]:
     """Writes a package with one op into ``path``; returns the files."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ScaffoldError(f"new: PATH must be a folder that does not exist yet or is empty; {path} is neither.")
@@ -107,10 +123,14 @@ def new(path: Path, op: str, kind: str, package: str | None = None, style: str =
     _check_name("--package", package)
     if importlib.util.find_spec(package) is not None:
         raise ScaffoldError(f"new: --package must be a name that is not taken; {package!r} can be imported already.")
-    named = _Named.of(package, op, kind)
+    named = _Named.of(package, op, kind, parameters)
     if style == "classic":
         if kind != "elementwise_loss":
             raise ScaffoldError(f"new: --style classic is there for the kind elementwise_loss alone; got {kind}.")
+        if parameters is not None:
+            raise ScaffoldError(
+                f"new: --parameters must be left out unless --style is {STYLES[0]}; got {parameters!r} with --style {style}."
+            )
         written = _render(path, named, "classic", {})
     else:
         written = _render(path, named, "package", {}) + _add_op(path, named)
@@ -118,7 +138,7 @@ def new(path: Path, op: str, kind: str, package: str | None = None, style: str =
     return written
 
 
-def add(root: Path, op: str, kind: str) -> list[Path]:
+def add(root: Path, op: str, kind: str, parameters: str | None = None) -> list[Path]:
     """Adds an op to the package with the root ``root``; returns the files written and changed."""
     listing = root / "CMakeLists.txt"
     match = re.search(r"^handgrad_add_library\((\w+) ", listing.read_text(), re.M) if listing.is_file() else None
@@ -127,7 +147,7 @@ def add(root: Path, op: str, kind: str) -> list[Path]:
             f"add: --root must be the root of a package of ops, whose CMakeLists.txt calls handgrad_add_library; "
             f"{root.resolve()} is none. `python -m handgrad new` makes one."
         )
-    named = _Named.of(match[1], op, kind)
+    named = _Named.of(match[1], op, kind, parameters)
     taken = [path for path in root.glob(f"csrc/*/{op}") if path.is_dir()]
     if taken:
         raise ScaffoldError(f"add: OP must be a new name; {taken[0]} is there already.")
@@ -142,13 +162,17 @@ class _Named:
     op: str
     kind: str
     family: str
+    #: Names of the op's numbers, and their defaults as Python writes them.
+    parameters: dict[str, str]
 
     @classmethod
-    def of(cls, package: str, op: str, kind: str) -> _Named:
+    def of(cls, package: str, op: str, kind: str, parameters: str | None) -> _Named:
         _check_name("the op's name", op)
         if op in _words_of_headers() or op == package:
             raise ScaffoldError(f"the op's name must mean nothing else in C++; {op!r} is a word of handgrad's headers.")
-        return cls(package, op, kind, KINDS[kind])
+        if parameters is not None and kind != _PARAMETRIC:
+            raise ScaffoldError(f"--parameters must be left out unless --kind is {_PARAMETRIC}; got {parameters!r}.")
+        return cls(package, op, kind, KINDS[kind], _parsed(_EPSILON if parameters is None else parameters))
 
     @property
     def values(self) -> dict[str, Any]:
@@ -164,6 +188,21 @@ class _Named:
             "kind": self.kind,
             "version": __version__,
             "year": datetime.date.today().year,
+            **self._parameter_values(),
+        }
+
+    def _parameter_values(self) -> dict[str, Any]:
+        names = list(self.parameters)
+        return {
+            "names": names,
+            "first": names[0],
+            "first_default": self.parameters[names[0]],
+            "parameters": ", ".join(names),
+            "schema_parameters": ", ".join(f"float {name}" for name in names),
+            "cpp_parameters": ", ".join(f"double {name}" for name in names),
+            "annotated_parameters": ", ".join(f"{name}: float" for name in names),
+            "default_parameters": ", ".join(f"{name}: float = {number}" for name, number in self.parameters.items()),
+            "plain_default_parameters": ", ".join(f"{name}={number}" for name, number in self.parameters.items()),
         }
 
     def places(self) -> dict[str, str]:
@@ -197,6 +236,36 @@ def _check_name(what: str, name: str) -> None:
         raise ScaffoldError(
             f"{what} must be small letters, digits and underscores, no word of Python or C++; got {name!r}."
         )
+
+
+# What the templates call something else.
+_TAKEN = frozenset(
+    re.findall(
+        r"\w+",
+        """body by code curvature d factor g inputs loss output r radius reduction scaled self share slope t targets
+        tensors u v value x""",
+    )
+)
+
+
+def _parsed(parameters: str) -> dict[str, str]:
+    """The names and the defaults in "gamma=2.0 clip=0.05"."""
+    parsed: dict[str, str] = {}
+    for item in parameters.split():
+        name, _, number = item.partition("=")
+        _check_name("a name in --parameters", name)
+        if name in _TAKEN or name in parsed:
+            raise ScaffoldError(f"a name in --parameters must be new to the op's files; {name!r} is there already.")
+        if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?", number):
+            raise ScaffoldError(f"--parameters must give each name a number, as in gamma=2.0; got {item!r}.")
+        parsed[name] = number
+    if not parsed:
+        raise ScaffoldError("--parameters must name at least one number, as in gamma=2.0; got none.")
+    if not float(next(iter(parsed.values()))) > 0:
+        raise ScaffoldError(
+            "--parameters must begin with a number above 0, which the op's formula takes as it is written."
+        )
+    return parsed
 
 
 def _words_of_headers() -> set[str]:

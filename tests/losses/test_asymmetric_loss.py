@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from handgrad.losses import AsymmetricLoss, asymmetric_loss
+from handgrad.losses import AsymmetricLoss, asymmetric_loss, sigmoid_focal_loss
 from handgrad.losses.asymmetric_loss import asymmetric_loss_reference
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 
@@ -16,26 +15,15 @@ def reference(inputs, targets, gamma_neg=4.0, gamma_pos=1.0, clip=0.05, reductio
 
 
 def tensors(*shape, dtype=torch.float64):
-    """Logits and soft targets; no probability of these logits is near a clip of the samples."""
     generator = reseeded(len(shape))
-    logits = 1.5 * torch.randn(*shape, dtype=dtype, generator=generator)
-    return logits, 0.05 + 0.9 * torch.rand(*shape, dtype=dtype, generator=generator)
+    logits, targets = (torch.randn(*shape, dtype=dtype, generator=generator) for _ in range(2))
+    return 2 * logits, 0.05 + 0.9 * targets.sigmoid()
 
 
-def without_asymmetry_it_is_the_focal_loss_without_weights():
+def without_shift_and_with_one_gamma_it_is_the_focal_loss():
     logits, targets = tensors(7, 5)
-    targets = targets.round()
-    expected = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    torch.testing.assert_close(asymmetric_loss(logits, targets, 0, 0, 0), expected)
-    wrong = (targets - torch.sigmoid(logits)).abs()
-    torch.testing.assert_close(asymmetric_loss(logits, targets, 2, 2, 0), wrong**2 * expected)
-
-
-def easy_negatives_cost_nothing():
-    logits = torch.tensor([-20.0, -4.0, -3.0], dtype=torch.float64, requires_grad=True)
-    loss = asymmetric_loss(logits, torch.zeros_like(logits))
-    assert loss.eq(0).all()
-    assert torch.autograd.grad(loss.sum(), logits)[0].eq(0).all()
+    expected = sigmoid_focal_loss(logits, targets.round(), alpha=-1, gamma=2.5)
+    torch.testing.assert_close(asymmetric_loss(logits, targets.round(), 2.5, 2.5, 0.0), expected)
 
 
 def sum_is_the_sum_of_the_map():
@@ -47,9 +35,9 @@ def sum_is_the_sum_of_the_map():
 
 def numel_beyond_int32():
     n = 2**31 + 64
-    logits, targets = torch.tensor([0.5]), torch.tensor([1.0])
-    one = asymmetric_loss(logits, targets, reduction="sum")
-    torch.testing.assert_close(asymmetric_loss(logits.expand(n), targets.expand(n), reduction="mean"), one)
+    inputs, targets = torch.tensor([4.0]), torch.tensor([0.0])
+    many = asymmetric_loss(inputs.expand(n), targets.expand(n), gamma_neg=3.0, reduction="mean")
+    torch.testing.assert_close(many, asymmetric_loss(inputs, targets, gamma_neg=3.0)[0])
 
 
 INPUTS, TARGETS = tensors(4, 3)
@@ -61,9 +49,9 @@ SPEC = OpSpec(
     reference=reference,
     module=AsymmetricLoss,
     samples=[
-        Sample("paper_none", tensors(4, 3), {"reduction": "none"}),
-        Sample("no_clip_mean", tensors(5), {"gamma_neg": 2.0, "gamma_pos": 0.0, "clip": 0.0, "reduction": "mean"}),
-        Sample("fractional_sum", tensors(2, 3, 2, 2), {"gamma_neg": 3.5, "gamma_pos": 1.5, "reduction": "sum"}),
+        Sample("map", tensors(4, 3), {"reduction": "none"}),
+        Sample("mean", tensors(5), {"gamma_neg": 1.5, "gamma_pos": 0.5, "clip": 0.2, "reduction": "mean"}),
+        Sample("sum", tensors(2, 3, 2, 2), {"gamma_neg": 2.0, "gamma_pos": 0.0, "clip": 0.0, "reduction": "sum"}),
     ],
     large=Sample("large", tensors(1031, 83, dtype=torch.float32), {"reduction": "sum"}),
     empty=[
@@ -73,9 +61,8 @@ SPEC = OpSpec(
     ],
     autocast=torch.float32,
     bad=[
-        Bad("gamma_neg", lambda: AsymmetricLoss(0.5), ValueError, "gamma_neg must be 0 or a finite number, at least 1"),
-        Bad("gamma_pos", lambda: AsymmetricLoss(gamma_pos=-1), ValueError, "gamma_pos must be 0 or .* got -1"),
-        Bad("clip", lambda: AsymmetricLoss(clip=1.0), ValueError, r"clip must be in \[0, 1\); got 1\.0"),
+        Bad("gamma", lambda: AsymmetricLoss(-1), ValueError, "gamma_neg must be a finite number, at least 0; got -1"),
+        Bad("clip", lambda: AsymmetricLoss(clip=1.5), ValueError, r"clip must be in \[0, 1\]; got 1\.5"),
         Bad("reduction", lambda: AsymmetricLoss(reduction="avg"), ValueError, "reduction must be .* got 'avg'"),
         Bad("none", lambda: asymmetric_loss(INPUTS, None), TypeError, "targets must be a torch.Tensor; got NoneType"),
         Bad("layout", lambda: asymmetric_loss(INPUTS.to_sparse(), TARGETS), TypeError, "inputs must be a dense tensor"),
@@ -93,8 +80,7 @@ SPEC = OpSpec(
         ),
     ],
     identities={
-        "symmetric": without_asymmetry_it_is_the_focal_loss_without_weights,
-        "easy": easy_negatives_cost_nothing,
+        "focal": without_shift_and_with_one_gamma_it_is_the_focal_loss,
         "sum": sum_is_the_sum_of_the_map,
     },
     numel_beyond_int32=numel_beyond_int32,
@@ -106,16 +92,22 @@ SPEC = OpSpec(
 test_matrix = matrix(SPEC)
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.05])
-def test_finite_for_huge_logits(clip):
-    """A wrong and certain prediction costs its logit, a right one nothing; no NaN in any derivative."""
-    logits = torch.tensor([1e4, -1e4, -1e4, 88.0, -88.0, 0.0], requires_grad=True)
-    targets = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 1.0], requires_grad=True)
-    loss = asymmetric_loss(logits, targets, clip=clip)
-    torch.testing.assert_close(loss[:3], torch.tensor([0.0, 0.0, 1e4]))
-    grads = torch.autograd.grad(loss.sum(), (logits, targets), create_graph=True)
-    second = torch.autograd.grad(sum(grad.sum() for grad in grads), (logits, targets))
-    assert all(grad.isfinite().all() for grad in (*grads, *second))
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 4.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_huge_logits_take_the_limits_and_the_kink_the_easy_side(gamma, dtype):
+    logits = torch.tensor([-1e4, 1e4, 1e4, -1e4, float("inf"), 0.0], dtype=dtype, requires_grad=True)
+    targets = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 0.0], dtype=dtype, requires_grad=True)
+    half = 0.5**gamma * 0.6931472
+    for clip, wrong, at_infinity in ((0.0, 1e4, float("inf")), (0.5, half, half)):
+        loss = asymmetric_loss(logits, targets, gamma, gamma, clip)
+        easy = 0 if clip else half
+        torch.testing.assert_close(loss, torch.tensor([1e4, wrong, 0, 0, at_infinity, easy], dtype=dtype))
+        by_logits, by_targets = torch.autograd.grad(loss.sum(), (logits, targets), create_graph=True)
+        assert by_logits[:5].tolist() == [-1, not clip, 0, 0, not clip]
+        assert (by_logits[5] == 0) == bool(clip)
+        assert by_targets[[0, 1, 2, 3, 5]].isfinite().all()
+        second = torch.autograd.grad((by_logits + by_targets).sum(), (logits, targets))
+        assert all(grad[[0, 1, 2, 3, 5]].isfinite().all() for grad in second)
 
 
 def test_nan_stays_where_it_is():

@@ -31,8 +31,11 @@ inline void check_grad_output(const Tensor& grad_output, const Tensor& inputs, R
 template <class Body>
 auto with_formula(const Tensor& inputs, double gamma_neg, double gamma_pos, double clip, const Body& body) {
   return dispatch_floating(kOp, inputs.scalar_type(), [&](auto tag) {
-    using C = Compute<typename decltype(tag)::type>;
-    return body(tag, AsymmetricLoss<C>(gamma_neg, gamma_pos, clip));
+    const auto product = [](double gamma) { return gamma >= 0 && gamma <= 7 && gamma == static_cast<int>(gamma); };
+    return dispatch_bool(product(gamma_neg) && product(gamma_pos), [&](auto products) {
+      using C = Compute<typename decltype(tag)::type>;
+      return body(tag, AsymmetricLoss<C, decltype(products)::value>(gamma_neg, gamma_pos, clip));
+    });
   });
 }
 

@@ -1,18 +1,17 @@
 // Asymmetric loss of one element, with both derivatives. Derivation: docs/losses/asymmetric_loss.md.
 //
-//   F = -t A - (1 - t) B      A = q^gamma_pos log p        p = sigmoid(x), q = 1 - p
-//                             B = r^gamma_neg log(1 - r)   r = max(p - clip, 0)
+//   F = t A + (1 - t) B      A = n^gamma_pos -log p            p = sigmoid(x), n = 1 - p
+//                            B = s^gamma_neg -log(1 - s)       s = max(p - clip, 0)
 //
-// F is linear in t, so its derivatives are those of A and B, weighted with t, 1 - t and their slopes.
+// Everything is written in e^-|x|, so that nothing overflows and neither p nor n is a difference.
 #pragma once
-
-#include <limits>
 
 #include "scalar_math.h"
 
 namespace handgrad {
 
-template <class T>
+// Exponents that are both integers from 0 to 7 need only products.
+template <class T, bool Products>
 struct AsymmetricLoss {
   T gamma_neg, gamma_pos, clip, factor = 1;
 
@@ -36,64 +35,64 @@ struct AsymmetricLoss {
   };
 
   HANDGRAD_MATH T value(T x, T t) const {
-    const Point at(x);
-    // Subtracted from 0, so that a loss of nothing is 0 and not -0.
-    return factor * (0 - (t * positive(at).value + (1 - t) * negative(at).value));
+    const Terms at = terms(x);
+    return factor * mix(t, at.a.value, at.b.value);
   }
 
   HANDGRAD_MATH Slope slope(T x, T t) const {
-    const Point at(x);
-    const Part a = positive(at), b = negative(at);
-    return {-factor * (t * a.slope + (1 - t) * b.slope), factor * (b.value - a.value)};
+    const Terms at = terms(x);
+    return {factor * mix(t, at.a.slope, at.b.slope), factor * (at.a.value - at.b.value)};
   }
 
   HANDGRAD_MATH Curvature curvature(T x, T t) const {
-    const Point at(x);
-    const Part a = positive(at), b = negative(at);
-    return {-factor * (t * a.curvature + (1 - t) * b.curvature), factor * (b.slope - a.slope), T(0)};
+    const Terms at = terms(x);
+    return {factor * mix(t, at.a.curvature, at.b.curvature), factor * (at.a.slope - at.b.slope), T(0)};
   }
 
  private:
-  // A or B, and its derivatives with respect to x.
-  struct Part {
+  // A and B, and their derivatives with respect to x.
+  struct Term {
     T value, slope, curvature;
   };
-
-  // The two probabilities and their logarithms, none of them from a difference of almost equal numbers.
-  struct Point {
-    T p, q, log_p, log_q;
-
-    HANDGRAD_MATH explicit Point(T x) {
-      // An infinite logit is taken for the largest number: its product with a probability of 0 is then 0, the limit.
-      constexpr T largest = std::numeric_limits<T>::max();
-      const T size = absolute(x), distance = largest < size ? largest : size;
-      const T e = exp_decay(distance), larger = 1 / (1 + e), smaller = e * larger, softness = log1p_unit(e);
-      p = x >= 0 ? larger : smaller;
-      q = x >= 0 ? smaller : larger;
-      log_p = x >= 0 ? -softness : -distance - softness;
-      log_q = x >= 0 ? -distance - softness : -softness;
-    }
+  struct Terms {
+    Term a, b;
   };
 
-  HANDGRAD_MATH Part positive(const Point& at) const {
-    const T p = at.p, q = at.q, l = at.log_p, g = gamma_pos, power = pow(q, g);
-    return {power * l, power * (q - g * p * l), -p * power * ((2 * g + 1) * q + g * l * (q - g * p))};
+  HANDGRAD_MATH Terms terms(T x) const {
+    const T distance = absolute(x), e = exp_decay(distance), near = log1p_unit(e), far = distance + near;
+    const T larger = 1 / (1 + e), smaller = e * larger;
+    const bool up = x >= 0;
+    const T p = up ? larger : smaller, n = up ? smaller : larger, minus_log_p = up ? near : far;
+    const T v = power(n, gamma_pos), pc = gamma_pos * product(p, minus_log_p);
+    const Term a{v * minus_log_p, -v * (pc + n), v * (pc * (gamma_pos * p - n) + (2 * gamma_pos + 1) * p * n)};
+
+    const T shifted = p - clip, sum = n + clip;
+    const bool easy = shifted <= 0;  // false for NaN, which then stays
+    const T s = easy ? T(1) : shifted, rest = sum > 1 ? T(1) : sum;
+    // -log(1 - s) / s, over what 1 - s has become in rounding, so that it tends to 1 as it should; and n / (1 - s).
+    const T k = clip == 0 ? (up ? far : near) / s : (rest == 1 ? T(1) : log(rest) / (rest - 1));
+    const T r = clip == 0 ? T(1) : n / rest, nk = product(n, k);
+    const T w = power(s, gamma_neg), slope = w * p * (gamma_neg * nk + r);
+    const T bend = gamma_neg * (n * (p / s) * ((gamma_neg - 1) * nk + 2 * r) + (n - p) * nk) + r * (n - p * (1 - r));
+    const Term b{w * (s * k), slope, w * p * bend};
+    return {a, {easy ? T(0) : b.value, easy ? T(0) : b.slope, easy ? T(0) : b.curvature}};
   }
 
-  HANDGRAD_MATH Part negative(const Point& at) const {
-    const T p = at.p, q = at.q, g = gamma_neg;
-    // Below the clip nothing is lost, and nothing is learnt.
-    const bool counts = p > clip;
-    const T r = counts ? p - clip : T(1), pq = p * q;
-    const T l = clip == 0 ? at.log_q : log(q + clip);
-    // How much of 1 - r the probability q makes up.
-    const T share = clip == 0 ? T(1) : q / (q + clip);
-    const T power = pow(r, g), power1 = g * power / r, power2 = (g - 1) * power1 / r;
-    const T slope = power1 * l * pq - power * p * share;
-    const T curvature =
-        power2 * l * pq * pq - 2 * power1 * p * pq * share - power * p * p * share * share + slope * (q - p);
-    return {counts ? power * l : T(0), counts ? slope : T(0), counts ? curvature : T(0)};
+  HANDGRAD_MATH T power(T base, T exponent) const {
+    if constexpr (Products) {
+      const int bits = static_cast<int>(exponent);
+      const T square = base * base;
+      return (bits & 1 ? base : T(1)) * (bits & 2 ? square : T(1)) * (bits & 4 ? square * square : T(1));
+    } else {
+      return pow(base, exponent);
+    }
   }
+
+  // t a + (1 - t) b, where an infinite loss of the class that t rules out does not count.
+  HANDGRAD_MATH static T mix(T t, T a, T b) { return (t == 0 ? T(0) : t * a) + (t == 1 ? T(0) : (1 - t) * b); }
+
+  // p log p and n log n, which tend to 0.
+  HANDGRAD_MATH static T product(T share, T logarithm) { return share == 0 ? T(0) : share * logarithm; }
 };
 
 }  // namespace handgrad

@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handgrad.arguments import check_like, check_range, check_tensor, is_sharded
@@ -14,7 +13,7 @@ from handgrad.reductions import reduce, reduce_samples, reduction_code, sample_s
 from handgrad.registration import batch_first, register, through_reference
 
 _OP = "asymmetric_loss"
-_LARGEST, _BELOW_ONE = sys.float_info.max, 1 - sys.float_info.epsilon / 2
+_LARGEST = sys.float_info.max
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -27,20 +26,20 @@ def asymmetric_loss(
     clip: float = 0.05,
     reduction: str = "none",
 ) -> Tensor:
-    r"""Asymmetric loss for multi-label classification (Ridnik et al., `Asymmetric Loss For Multi-Label Classification
-    <https://arxiv.org/abs/2009.14119>`_, 2021, equations 5 to 7): negatives are discounted more than positives, and
-    those that are easy enough are dropped.
+    r"""Asymmetric loss for multi-label classification (Ridnik et al., `Asymmetric Loss for Multi-Label Classification
+    <https://arxiv.org/abs/2009.14119>`_, 2021, equations 4 to 7), in which easy negatives count little or not at all.
 
-    With :math:`p` = sigmoid(inputs) and :math:`p_m = \max(p - clip, 0)`:
+    .. math:: loss = -t (1 - p)^{\gamma_+} \log p - (1 - t) s^{\gamma_-} \log(1 - s), \quad s = \max(p - clip, 0)
 
-    .. math:: loss = -t \, (1 - p)^{\gamma_{pos}} \log p - (1 - t) \, p_m^{\gamma_{neg}} \log(1 - p_m)
+    with :math:`p` = sigmoid(inputs). The gradient is that of this formula, the weights included, which the authors'
+    code may leave out (``disable_torch_grad_focal_loss``). The defaults are those of that code.
 
     Args:
         inputs: logits, any shape; float32, float64, bfloat16 or float16, any strides.
-        targets: for each element the probability of the positive class, in [0, 1]; 0 and 1 are the hard labels. Same
-            shape; integer and bool targets are converted, floating-point ones promoted with ``inputs`` as torch does.
-        gamma_neg, gamma_pos: how strongly easy negatives and positives are discounted, 0 or at least 1.
-        clip: probability below which a negative costs nothing, in [0, 1).
+        targets: 0, 1 or in between. Same shape; integer and bool targets are converted, floating-point ones promoted
+            with ``inputs`` as torch does.
+        gamma_neg, gamma_pos: how strongly easy examples of each class count less, at least 0; fast as integers to 7.
+        clip: the probability below which a negative costs nothing, in [0, 1]; 0 for no shift.
         reduction: ``"none"``, ``"mean"`` (over all elements) or ``"sum"``. Under these two no map of losses is written.
 
     Returns:
@@ -53,15 +52,14 @@ def asymmetric_loss(
         RuntimeError: shapes, dtypes or devices that do not go together.
 
     Example:
-        >>> asymmetric_loss(torch.tensor([0.0, -4.0]), torch.tensor([1.0, 0.0]))
-        tensor([0.3466, 0.0000])
+        >>> asymmetric_loss(torch.tensor([4.0, 1.0]), torch.tensor([0.0, 1.0]), gamma_neg=3.0)
+        tensor([2.1766, 0.0842])
     """
     check_tensor(_OP, "inputs", inputs)
     check_tensor(_OP, "targets", targets)
-    # Between 0 and 1 the slope would be infinite at the clip.
-    check_range(_OP, "gamma_neg", gamma_neg, 1, _LARGEST, "0 or a finite number, at least 1", also=0)
-    check_range(_OP, "gamma_pos", gamma_pos, 1, _LARGEST, "0 or a finite number, at least 1", also=0)
-    check_range(_OP, "clip", clip, 0, _BELOW_ONE, "in [0, 1)")
+    check_range(_OP, "gamma_neg", gamma_neg, 0, _LARGEST, "a finite number, at least 0")
+    check_range(_OP, "gamma_pos", gamma_pos, 0, _LARGEST, "a finite number, at least 0")
+    check_range(_OP, "clip", clip, 0, 1, "in [0, 1]")
     if inputs.dtype != targets.dtype:
         inputs, targets = _promote(inputs, targets)
     code = reduction_code(_OP, reduction)
@@ -85,13 +83,13 @@ class AsymmetricLoss(nn.Module):
     """:func:`asymmetric_loss` as a module, which averages unless told otherwise, as losses in torch.nn do.
 
     Args:
-        gamma_neg, gamma_pos, clip, reduction: see :func:`asymmetric_loss`; checked here, so that a mistake shows at
-            construction.
+        gamma_neg, gamma_pos, clip, reduction: see :func:`asymmetric_loss`; checked here, so that
+            a mistake shows at construction.
 
     Example:
-        >>> loss = AsymmetricLoss()
-        >>> loss(torch.tensor([0.0, -4.0]), torch.tensor([1.0, 0.0]))
-        tensor(0.1733)
+        >>> loss = AsymmetricLoss(gamma_neg=3.0)
+        >>> loss(torch.tensor([4.0, 1.0]), torch.tensor([0.0, 1.0]))
+        tensor(1.1304)
     """
 
     def __init__(
@@ -117,12 +115,15 @@ class AsymmetricLoss(nn.Module):
 def asymmetric_loss_reference(
     inputs: Tensor, targets: Tensor, gamma_neg: float, gamma_pos: float, clip: float, reduction: int
 ) -> Tensor:
-    """Plain PyTorch. To be trusted because it is the paper's formula, term by term, over torch's stable softplus."""
-    shifted = (torch.sigmoid(inputs) - clip).clamp(min=0)
-    # Where nothing is clipped away, 1 - p has a stable logarithm of its own.
-    log_rest = -F.softplus(inputs) if clip == 0 else torch.log1p(-shifted)
-    positive = torch.sigmoid(-inputs) ** gamma_pos * -F.softplus(-inputs)
-    return reduce(-targets * positive - (1 - targets) * shifted**gamma_neg * log_rest, reduction)
+    """Plain PyTorch. To be trusted because it is the paper's formula, over torch's stable softplus(-x) = -log p."""
+    p, not_p = torch.sigmoid(inputs), torch.sigmoid(-inputs)
+    positive = not_p**gamma_pos * nn.functional.softplus(-inputs)
+    # Easy negatives go another way before the power, whose slope at 0 may be infinite.
+    hard = p > clip
+    shifted = torch.where(hard, p - clip, 0.5)
+    rest = nn.functional.softplus(inputs) if clip == 0 else -torch.log(torch.where(hard, not_p + clip, 0.5))
+    loss = targets * positive + (1 - targets) * torch.where(hard, shifted**gamma_neg * rest, 0)
+    return reduce(loss, reduction)
 
 
 def _backward_reference(
@@ -223,7 +224,7 @@ class _Forward(torch.autograd.Function):
         grad_inputs, grad_targets = _backward(
             grad_output, *ctx.saved_tensors, *ctx.parameters, need_inputs, need_targets
         )
-        # gamma_neg, gamma_pos, clip and reduction are numbers
+        # gamma_neg, gamma_pos, clip, reduction are numbers
         return grad_inputs if need_inputs else None, grad_targets if need_targets else None, None, None, None, None
 
     @staticmethod
