@@ -11,7 +11,7 @@ PAGE = ROOT / "docs/write-your-own.md"
 
 
 def test_every_command_of_the_tutorial(tmp_path):
-    blocks = re.findall(r"^```(\S.*)?\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    blocks = re.findall(r"^```([^\n]*)\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
     assert [kind for kind, _ in blocks].count("sh fails") == 1
     python = fresh_environment(tmp_path / "venv")
     lines = ["set -euo pipefail"]
