@@ -129,8 +129,7 @@ def new(
             raise ScaffoldError(f"new: --style classic is there for the kind elementwise_loss alone; got {kind}.")
         if parameters is not None:
             raise ScaffoldError(
-                f"new: --parameters must be left out unless --style is {STYLES[0]}; got {parameters!r} with --style "
-                f"{style}."
+                f"new: --parameters must be left out unless --style is {STYLES[0]}; got {parameters!r} with {style}."
             )
         written = _render(path, named, "classic", {})
     else:

@@ -193,6 +193,21 @@ def test_confident_examples_keep_their_gradient():
     torch.testing.assert_close(ours.double(), exact, rtol=5e-7, atol=1e-37)
 
 
+@pytest.mark.parametrize("gamma", [0, 0.5, 1, 1.5, 2, 3])
+def test_second_derivatives_of_very_confident_examples(gamma):
+    """q^(gamma - 2) overflows in float32 long before q underflows; what it is multiplied by must not make NaN of it."""
+    logits = torch.linspace(-80, -50, 61)
+
+    def second(dtype):
+        leaves = [logits.to(dtype).requires_grad_(), torch.zeros(61, dtype=dtype, requires_grad=True)]
+        loss = sigmoid_focal_loss(*leaves, alpha=-1, gamma=gamma).sum()
+        (first,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
+        return torch.autograd.grad(first.sum(), leaves)
+
+    for ours, exact in zip(second(torch.float32), second(torch.float64), strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=2e-5, atol=1e-37)
+
+
 def test_target_dtypes_are_promoted_as_in_torch():
     logits, targets = tensors(5, 3, hard=True)
     for other in (torch.int64, torch.bool, torch.uint8):

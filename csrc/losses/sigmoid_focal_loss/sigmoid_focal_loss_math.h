@@ -63,10 +63,11 @@ struct SigmoidFocalLoss {
     const T w = weight(t), a = at.finite_distance(), ce = at.cross_entropy(a);
     const T q_a = at.q_a(), q_m = at.q_m(), ce_a = at.ce_a(), variance = at.larger * at.smaller;
     const T q_aa = -variance * q_m * (2 * at.m - 1), q_am = 2 * variance;
-    return {w * (power.p2 * q_a * q_a * ce + power.p1 * (q_aa * ce + 2 * q_a * ce_a) + power.p0 * variance),
+    // p1 may be large where what it is multiplied by is small: it comes first, or their product would underflow.
+    return {w * (power.p2(q_a, q_a) * ce + power.p1 * q_aa * ce + power.p1 * q_a * (2 * ce_a) + power.p0 * variance),
             at.signed_like_x(weight_slope * (power.p1 * q_a * ce + power.p0 * ce_a)) -
-                w * (power.p2 * q_a * q_m * ce + power.p1 * (q_am * ce + q_a * a + q_m * ce_a) + power.p0),
-            w * (power.p2 * q_m * q_m * ce + 2 * power.p1 * q_m * a) -
+                w * (power.p2(q_a, q_m * ce) + power.p1 * (q_am * ce + q_a * a + q_m * ce_a) + power.p0),
+            w * (power.p2(q_m, q_m * ce) + 2 * power.p1 * q_m * a) -
                 at.signed_like_x(2 * weight_slope * (power.p1 * q_m * ce + power.p0 * a))};
   }
 
@@ -103,20 +104,29 @@ struct SigmoidFocalLoss {
     HANDGRAD_MATH T signed_like_x(T value) const { return positive ? value : -value; }
   };
 
-  // q^gamma and its first two derivatives with respect to q.
+  // q^gamma, its first derivative with respect to q, and what makes the second of it.
   struct Powers {
-    T p0, p1, p2;
+    T p0, p1, bend;
+
+    // The second derivative times u v, where v goes to 0 as q does or is the smaller one. Not by itself: below a gamma
+    // of 2 it overflows long before the product does.
+    HANDGRAD_MATH T p2(T u, T v) const {
+      if constexpr (GammaIsTwo) {
+        return 2 * u * v;
+      } else {
+        return p1 * u * (bend * v);
+      }
+    }
   };
 
   HANDGRAD_MATH Powers powers(T q) const {
     if constexpr (GammaIsTwo) {
-      return {q * q, 2 * q, T(2)};
+      return {q * q, 2 * q, T(0)};
     } else {
       // Where q underflows, every term with p1 or p2 has a factor that goes to 0 faster than they grow.
       const T p0 = pow(q, gamma);
       const T inverse = q < std::numeric_limits<T>::min() ? T(0) : 1 / q;
-      const T p1 = gamma * p0 * inverse;
-      return {p0, p1, (gamma - 1) * p1 * inverse};
+      return {p0, gamma * p0 * inverse, (gamma - 1) * inverse};
     }
   }
 
