@@ -125,7 +125,11 @@ def compiled(source: Path, architecture: int) -> list[Kernel]:
         code = subprocess.run([nvdisasm(), cubin], capture_output=True, text=True, check=True).stdout
     accesses = {}
     for section in re.split(r"^\s*\.section\s+\.text\.", code, flags=re.M)[1:]:
-        accesses[re.match(r"\w+", section)[0]] = (_widths("LDG?", section), _widths("STG?", section))
+        accesses[re.match(r"\w+", section)[0]] = (
+            _widths("LDG?", section),
+            # An atomic addition writes too.
+            _widths("(?:STG?|REDG?|ATOMG?)", section),
+        )
     kernels = []
     for text in done.stderr.split("Compiling entry function '")[1:]:
         mangled = re.match(r"\w+", text)[0]
@@ -154,7 +158,7 @@ def _widths(instruction: str, code: str) -> tuple[int, ...]:
     """The bytes that the global loads or stores of one thread move at once, widest first."""
     found = set()
     for modifiers in re.findall(rf"\b{instruction}\.E((?:\.\w+)*)", code):
-        sizes = re.findall(r"\.[US]?(8|16|32|64|128|256)\b", modifiers)
+        sizes = re.findall(r"\.[USF]?(8|16|32|64|128|256)\b", modifiers)
         found.add(int(sizes[0]) // 8 if sizes else 4)
     return tuple(sorted(found, reverse=True))
 
