@@ -48,8 +48,11 @@ dist/.built: .venv/.built $(shell find python -name '*.py') $(shell find templat
 
 test: test-python test-levels test-emulated test-abi  ## every test
 
+# The longest first, so that no process ends alone with one of them.
+LONGEST := $(addprefix tests/test_,templates.py tutorial.py mistakes.py cpp_example.py)
+# All but the ops: those are tested by test-abi, from the wheel, as people have them.
 test-python: build wheel
-	$(BIN)/python -m pytest -n $(JOBS) tests
+	$(BIN)/python -m pytest -n $(JOBS) $(LONGEST) tests $(OP_TESTS:%=--ignore=%)
 
 # The kernels for lesser processors than this one.
 test-levels: build
@@ -88,7 +91,7 @@ test-sanitize: build  ## the kernels under sanitizers
 	  $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) $(SANITIZED)
 
 # One wheel, built once: with torch alone installed, then the ops' tests, under both versions of torch.
-test-abi: wheel  ## the wheel under another torch
+test-abi: wheel  ## the ops, from the wheel, under two versions of torch
 	$(PYTHON) -m venv --clear .venv-abi
 	$(ABI_BIN)/pip install $(PIP_FLAGS) $(ABI_TORCH)
 	$(ABI_BIN)/pip install $(PIP_FLAGS) --no-deps dist/*.whl
@@ -97,7 +100,7 @@ test-abi: wheel  ## the wheel under another torch
 	$(ABI_BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS)
 	rm -rf build/wheel-site
 	$(BIN)/pip install $(PIP_FLAGS) --no-deps --target build/wheel-site dist/*.whl
-	PYTHONPATH=build/wheel-site $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) -k "not 07_compile"
+	PYTHONPATH=build/wheel-site $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS)
 
 demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
 	$(BIN)/python examples/finetune.py --resume
