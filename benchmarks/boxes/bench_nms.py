@@ -38,7 +38,8 @@ def _case(
         if one_place:
             boxes = torch.rand(count, 4, device=device) * side * torch.tensor([-1.0, -1.0, 1.0, 1.0], device=device)
         idxs = (torch.randint(classes, (count,), device=device),) if classes else ()
-        return boxes, torch.rand(count, device=device), *idxs
+        # No two alike: torchvision leaves the order of equal ones in different classes open.
+        return boxes, (torch.randperm(count, device=device) + 1) / (count + 1), *idxs
 
     def ours(boxes: Tensor, scores: Tensor, *idxs: Tensor) -> Tensor:
         if classes:
