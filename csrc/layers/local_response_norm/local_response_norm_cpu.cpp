@@ -193,9 +193,10 @@ Tensor local_response_norm_backward_cpu(const Tensor& grad_output, const Tensor&
       C* sent = slab.padded_buffer(4);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) {
-        const auto of = norm.factors(sums[i]);
-        shrink[i] = of.shrink;
-        sent[i] = norm.sent(g[i], x[i], of);
+        // Asked for twice and computed once: a variable for both would keep the compiler from vectorising the loop.
+        const C sum = sums[i];
+        shrink[i] = norm.factors(sum).shrink;
+        sent[i] = norm.sent(g[i], x[i], norm.factors(sum));
       }
       slab.sum_over_mirrored_window(sent, sums);
       HANDGRAD_SIMD
@@ -231,9 +232,9 @@ std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(const Tensor&
       C* padded = slab.padded_buffer(8);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) {
-        const auto of = norm.factors(inverse[i]);
-        shrink[i] = of.shrink;
-        inverse[i] = of.inverse;
+        const C sum = inverse[i];
+        shrink[i] = norm.factors(sum).shrink;
+        inverse[i] = norm.factors(sum).inverse;
         padded[i] = v[i] * x[i];
       }
       slab.sum_over_window(padded, sum_vx);
