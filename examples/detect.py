@@ -47,9 +47,9 @@ class Settings:
     weights: str = "package"
     ops: str = "handgrad"
     size: int = 320
-    steps: int = 300
+    steps: int = 700
     batch: int = 4
-    lr: float = 0.01
+    lr: float = 0.02
     threshold: float = 0.5
     seed: int = 0
     out: str = "runs/detect"
