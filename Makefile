@@ -48,11 +48,9 @@ dist/.built: .venv/.built $(shell find python -name '*.py') $(shell find templat
 
 test: test-python test-levels test-emulated test-abi  ## every test
 
-# The longest first, so that no process ends alone with one of them.
-LONGEST := $(addprefix tests/test_,templates.py tutorial.py mistakes.py cpp_example.py)
 # All but the ops: those are tested by test-abi, from the wheel, as people have them.
 test-python: build wheel
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(JOBS) $(LONGEST) tests $(OP_TESTS:%=--ignore=%)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(JOBS) tests $(OP_TESTS:%=--ignore=%)
 
 # The kernels for lesser processors than this one.
 test-levels: build
