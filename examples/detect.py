@@ -175,24 +175,22 @@ def run(settings: Settings, console: Console) -> None:
     first, last = statistics.mean(losses[:20]), statistics.mean(losses[-20:])
     say(f"training took {seconds:.0f} s; loss {first:.3f} at first, {last:.3f} at last")
 
-    measured = {}
-    answers = {}
+    measured, matches = {}, {}
     for name, some in (("training photos", photos.train), ("test photos", photos.test)):
-        answers[name] = [models.detect(model, photo, settings.size) for photo in some]
-        matches = [
-            evaluation.match(photo, answer, settings.threshold)
-            for photo, answer in zip(some, answers[name], strict=True)
+        answers = [models.detect(model, photo, settings.size) for photo in some]
+        matches[name] = [
+            evaluation.match(photo, answer, settings.threshold) for photo, answer in zip(some, answers, strict=True)
         ]
-        right, wrong, missed = (sum(len(getattr(m, key)) for m in matches) for key in ("right", "wrong", "missed"))
-        precision = evaluation.average_precision(some, answers[name], len(photos.classes))
+        precision = evaluation.average_precision(some, answers, len(photos.classes))
+        matched = evaluation.joined(matches[name])
         measured[name] = {f"AP {overlap}": value for overlap, value in precision.items()} | {
-            "precision": right / max(1, right + wrong),
-            "recall": right / max(1, right + missed),
+            "precision": matched.precision,
+            "recall": matched.recall,
         }
     files = ["results.json", "detector.pt"]
-    for photo, answer in zip(photos.test, answers["test photos"], strict=True):
+    for photo, matched in zip(photos.test, matches["test photos"], strict=True):
         files.append(f"{photo.name}.png")
-        report.draw(photo, evaluation.match(photo, answer, settings.threshold), folder / files[-1])
+        report.draw(photo, matched, folder / files[-1])
     compared = compare_ops(model, photos, settings)
     _save(model, folder / "detector.pt")
     results = {

@@ -85,6 +85,11 @@ class Matched:
         return len(self.right) / max(1, len(self.right) + len(self.missed))
 
 
+def joined(matches: Sequence[Matched]) -> Matched:
+    """What was matched on several photos, as if they were one."""
+    return Matched(*(torch.cat([getattr(m, part) for m in matches]) for part in ("right", "wrong", "missed")))
+
+
 def match(photo: Photo, answer: dict[str, Tensor], threshold: float, overlap: float = 0.5) -> Matched:
     shown = answer["scores"] >= threshold
     boxes, labels = answer["boxes"][shown], answer["labels"][shown]
