@@ -8,16 +8,16 @@ namespace {
 using namespace asymmetric_loss;
 
 Tensor asymmetric_loss_cuda(const Tensor& inputs, const Tensor& targets, double gamma_neg, double gamma_pos,
-                            double clip, int64_t reduction) {
-  return elementwise_loss::forward_cuda(kOp, inputs, targets, reduction,
+                            double clip, int64_t reduction_code) {
+  return elementwise_loss::forward_cuda(kOp, inputs, targets, reduction_code,
                                         with_formula(inputs, gamma_neg, gamma_pos, clip));
 }
 
 std::tuple<Tensor, Tensor> asymmetric_loss_backward_cuda(const Tensor& grad_output, const Tensor& inputs,
                                                          const Tensor& targets, double gamma_neg, double gamma_pos,
-                                                         double clip, int64_t reduction, bool need_inputs,
+                                                         double clip, int64_t reduction_code, bool need_inputs,
                                                          bool need_targets) {
-  return elementwise_loss::backward_cuda(kOp, grad_output, inputs, targets, reduction, need_inputs, need_targets,
+  return elementwise_loss::backward_cuda(kOp, grad_output, inputs, targets, reduction_code, need_inputs, need_targets,
                                          with_formula(inputs, gamma_neg, gamma_pos, clip));
 }
 
@@ -26,9 +26,9 @@ std::tuple<Tensor, Tensor, Tensor> asymmetric_loss_double_backward_cuda(const st
                                                                         const Tensor& grad_output, const Tensor& inputs,
                                                                         const Tensor& targets, double gamma_neg,
                                                                         double gamma_pos, double clip,
-                                                                        int64_t reduction) {
+                                                                        int64_t reduction_code) {
   return elementwise_loss::double_backward_cuda(kOp, grad_grad_inputs, grad_grad_targets, grad_output, inputs, targets,
-                                                reduction, with_formula(inputs, gamma_neg, gamma_pos, clip));
+                                                reduction_code, with_formula(inputs, gamma_neg, gamma_pos, clip));
 }
 
 }  // namespace

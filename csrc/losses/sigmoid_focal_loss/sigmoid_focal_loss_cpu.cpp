@@ -8,23 +8,24 @@ namespace {
 using namespace sigmoid_focal_loss;
 
 Tensor sigmoid_focal_loss_cpu(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                              int64_t reduction) {
-  return elementwise_loss::forward_cpu(kOp, inputs, targets, reduction, with_formula(inputs, alpha, gamma));
+                              int64_t reduction_code) {
+  return elementwise_loss::forward_cpu(kOp, inputs, targets, reduction_code, with_formula(inputs, alpha, gamma));
 }
 
 std::tuple<Tensor, Tensor> sigmoid_focal_loss_backward_cpu(const Tensor& grad_output, const Tensor& inputs,
                                                            const Tensor& targets, double alpha, double gamma,
-                                                           int64_t reduction, bool need_inputs, bool need_targets) {
-  return elementwise_loss::backward_cpu(kOp, grad_output, inputs, targets, reduction, need_inputs, need_targets,
+                                                           int64_t reduction_code, bool need_inputs,
+                                                           bool need_targets) {
+  return elementwise_loss::backward_cpu(kOp, grad_output, inputs, targets, reduction_code, need_inputs, need_targets,
                                         with_formula(inputs, alpha, gamma));
 }
 
 std::tuple<Tensor, Tensor, Tensor> sigmoid_focal_loss_double_backward_cpu(
     const std::optional<Tensor>& grad_grad_inputs, const std::optional<Tensor>& grad_grad_targets,
     const Tensor& grad_output, const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-    int64_t reduction) {
+    int64_t reduction_code) {
   return elementwise_loss::double_backward_cpu(kOp, grad_grad_inputs, grad_grad_targets, grad_output, inputs, targets,
-                                               reduction, with_formula(inputs, alpha, gamma));
+                                               reduction_code, with_formula(inputs, alpha, gamma));
 }
 
 }  // namespace
