@@ -8,7 +8,7 @@
 //
 // The bits of all pairs would be count^2 / 8 bytes. So they are made for as many rows as fit a fixed amount of memory,
 // worked off, and overwritten by those of the next rows; a row that is suppressed by then is left out.
-#include "access.cuh"
+#include "boxes.cuh"
 #include "launch.cuh"
 #include "nms_host.h"
 
@@ -59,15 +59,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) sort_boxes_kernel(Given<
   if (i < sorted.tiles) store(sorted.suppressed + i, Word{0});
   if (i >= sorted.count) return;
   const int64_t from = load(given.order + i);
-  const T* corner = given.boxes + from * given.row_stride;
-  Box<C> box{widen(load(corner)), widen(load(corner + given.column_stride)),
-             widen(load(corner + 2 * given.column_stride)), widen(load(corner + 3 * given.column_stride))};
-  C area = area_of(box);
-  // What is not a proper box shares nothing with any other, and neither does one of no size.
-  if (!is_proper(box, area)) {
-    box = {C(0), C(0), C(0), C(0)};
-    area = 0;
-  }
+  C area;
+  const Box<C> box = load_proper_box(given.boxes + from * given.row_stride, given.column_stride, area);
   store(sorted.values + i, box.x1);
   store(sorted.values + sorted.count + i, box.y1);
   store(sorted.values + 2 * sorted.count + i, box.x2);

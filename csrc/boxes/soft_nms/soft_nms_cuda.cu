@@ -4,7 +4,7 @@
 // does not depend on the order in which threads come.
 //
 // The host waits for one number, how many were chosen, because the results have that size.
-#include "access.cuh"
+#include "boxes.cuh"
 #include "launch.cuh"
 #include "soft_nms_host.h"
 
@@ -70,15 +70,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const int lane = threadIdx.x;
 
   for (int64_t i = lane; i < state.count; i += kThreads) {
-    const T* corner = given.boxes + i * given.row_stride;
-    Box<C> box{widen(load(corner)), widen(load(corner + given.column_stride)),
-               widen(load(corner + 2 * given.column_stride)), widen(load(corner + 3 * given.column_stride))};
-    C area = area_of(box);
-    // A box that is not proper shares nothing with any.
-    if (!is_proper(box, area)) {
-      box = {C(0), C(0), C(0), C(0)};
-      area = 0;
-    }
+    C area;
+    const Box<C> box = load_proper_box(given.boxes + i * given.row_stride, given.column_stride, area);
     state.set(0, i, box.x1);
     state.set(1, i, box.y1);
     state.set(2, i, box.x2);

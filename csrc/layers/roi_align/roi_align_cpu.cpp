@@ -672,10 +672,10 @@ std::vector<C> coordinate_sums(const Geometry& at, bool wanted) {
 std::tuple<Tensor, Tensor> roi_align_backward_cpu(const Tensor& grad_output, const Tensor& input, const Tensor& boxes,
                                                   int64_t pooled_h, int64_t pooled_w, double spatial_scale,
                                                   int64_t sampling_ratio, bool aligned, bool boxes_grad) {
-  const Geometry at = check_arguments(input, boxes, {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned});
-  check_grad_output(at, grad_output, input);
-  const Tensor grad_input = empty_gradient(input);
-  const Tensor grad_boxes = boxes_grad ? empty_grad_boxes(at, boxes) : empty_placeholder(boxes);
+  const Backward call(grad_output, input, boxes, {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned},
+                      boxes_grad);
+  const Geometry& at = call.at;
+  const Tensor &grad_input = call.grad_input, &grad_boxes = call.grad_boxes;
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
@@ -727,12 +727,10 @@ std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cpu(const Tensor& g
                                                                  const Tensor& boxes, int64_t pooled_h,
                                                                  int64_t pooled_w, double spatial_scale,
                                                                  int64_t sampling_ratio, bool aligned) {
-  const Geometry at = check_arguments(input, boxes, {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned});
-  check_grad_output(at, grad_output, input);
-  check_like(kOp, "grad_grad_input", grad_grad_input, "input", input);
-  check_like(kOp, "grad_grad_boxes", grad_grad_boxes, "boxes", boxes);
-  const Tensor grad_grad_output = empty_output(at, input), grad_input = empty_gradient(input);
-  const Tensor grad_boxes = empty_grad_boxes(at, boxes);
+  const DoubleBackward call(grad_grad_input, grad_grad_boxes, grad_output, input, boxes,
+                            {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned});
+  const Geometry& at = call.at;
+  const Tensor &grad_grad_output = call.grad_grad_output, &grad_input = call.grad_input, &grad_boxes = call.grad_boxes;
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;

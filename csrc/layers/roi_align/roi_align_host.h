@@ -95,6 +95,31 @@ inline Tensor empty_grad_boxes(const Geometry& at, const Tensor& boxes) {
   return empty_strided(Sizes(sizes, 2), Sizes(strides, 2), boxes);
 }
 
+// The head of the backward on every device: the checks, and its outputs to be filled.
+struct Backward {
+  Geometry at;
+  Tensor grad_input, grad_boxes;
+
+  Backward(const Tensor& grad_output, const Tensor& input, const Tensor& boxes, const Options& options, bool boxes_grad)
+      : at(check_arguments(input, boxes, options)),
+        grad_input(empty_gradient(input)),
+        grad_boxes(boxes_grad ? empty_grad_boxes(at, boxes) : empty_placeholder(boxes)) {
+    check_grad_output(at, grad_output, input);
+  }
+};
+
+// The same for the double backward.
+struct DoubleBackward : Backward {
+  Tensor grad_grad_output;
+
+  DoubleBackward(const Tensor& grad_grad_input, const Tensor& grad_grad_boxes, const Tensor& grad_output,
+                 const Tensor& input, const Tensor& boxes, const Options& options)
+      : Backward(grad_output, input, boxes, options, true), grad_grad_output(empty_output(at, input)) {
+    check_like(kOp, "grad_grad_input", grad_grad_input, "input", input);
+    check_like(kOp, "grad_grad_boxes", grad_grad_boxes, "boxes", boxes);
+  }
+};
+
 // The boxes and what is like them: row k is five numbers.
 template <class C>
 struct BoxTable {

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handgrad._boxes import check_boxes
 from handgrad.arguments import check_range, check_tensor
 from handgrad.registration import register, without_derivatives
 
@@ -126,28 +127,8 @@ def _rounded_down(threshold: float, dtype: torch.dtype) -> float:
 
 
 def _fake(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
-    torch._check(
-        boxes.dim() == 2 and boxes.shape[1] == 4,
-        lambda: f"{_OP}: boxes must have shape (boxes, 4), a row for x1, y1, x2, y2; got {tuple(boxes.shape)}",
-    )
-    _check_row("scores", scores, boxes)
-    if idxs is not None:
-        _check_row("idxs", idxs, boxes)
+    check_boxes(_OP, boxes, scores=scores, idxs=idxs)
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
-
-
-def _check_row(name: str, tensor: Tensor, boxes: Tensor) -> None:
-    torch._check(
-        tensor.dim() == 1 and tensor.shape[0] == boxes.shape[0],
-        lambda: (
-            f"{_OP}: {name} must have one number for each of the boxes, shape ({boxes.shape[0]},); got "
-            f"{tuple(tensor.shape)}"
-        ),
-    )
-    torch._check(
-        tensor.device == boxes.device,
-        lambda: f"{_OP}: {name} must be on the device of boxes, {boxes.device}; got {tensor.device}",
-    )
 
 
 # ---- autograd, vmap: places have no derivative, and not all samples keep the same number of boxes --------------------

@@ -7,6 +7,7 @@ import sys
 import torch
 from torch import Tensor
 
+from handgrad._boxes import check_boxes
 from handgrad.arguments import check_range, check_tensor
 from handgrad.registration import register, without_derivatives
 
@@ -107,21 +108,7 @@ def soft_nms_reference(
 def _fake(
     boxes: Tensor, scores: Tensor, iou_threshold: float, sigma: float, min_score: float, gaussian: bool
 ) -> tuple[Tensor, Tensor]:
-    torch._check(
-        boxes.dim() == 2 and boxes.shape[1] == 4,
-        lambda: f"{_OP}: boxes must have shape (boxes, 4), a row for x1, y1, x2, y2; got {tuple(boxes.shape)}",
-    )
-    torch._check(
-        scores.dim() == 1 and scores.shape[0] == boxes.shape[0],
-        lambda: (
-            f"{_OP}: scores must have one number for each of the boxes, shape ({boxes.shape[0]},); got "
-            f"{tuple(scores.shape)}"
-        ),
-    )
-    torch._check(
-        scores.device == boxes.device,
-        lambda: f"{_OP}: scores must be on the device of boxes, {boxes.device}; got {scores.device}",
-    )
+    check_boxes(_OP, boxes, scores=scores)
     size = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty(size, dtype=torch.int64), boxes.new_empty(size)
 

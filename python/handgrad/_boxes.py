@@ -1,0 +1,31 @@
+"""Checks of boxes that go with a row of numbers, for fake kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_boxes(op: str, boxes: Tensor, **rows: Tensor | None) -> None:
+    """``boxes`` has a row of four for each box, and each of ``rows`` that is there one number for each."""
+    torch._check(
+        boxes.dim() == 2 and boxes.shape[1] == 4,
+        lambda: f"{op}: boxes must have shape (boxes, 4), a row for x1, y1, x2, y2; got {tuple(boxes.shape)}",
+    )
+    for name, tensor in rows.items():
+        if tensor is not None:
+            _check_row(op, name, tensor, boxes)
+
+
+def _check_row(op: str, name: str, tensor: Tensor, boxes: Tensor) -> None:
+    torch._check(
+        tensor.dim() == 1 and tensor.shape[0] == boxes.shape[0],
+        lambda: (
+            f"{op}: {name} must have one number for each of the boxes, shape ({boxes.shape[0]},); got "
+            f"{tuple(tensor.shape)}"
+        ),
+    )
+    torch._check(
+        tensor.device == boxes.device,
+        lambda: f"{op}: {name} must be on the device of boxes, {boxes.device}; got {tensor.device}",
+    )
