@@ -1,16 +1,15 @@
-"""Ten mistakes that authors make: each is planted in ops that the templates have written, and what the kit then says
+"""Eleven mistakes that authors make: each is planted in ops that the templates have written, and what the kit then says
 must lead to it."""
 
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from handgrad import _scaffold
-from test_templates import fresh_environment, run
+from tools.environments import TOOLS_PATH, fresh_environment, run
 
 # In which op, in which of its files, what is changed into what.
 IN_KERNELS = [
@@ -79,11 +78,10 @@ class Package:
 
     def _run(self, arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HANDGRAD_", "PYTHONPATH"))}
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         return subprocess.run(
             [str(self.python), *arguments],
             cwd=self.root,
-            env={**kept, "PATH": path, **environment},
+            env={**kept, "PATH": TOOLS_PATH, **environment},
             capture_output=True,
             text=True,
         )
@@ -151,10 +149,23 @@ def test_each_mistake_is_reported_in_a_sentence_that_leads_to_it(package):
 
     # 10: a typo in a schema
     schema = "csrc/losses/wrong_sign/wrong_sign.cpp"
-    package.change(
+    text = package.change(
         schema, "wrong_sign(Tensor inputs, Tensor targets, float", "wrong_sign(Tenso inputs, Tensor targets, float"
     )
     built = package.build()
     assert built.returncode != 0
     assert "wrong_ops: a schema cannot be read by torch: unknown type specifier" in built.stdout + built.stderr
     assert re.search(r"It is written in csrc/losses/wrong_sign/wrong_sign\.cpp:\d+", built.stdout + built.stderr)
+    (package.root / schema).write_text(text)
+
+    # 11: another type in a schema than in the function that implements it
+    package.change(
+        schema, "wrong_sign(Tensor inputs, Tensor targets, float", "wrong_sign(Tensor inputs, Tensor targets, int"
+    )
+    built = package.build()
+    assert built.returncode != 0
+    assert re.search(
+        r"wrong_ops: argument 3 \(epsilon\) of wrong_ops::wrong_sign is int in its schema, and double in the function "
+        r"that implements it: csrc/losses/wrong_sign/wrong_sign\.cpp:\d+, .*wrong_sign_cpu\.cpp:\d+",
+        built.stdout + built.stderr,
+    )

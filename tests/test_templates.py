@@ -1,52 +1,20 @@
 """The templates, alive: each kind of op is written by ``python -m handgrad new`` and ``add``, built and tested, by
 people who have handgrad from a wheel (made by `make wheel`)."""
 
-import os
 import re
-import subprocess
-import sys
-import sysconfig
-from pathlib import Path
 
 import pytest
 
 from handgrad import _scaffold, sdk
 from handgrad.__main__ import main
+from tools.environments import ROOT, TOOLS_PATH, fresh_environment, run
 
-ROOT = Path(__file__).resolve().parent.parent
 FIRST, *OTHERS = "elementwise_loss", "no_gradient", "normalisation", "pointwise_layer", "sampling"
 # Of the kinds after the first, what their own kernels and formulas decide; the rest is the same code for all.
 QUICK = (
     "01_cpu or 03_derivatives or 04_strides or 05_empty or opcheck or 08_autocast or vmap or 10_reference or 11_onnx "
     "or 12_deterministic or 13_sentences or 16_documented"
 )
-
-
-def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
-    cleaned = {key: value for key, value in os.environ.items() if not key.startswith(("HANDGRAD_", "PYTHONPATH"))}
-    done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env={**cleaned, **environment}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"{command}:\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}"
-    return done.stdout
-
-
-def fresh_environment(folder: Path) -> Path:
-    """A virtual environment with the wheel of handgrad in it, and its Python.
-
-    torch and the other dependencies come from the environment of this test, by a path file: they are five gigabytes.
-    A path file does not follow path files, so an editable handgrad there is not seen.
-    """
-    wheels = sorted((ROOT / "dist").glob("*.whl"))
-    assert len(wheels) == 1, f"expected one wheel in dist/, found {wheels}: run make wheel"
-    run(sys.executable, "-m", "venv", "--without-pip", folder)
-    python = folder / "bin" / "python"
-    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--ignore-installed", wheels[0])
-    where = run(python, "-W", "ignore", "-c", "import handgrad; print(handgrad.__file__)").strip()
-    assert Path(where).is_relative_to(site), where
-    return python
 
 
 def test_every_kind_builds_and_passes_its_tests(tmp_path):
@@ -57,9 +25,8 @@ def test_every_kind_builds_and_passes_its_tests(tmp_path):
     run(*handgrad, "new", package, "--op", f"my_{FIRST}", "--kind", FIRST, "--parameters", "width=1e-3 spare=2.0")
     for kind in OTHERS:
         run(*handgrad, "add", f"my_{kind}", "--kind", kind, cwd=package)
-    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     install = (python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", package)
-    run(*install, PATH=tools, HANDGRAD_CPU_LEVELS="v3", HANDGRAD_CUDA_ARCHS="none")
+    run(*install, PATH=TOOLS_PATH, HANDGRAD_CPU_LEVELS="v3", HANDGRAD_CUDA_ARCHS="none")
     built = {path.name for path in (package / "python/living_ops/lib").iterdir()}
     assert built == {"libliving_ops.so", "libliving_ops_cpu_v3.so", "libliving_ops_emulated.so"}
     # The tests of the first kind, of the emulated kernels of all, and what the others' own code decides.
@@ -75,9 +42,8 @@ def test_the_classic_style_builds_and_computes_the_same(tmp_path):
     package = tmp_path / "classic-ops"
     style = ("--op", "my_loss", "--kind", "elementwise_loss", "--style", "classic")
     run(python, "-W", "ignore", "-m", "handgrad", "new", package, *style)
-    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     install = (python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", package)
-    run(*install, PATH=tools, MAX_JOBS="1")
+    run(*install, PATH=TOOLS_PATH, MAX_JOBS="1")
     assert "3 passed" in run(python, "-m", "pytest", "-q", cwd=package)
     # What the page says is missing there.
     program = """

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from test_templates import ROOT, fresh_environment, run
+from tools.environments import ROOT, fresh_environment, run
 
 PAGE = ROOT / "docs/write-your-own.md"
 

@@ -172,8 +172,8 @@ def _defined(name: str) -> Any:
         if torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, "CPU"):
             return overload
         raise ImportError(
-            f"register: {name} has a schema and no CPU kernel. library.impl in {folder}/*_cpu.cpp must name it as the "
-            f"schema does, and the package must have been built since (pip install --no-build-isolation -e .)."
+            f"register: {name} has a schema and no CPU kernel. handgrad::implement in {folder}/*_cpu.cpp must name it "
+            f"as the schema does, and the package must have been built since (pip install --no-build-isolation -e .)."
         )
     known = sorted(other for other in torch._C._dispatch_get_all_op_names() if other.startswith(f"{namespace}::"))
     near = difflib.get_close_matches(name, known, 1)

@@ -15,6 +15,7 @@
 #include "convert.h"
 #include "nms_host.h"
 #include "parallel.h"
+#include "registration.h"
 #include "sort.h"
 
 namespace handgrad {
@@ -340,4 +341,4 @@ Tensor nms_cpu(const Tensor& boxes, const Tensor& scores, const std::optional<Te
 }  // namespace
 }  // namespace handgrad
 
-STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) { library.impl("nms", TORCH_BOX(&handgrad::nms_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) { handgrad::implement<handgrad::nms_cpu>(library, "nms"); }

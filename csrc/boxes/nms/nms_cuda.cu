@@ -11,6 +11,7 @@
 #include "boxes.cuh"
 #include "launch.cuh"
 #include "nms_host.h"
+#include "registration.h"
 
 namespace handgrad {
 namespace {
@@ -224,5 +225,5 @@ Tensor nms_cuda(const Tensor& boxes, const Tensor& scores, const std::optional<T
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  library.impl("nms", TORCH_BOX(&handgrad::nms_cuda));
+  handgrad::implement<handgrad::nms_cuda>(library, "nms");
 }

@@ -7,6 +7,7 @@
 // they have become half of what is swept. A sweep is short and begins where the one before it ended: this is the work
 // of one thread.
 #include "convert.h"
+#include "registration.h"
 #include "soft_nms_host.h"
 
 namespace handgrad {
@@ -156,4 +157,4 @@ std::tuple<Tensor, Tensor> soft_nms_cpu(const Tensor& boxes, const Tensor& score
 }  // namespace
 }  // namespace handgrad
 
-STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) { library.impl("soft_nms", TORCH_BOX(&handgrad::soft_nms_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) { handgrad::implement<handgrad::soft_nms_cpu>(library, "soft_nms"); }

@@ -6,6 +6,7 @@
 // The host waits for one number, how many were chosen, because the results have that size.
 #include "boxes.cuh"
 #include "launch.cuh"
+#include "registration.h"
 #include "soft_nms_host.h"
 
 namespace handgrad {
@@ -171,5 +172,5 @@ std::tuple<Tensor, Tensor> soft_nms_cuda(const Tensor& boxes, const Tensor& scor
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  library.impl("soft_nms", TORCH_BOX(&handgrad::soft_nms_cuda));
+  handgrad::implement<handgrad::soft_nms_cuda>(library, "soft_nms");
 }

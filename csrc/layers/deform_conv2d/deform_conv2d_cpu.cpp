@@ -17,6 +17,7 @@
 #include "deform_conv2d_host.h"
 #include "matmul.h"
 #include "parallel.h"
+#include "registration.h"
 
 namespace handgrad {
 namespace {
@@ -719,7 +720,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  library.impl("deform_conv2d", TORCH_BOX(&handgrad::deform_conv2d_cpu));
-  library.impl("_deform_conv2d_backward", TORCH_BOX(&handgrad::deform_conv2d_backward_cpu));
-  library.impl("_deform_conv2d_double_backward", TORCH_BOX(&handgrad::deform_conv2d_double_backward_cpu));
+  handgrad::implement<handgrad::deform_conv2d_cpu>(library, "deform_conv2d");
+  handgrad::implement<handgrad::deform_conv2d_backward_cpu>(library, "_deform_conv2d_backward");
+  handgrad::implement<handgrad::deform_conv2d_double_backward_cpu>(library, "_deform_conv2d_double_backward");
 }

@@ -13,6 +13,7 @@
 #include "access.cuh"
 #include "deform_conv2d_host.h"
 #include "launch.cuh"
+#include "registration.h"
 
 #if defined(HANDGRAD_EMULATED)
 #include "matmul.h"
@@ -535,7 +536,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  library.impl("deform_conv2d", TORCH_BOX(&handgrad::deform_conv2d_cuda));
-  library.impl("_deform_conv2d_backward", TORCH_BOX(&handgrad::deform_conv2d_backward_cuda));
-  library.impl("_deform_conv2d_double_backward", TORCH_BOX(&handgrad::deform_conv2d_double_backward_cuda));
+  handgrad::implement<handgrad::deform_conv2d_cuda>(library, "deform_conv2d");
+  handgrad::implement<handgrad::deform_conv2d_backward_cuda>(library, "_deform_conv2d_backward");
+  handgrad::implement<handgrad::deform_conv2d_double_backward_cuda>(library, "_deform_conv2d_double_backward");
 }

@@ -10,6 +10,7 @@
 #include "convert.h"
 #include "local_response_norm_host.h"
 #include "parallel.h"
+#include "registration.h"
 
 namespace handgrad {
 namespace {
@@ -265,7 +266,8 @@ std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(const Tensor&
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  library.impl("local_response_norm", TORCH_BOX(&handgrad::local_response_norm_cpu));
-  library.impl("_local_response_norm_backward", TORCH_BOX(&handgrad::local_response_norm_backward_cpu));
-  library.impl("_local_response_norm_double_backward", TORCH_BOX(&handgrad::local_response_norm_double_backward_cpu));
+  handgrad::implement<handgrad::local_response_norm_cpu>(library, "local_response_norm");
+  handgrad::implement<handgrad::local_response_norm_backward_cpu>(library, "_local_response_norm_backward");
+  handgrad::implement<handgrad::local_response_norm_double_backward_cpu>(library,
+                                                                         "_local_response_norm_double_backward");
 }

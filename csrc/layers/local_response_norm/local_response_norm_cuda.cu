@@ -11,6 +11,7 @@
 #include "access.cuh"
 #include "launch.cuh"
 #include "local_response_norm_host.h"
+#include "registration.h"
 
 namespace handgrad {
 namespace {
@@ -20,6 +21,8 @@ using namespace local_response_norm;
 constexpr int kThreads = 256;
 // So many blocks share scratch in global memory, each taking slab after slab.
 constexpr int64_t kGlobalScratchBlocks = 512;
+// The window of every published network.
+constexpr int kUsualSize = 5;
 
 // The cut of the work, and how scratch arrays are laid out. Index counts channels and places in a scratch array: 32
 // bits for scratch in shared memory, which is never too large for them, and 64 bits for scratch in global memory.
@@ -102,10 +105,16 @@ struct Slab {
     }
   }
 
+  // A window of the usual size is laid out without a loop: the counting would cost as much as the sum.
   template <class Term>
   __device__ C sum(const C* first, const Term& term) const {
     C total = 0;
-    for (Index left = plan.before + plan.after; left >= 0; --left, first += plan.channel_step) total += term(*first);
+    if (const Index size = plan.before + plan.after + 1; size == kUsualSize) {
+#pragma unroll
+      for (Index i = 0; i < kUsualSize; ++i, first += plan.channel_step) total += term(*first);
+    } else {
+      for (Index i = 0; i < size; ++i, first += plan.channel_step) total += term(*first);
+    }
     return total;
   }
 };
@@ -371,7 +380,8 @@ std::tuple<Tensor, Tensor> local_response_norm_double_backward_cuda(const Tensor
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  library.impl("local_response_norm", TORCH_BOX(&handgrad::local_response_norm_cuda));
-  library.impl("_local_response_norm_backward", TORCH_BOX(&handgrad::local_response_norm_backward_cuda));
-  library.impl("_local_response_norm_double_backward", TORCH_BOX(&handgrad::local_response_norm_double_backward_cuda));
+  handgrad::implement<handgrad::local_response_norm_cuda>(library, "local_response_norm");
+  handgrad::implement<handgrad::local_response_norm_backward_cuda>(library, "_local_response_norm_backward");
+  handgrad::implement<handgrad::local_response_norm_double_backward_cuda>(library,
+                                                                          "_local_response_norm_double_backward");
 }

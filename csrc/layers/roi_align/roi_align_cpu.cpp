@@ -11,6 +11,7 @@
 
 #include "convert.h"
 #include "parallel.h"
+#include "registration.h"
 #include "roi_align_host.h"
 
 namespace handgrad {
@@ -787,7 +788,7 @@ std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cpu(const Tensor& g
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  library.impl("roi_align", TORCH_BOX(&handgrad::roi_align_cpu));
-  library.impl("_roi_align_backward", TORCH_BOX(&handgrad::roi_align_backward_cpu));
-  library.impl("_roi_align_double_backward", TORCH_BOX(&handgrad::roi_align_double_backward_cpu));
+  handgrad::implement<handgrad::roi_align_cpu>(library, "roi_align");
+  handgrad::implement<handgrad::roi_align_backward_cpu>(library, "_roi_align_backward");
+  handgrad::implement<handgrad::roi_align_double_backward_cpu>(library, "_roi_align_double_backward");
 }

@@ -14,6 +14,7 @@
 #include "access.cuh"
 #include "launch.cuh"
 #include "reduce.cuh"
+#include "registration.h"
 #include "roi_align_host.h"
 
 namespace handgrad {
@@ -363,7 +364,7 @@ std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cuda(const Tensor& 
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  library.impl("roi_align", TORCH_BOX(&handgrad::roi_align_cuda));
-  library.impl("_roi_align_backward", TORCH_BOX(&handgrad::roi_align_backward_cuda));
-  library.impl("_roi_align_double_backward", TORCH_BOX(&handgrad::roi_align_double_backward_cuda));
+  handgrad::implement<handgrad::roi_align_cuda>(library, "roi_align");
+  handgrad::implement<handgrad::roi_align_backward_cuda>(library, "_roi_align_backward");
+  handgrad::implement<handgrad::roi_align_double_backward_cuda>(library, "_roi_align_double_backward");
 }

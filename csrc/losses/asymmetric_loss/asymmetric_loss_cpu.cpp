@@ -1,6 +1,7 @@
 // Asymmetric loss on the CPU: the host entries of elementwise_loss.h, with this formula.
 #include "asymmetric_loss_host.h"
 #include "elementwise_loss.h"
+#include "registration.h"
 
 namespace handgrad {
 namespace {
@@ -35,7 +36,7 @@ std::tuple<Tensor, Tensor, Tensor> asymmetric_loss_double_backward_cpu(const std
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  library.impl("asymmetric_loss", TORCH_BOX(&handgrad::asymmetric_loss_cpu));
-  library.impl("_asymmetric_loss_backward", TORCH_BOX(&handgrad::asymmetric_loss_backward_cpu));
-  library.impl("_asymmetric_loss_double_backward", TORCH_BOX(&handgrad::asymmetric_loss_double_backward_cpu));
+  handgrad::implement<handgrad::asymmetric_loss_cpu>(library, "asymmetric_loss");
+  handgrad::implement<handgrad::asymmetric_loss_backward_cpu>(library, "_asymmetric_loss_backward");
+  handgrad::implement<handgrad::asymmetric_loss_double_backward_cpu>(library, "_asymmetric_loss_double_backward");
 }

@@ -1,6 +1,7 @@
 // Asymmetric loss on CUDA devices: the host entries of elementwise_loss.cuh, with this formula.
 #include "asymmetric_loss_host.h"
 #include "elementwise_loss.cuh"
+#include "registration.h"
 
 namespace handgrad {
 namespace {
@@ -35,7 +36,7 @@ std::tuple<Tensor, Tensor, Tensor> asymmetric_loss_double_backward_cuda(const st
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  library.impl("asymmetric_loss", TORCH_BOX(&handgrad::asymmetric_loss_cuda));
-  library.impl("_asymmetric_loss_backward", TORCH_BOX(&handgrad::asymmetric_loss_backward_cuda));
-  library.impl("_asymmetric_loss_double_backward", TORCH_BOX(&handgrad::asymmetric_loss_double_backward_cuda));
+  handgrad::implement<handgrad::asymmetric_loss_cuda>(library, "asymmetric_loss");
+  handgrad::implement<handgrad::asymmetric_loss_backward_cuda>(library, "_asymmetric_loss_backward");
+  handgrad::implement<handgrad::asymmetric_loss_double_backward_cuda>(library, "_asymmetric_loss_double_backward");
 }

@@ -1,5 +1,6 @@
 // Sigmoid focal loss on the CPU: the host entries of elementwise_loss.h, with this formula.
 #include "elementwise_loss.h"
+#include "registration.h"
 #include "sigmoid_focal_loss_host.h"
 
 namespace handgrad {
@@ -32,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor> sigmoid_focal_loss_double_backward_cpu(
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  library.impl("sigmoid_focal_loss", TORCH_BOX(&handgrad::sigmoid_focal_loss_cpu));
-  library.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&handgrad::sigmoid_focal_loss_backward_cpu));
-  library.impl("_sigmoid_focal_loss_double_backward", TORCH_BOX(&handgrad::sigmoid_focal_loss_double_backward_cpu));
+  handgrad::implement<handgrad::sigmoid_focal_loss_cpu>(library, "sigmoid_focal_loss");
+  handgrad::implement<handgrad::sigmoid_focal_loss_backward_cpu>(library, "_sigmoid_focal_loss_backward");
+  handgrad::implement<handgrad::sigmoid_focal_loss_double_backward_cpu>(library, "_sigmoid_focal_loss_double_backward");
 }

@@ -1,5 +1,6 @@
 // Sigmoid focal loss on CUDA devices: the host entries of elementwise_loss.cuh, with this formula.
 #include "elementwise_loss.cuh"
+#include "registration.h"
 #include "sigmoid_focal_loss_host.h"
 
 namespace handgrad {
@@ -32,7 +33,8 @@ std::tuple<Tensor, Tensor, Tensor> sigmoid_focal_loss_double_backward_cuda(
 }  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  library.impl("sigmoid_focal_loss", TORCH_BOX(&handgrad::sigmoid_focal_loss_cuda));
-  library.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&handgrad::sigmoid_focal_loss_backward_cuda));
-  library.impl("_sigmoid_focal_loss_double_backward", TORCH_BOX(&handgrad::sigmoid_focal_loss_double_backward_cuda));
+  handgrad::implement<handgrad::sigmoid_focal_loss_cuda>(library, "sigmoid_focal_loss");
+  handgrad::implement<handgrad::sigmoid_focal_loss_backward_cuda>(library, "_sigmoid_focal_loss_backward");
+  handgrad::implement<handgrad::sigmoid_focal_loss_double_backward_cuda>(library,
+                                                                         "_sigmoid_focal_loss_double_backward");
 }

@@ -110,20 +110,26 @@ class BuildLibraries(build_ext):
 
 
 def _check_schemas(root: Path, package: str, libraries: list[Path]) -> None:
-    """Loads what was built in another process: a schema that torch cannot read ends the process that loads it."""
-    # The signatures come first by their name. CUDA's own libraries are no part of a build machine.
-    loaded = [str(path) for path in libraries if not path.stem.endswith(("_cuda", "_emulated"))]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", _LOADER, *loaded], capture_output=True, text=True)
+    """Schemas that torch cannot read, kernels without a schema, and functions that take other types than it has."""
+    # CUDA's own libraries are no part of a build machine; the emulated kernels are the same source.
+    schema, *kernels = [path for path in libraries if not path.stem.endswith("_cuda")]
+    # The CPU libraries are one source, and the emulated one registers its kernels in their place.
+    emulated = [path for path in kernels if path.stem.endswith("_emulated")]
+    for device in (sorted(set(kernels) - set(emulated))[:1], emulated):
+        _check_library(root, package, [schema, *device])
+
+
+def _check_library(root: Path, package: str, libraries: list[Path]) -> None:
+    program = Path(__file__).with_name("checking.py")
+    command = [sys.executable, "-W", "ignore", str(program), package, *map(str, libraries)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
-        dangling = [name for name in done.stdout.split() if name.startswith(f"{package}::")]
-        if not dangling:
-            return
-        op = dangling[0].split("::")[1]
-        found = _lines_with(root, f'"{op}"')
-        raise SystemExit(
-            f"{package}: a kernel is registered for {dangling[0]}, which no schema defines; library.impl and "
-            f"library.def must name it alike: {found}"
-        )
+        for line in done.stdout.splitlines():
+            name, _, problem = line.partition("\t")
+            namespace, _, op = name.partition("::")
+            if namespace == package:
+                raise SystemExit(f"{package}: {problem}: " + _lines_with(root, f'"{op}"', f'"{op}('))
+        return
     text = done.stderr
     quoted = re.search(r"^\s*(\w+)(?:\.\w+)?\(.*\n\s*~*\s*<--- HERE", text, re.M)
     said = re.search(r"what\(\):\s*(.*)", text)
@@ -135,24 +141,16 @@ def _check_schemas(root: Path, package: str, libraries: list[Path]) -> None:
     )
 
 
-def _lines_with(root: Path, text: str) -> str:
-    """The places in the sources that register an op by ``text``, as file:line."""
+def _lines_with(root: Path, *texts: str) -> str:
+    """The places in the sources that register an op by one of ``texts``, as file:line."""
     found = [
         f"{path.relative_to(root)}:{number}"
         for path in sorted([*root.glob("csrc/*/*/*.cpp"), *root.glob("csrc/*/*/*.cu")])
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if text in line and ("def(" in line or "impl(" in line or line.lstrip().startswith('"'))
+        if any(text in line for text in texts)
+        and ("def(" in line or "implement<" in line or line.lstrip().startswith('"'))
     ]
     return ", ".join(found) or "csrc"
-
-
-_LOADER = """
-import ctypes, re, sys, torch
-for library in sys.argv[1:]:
-    ctypes.CDLL(library)
-for name in re.findall(r"name: (\\S+)", " ".join(torch._C._dispatch_find_dangling_impls())):
-    print(name)
-"""
 
 
 def _of_this_machine() -> dict[str, str]:
