@@ -90,6 +90,7 @@ test-sanitize: build  ## the kernels under sanitizers
 	  $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) $(SANITIZED)
 
 # One wheel, built once: with torch alone installed, then the ops' tests, under both versions of torch.
+PLUGIN := build/my-ops
 test-abi: wheel  ## the ops, from the wheel, under two versions of torch
 	$(PYTHON) -m venv --clear .venv-abi
 	$(ABI_BIN)/pip install $(PIP_FLAGS) $(ABI_TORCH)
@@ -100,6 +101,15 @@ test-abi: wheel  ## the ops, from the wheel, under two versions of torch
 	rm -rf build/wheel-site
 	$(BIN)/pip install $(PIP_FLAGS) --no-deps --target build/wheel-site dist/*.whl
 	PYTHONPATH=build/wheel-site $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS)
+	# A plugin's wheel keeps the same promise; where nvcc is found, it holds CUDA kernels too.
+	rm -rf $(PLUGIN)
+	PYTHONPATH=build/wheel-site $(BIN)/python -W ignore -m handgrad new $(PLUGIN) --op my_loss --kind elementwise_loss
+	cd $(PLUGIN) && PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)/build/wheel-site" HANDGRAD_CPU_LEVELS=v3 \
+	  "$(CURDIR)/$(BIN)/python" -m build -q --no-isolation --wheel .
+	$(ABI_BIN)/pip install $(PIP_FLAGS) --no-deps $(PLUGIN)/dist/*.whl
+	cd $(PLUGIN) && "$(CURDIR)/$(ABI_BIN)/python" -m pytest -q -n $(JOBS) tests/losses
+	$(BIN)/pip install $(PIP_FLAGS) --no-deps --target build/wheel-site $(PLUGIN)/dist/*.whl
+	cd $(PLUGIN) && PYTHONPATH="$(CURDIR)/build/wheel-site" "$(CURDIR)/$(BIN)/python" -m pytest -q -n $(JOBS) tests/losses
 
 demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
 	$(BIN)/python examples/finetune.py --resume

@@ -22,7 +22,7 @@ def _facts(settings: Settings) -> list[Fact]:
         except AssertionError as error:
             return [Fact("new to green", float("nan"), "s", LIMIT, str(error))]
         for kind in KINDS[:1] if settings.quick else KINDS:
-            package = Path(folder) / f"my-{kind.replace('_', '-')}"
+            package = Path(folder) / f"{kind.replace('_', '-')}-ops"
             start = time.perf_counter()
             run(python, "-W", "ignore", "-m", "handgrad", "new", package, "--op", f"my_{kind}", "--kind", kind)
             written = time.perf_counter()

@@ -171,6 +171,7 @@ def test_bad_parameters_get_a_sentence(tmp_path, capsys, kind, parameters, sente
         (["--op", "lambda"], "got 'lambda'"),
         (["--op", "template"], "got 'template'"),
         (["--op", "launch"], "'launch' is a word of handgrad's headers"),
+        (["--op", "some_ops"], "must differ from the package's, its namespace in C\\+\\+; both are 'some_ops'"),
         (["--op", "fine", "--package", "torch"], "--package must be a name that is not taken; 'torch' can be imported"),
         (["--op", "fine", "--package", "2ops"], "--package must be small letters"),
     ],

@@ -28,3 +28,13 @@ if __name__ == "__main__":
     ninth = mp.mpf(1) / 9
     fit("2 atanh(s)/s in s^2 on [0, 1/9], float", atanh_over_s, mp.mpf(0), ninth, 5, 10)
     fit("2 atanh(s)/s in s^2 on [0, 1/9], double", atanh_over_s, mp.mpf(0), ninth, 11, 19)
+    fit("exp, for a power of floats", mp.exp, -half_ln2, half_ln2, 8, 14)
+    largest = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * mp.mpf("1.001")
+    fit(
+        "2 atanh(s)/s in s^2 for m in [1/sqrt 2, sqrt 2], for a power of floats",
+        atanh_over_s,
+        mp.mpf(0),
+        largest,
+        5,
+        14,
+    )

@@ -168,7 +168,9 @@ class _Named:
     @classmethod
     def of(cls, package: str, op: str, kind: str, parameters: str | None) -> _Named:
         _check_name("the op's name", op)
-        if op in _words_of_headers() or op == package:
+        if op == package:
+            raise ScaffoldError(f"the op's name must differ from the package's, its namespace in C++; both are {op!r}.")
+        if op in _words_of_headers():
             raise ScaffoldError(f"the op's name must mean nothing else in C++; {op!r} is a word of handgrad's headers.")
         if parameters is not None and kind != _PARAMETRIC:
             raise ScaffoldError(f"--parameters must be left out unless --kind is {_PARAMETRIC}; got {parameters!r}.")
