@@ -117,7 +117,7 @@ demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
 detect: build  ## trains a small detector of trees on real photos
 	$(BIN)/python examples/detect.py
 
-bench: build  ## times handgrad against its peers; writes benchmarks/results
+bench: build wheel  ## times handgrad against its peers; writes benchmarks/results
 	$(BIN)/python -m benchmarks
 
 table: build  ## writes the table of ops into README.md

@@ -110,6 +110,19 @@ def test_pow(probe, c_type, dtype):
     # float is computed in double and rounded once; double carries the logarithm's error times the exponent
     limit = 0.51 if dtype is np.float32 else 80
     assert ulps(call(probe, f"pow_{c_type}", base, exponent), exact).max() <= limit
+    # at both ends of the range, around 1, and for subnormal numbers: of float, which double has room for
+    if dtype is np.float32:
+        base = np.concatenate([np.exp(generator.uniform(-103, -87, 100_000)), generator.uniform(0.99, 1.01, 100_000)])
+        exponent = np.concatenate([generator.uniform(-0.9, 0.9, 100_000), generator.uniform(-9e3, 9e3, 100_000)])
+        base, exponent = base.astype(dtype), exponent.astype(dtype)
+        exact = np.power(base.astype(np.longdouble), exponent.astype(np.longdouble))
+        actual = call(probe, "pow_float", base, exponent)
+        finite = exact < np.finfo(dtype).max
+        assert np.isposinf(actual[~finite]).all()
+        normal = finite & (exact > np.finfo(dtype).smallest_normal)
+        assert ulps(actual[normal], exact[normal]).max() <= 0.51
+        step = np.finfo(dtype).smallest_subnormal
+        assert np.abs(actual[finite & ~normal] - exact[finite & ~normal]).max() <= 0.51 * step
     base = np.array([0.0, 0.0, 0.0, np.inf, np.inf, 1.0, np.nan, -2.0, np.nan], dtype)
     exponent = np.array([2.0, 0.0, -1.0, 2.0, -1.0, 5.0, 1.0, 0.5, 0.0], dtype)
     expected = [0, 1, np.inf, np.inf, 0, 1, np.nan, np.nan, 1]

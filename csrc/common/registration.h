@@ -4,10 +4,15 @@
 //
 // A schema gives types to an op's arguments and a function has its own, and torch takes one for the other without
 // asking: an int64_t where the schema says float holds the bits of a double. So each library can say the types of its
-// functions, and the build compares them with the schemas (python/handgrad/sdk/building.py).
+// functions, and the build compares them with the schemas (python/handgrad/sdk/checking.py).
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <tuple>
+#include <type_traits>
+#include <vector>
 
 #include "tensor.h"
 
@@ -21,9 +26,9 @@ struct SchemaType {
   static std::string name() { return "*"; }
 };
 template <>
-inline std::string SchemaType<Tensor>::name() {
-  return "Tensor";
-}
+struct SchemaType<Tensor> {
+  static std::string name() { return "Tensor"; }
+};
 template <>
 struct SchemaType<int64_t> {
   static std::string name() { return "int"; }
@@ -61,9 +66,9 @@ struct SchemaResults {
   static std::string names() { return schema_types<Result>(); }
 };
 template <>
-inline std::string SchemaResults<void>::names() {
-  return "";
-}
+struct SchemaResults<void> {
+  static std::string names() { return ""; }
+};
 template <class... Result>
 struct SchemaResults<std::tuple<Result...>> {
   static std::string names() { return schema_types<Result...>(); }

@@ -2,8 +2,9 @@
 //
 // On the CPU they are plain arithmetic on one element: no branch, no table, no call. The loop around them is vectorised
 // by the compiler at the width of whatever instruction set it builds for. Each is accurate to 1 to 3 units in the last
-// place, keeps NaN, and treats infinities and zeros as <cmath> does (tests/test_scalar_math.py). On the device CUDA's
-// own functions are used: they are as accurate, and shorter there.
+// place, keeps NaN, and treats infinities and zeros as <cmath> does (tests/test_common.py). pow differs: of doubles it
+// is as accurate as its logarithm times its exponent, and 1 to the power of an infinity or of NaN is NaN. On the device
+// CUDA's own functions are used: they are as accurate, and shorter there.
 //
 // The polynomials are Chebyshev fits of the relative error, made by tools/fit_polynomials.py, which prints these
 // numbers.
@@ -118,6 +119,33 @@ struct PowerOfFloat {
   };
 };
 
+// The n for which x = 2^n m with m in [sqrt(1/2), sqrt(2)); x is a normal number, and for others n means nothing. In
+// unsigned numbers, which may wrap, and without a shift of negative ones, which AVX2 lacks in 64 bits.
+template <class T>
+HANDGRAD_MATH typename FloatFormat<T>::Bits exponent_around_one(T x) {
+  using F = FloatFormat<T>;
+  using Bits = typename F::Bits;
+  using Unsigned = std::make_unsigned_t<Bits>;
+  constexpr T root_half = static_cast<T>(0.70710678118654752440);
+  constexpr Unsigned lift = static_cast<Unsigned>(F::bias + 1) << F::mantissa_bits;
+  const Unsigned above = bits_as<Unsigned>(x) - bits_as<Unsigned>(root_half) + lift;
+  return static_cast<Bits>(above >> F::mantissa_bits) - (F::bias + 1);
+}
+
+// x / 2^n, for a result that is a normal number.
+template <class T>
+HANDGRAD_MATH T scaled_down(T x, typename FloatFormat<T>::Bits n) {
+  using Unsigned = std::make_unsigned_t<typename FloatFormat<T>::Bits>;
+  return bits_as<T>(bits_as<Unsigned>(x) - (static_cast<Unsigned>(n) << FloatFormat<T>::mantissa_bits));
+}
+
+// A small integer as a floating-point number, by way of the magic number: AVX2 has no conversion from 64 bits.
+template <class T>
+HANDGRAD_MATH T as_number(typename FloatFormat<T>::Bits n) {
+  using F = FloatFormat<T>;
+  return bits_as<T>(n + bits_as<typename F::Bits>(F::round_magic)) - F::round_magic;
+}
+
 // 2 atanh(s) / s in powers of s^2. For the logarithm s^2 <= 0.0295, so these terms reach past double precision.
 template <class T>
 struct AtanhSeries {
@@ -209,19 +237,11 @@ HANDGRAD_MATH T log(T x) {
   const bool subnormal = x < smallest;
   constexpr T lift = static_cast<T>(Bits{1} << F::mantissa_bits);
   const T normal = subnormal ? x * lift : x;
-  constexpr T root_half = static_cast<T>(0.70710678118654752440);
-  const Bits bits = detail::bits_as<Bits>(normal) - detail::bits_as<Bits>(root_half);
-  // bits >> mantissa_bits, again without a shift of negative numbers; and below, an integer becomes a float by way of
-  // the magic number, because AVX2 has no conversion from 64 bits.
-  const Bits n =
-      static_cast<Bits>(static_cast<std::make_unsigned_t<Bits> >(bits + ((F::bias + 1) << F::mantissa_bits)) >>
-                        F::mantissa_bits) -
-      (F::bias + 1);
-  const T m = detail::bits_as<T>(detail::bits_as<Bits>(normal) - (n << F::mantissa_bits));
+  const Bits n = detail::exponent_around_one(normal);
+  const T m = detail::scaled_down(normal, n);
   const T s = (m - 1) / (m + 1), s2 = s * s;
   const T log_m = s * detail::polynomial<detail::AtanhSeries<T> >(s2);
-  const T whole = detail::bits_as<T>(n + detail::bits_as<Bits>(F::round_magic)) - F::round_magic;
-  const T count = whole - (subnormal ? static_cast<T>(F::mantissa_bits) : T(0));
+  const T count = detail::as_number<T>(n) - (subnormal ? static_cast<T>(F::mantissa_bits) : T(0));
   const T value = count * F::ln2_high + (count * F::ln2_low + log_m);
   const T at_zero = x == 0 ? -infinity : value;
   const T at_infinity = x == infinity ? infinity : at_zero;
@@ -238,20 +258,17 @@ HANDGRAD_MATH T pow(T base, T exponent) {
 // A float goes through double, where the error of the logarithm, multiplied by the exponent, still vanishes when
 // rounded back. These are exp and log above with what a float needs of them: fewer terms, no subnormal numbers (those
 // of float are normal in double), and 2^n in one factor.
-HANDGRAD_MATH float pow(float base, float exponent) {
+template <>
+HANDGRAD_MATH float pow<float>(float base, float exponent) {
   using F = detail::FloatFormat<double>;
   using Bits = F::Bits;
   constexpr double infinity = std::numeric_limits<double>::infinity();
-  constexpr double root_half = 0.70710678118654752440;
   const double x = static_cast<double>(base);
-  const Bits bits = detail::bits_as<Bits>(x) - detail::bits_as<Bits>(root_half);
-  const Bits n =
-      static_cast<Bits>(static_cast<uint64_t>(bits + ((F::bias + 1) << F::mantissa_bits)) >> F::mantissa_bits) -
-      (F::bias + 1);
-  const double m = detail::bits_as<double>(detail::bits_as<Bits>(x) - (n << F::mantissa_bits));
+  const Bits n = detail::exponent_around_one(x);
+  const double m = detail::scaled_down(x, n);
   const double s = (m - 1) / (m + 1);
-  const double count = detail::bits_as<double>(n + detail::bits_as<Bits>(F::round_magic)) - F::round_magic;
-  const double finite = count * detail::PowerOfFloat::ln2 + s * detail::polynomial<detail::PowerOfFloat::Log>(s * s);
+  const double finite = detail::as_number<double>(n) * detail::PowerOfFloat::ln2 +
+                        s * detail::polynomial<detail::PowerOfFloat::Log>(s * s);
   const double at_zero = x == 0 ? -infinity : finite;
   const double log_base = x == infinity ? infinity : at_zero;
 

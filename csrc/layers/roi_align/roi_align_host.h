@@ -95,17 +95,35 @@ inline Tensor empty_grad_boxes(const Geometry& at, const Tensor& boxes) {
   return empty_strided(Sizes(sizes, 2), Sizes(strides, 2), boxes);
 }
 
-// The head of the backward on every device: the checks, and its outputs to be filled.
+inline Geometry check_backward(const Tensor& grad_output, const Tensor& input, const Tensor& boxes,
+                               const Options& options) {
+  const Geometry at = check_arguments(input, boxes, options);
+  check_grad_output(at, grad_output, input);
+  return at;
+}
+
+inline Geometry check_double_backward(const Tensor& grad_grad_input, const Tensor& grad_grad_boxes,
+                                      const Tensor& grad_output, const Tensor& input, const Tensor& boxes,
+                                      const Options& options) {
+  const Geometry at = check_backward(grad_output, input, boxes, options);
+  check_like(kOp, "grad_grad_input", grad_grad_input, "input", input);
+  check_like(kOp, "grad_grad_boxes", grad_grad_boxes, "boxes", boxes);
+  return at;
+}
+
+// The head of the backward on every device: the checks, and then its outputs to be filled.
 struct Backward {
   Geometry at;
   Tensor grad_input, grad_boxes;
 
   Backward(const Tensor& grad_output, const Tensor& input, const Tensor& boxes, const Options& options, bool boxes_grad)
-      : at(check_arguments(input, boxes, options)),
+      : Backward(check_backward(grad_output, input, boxes, options), input, boxes, boxes_grad) {}
+
+ protected:
+  Backward(const Geometry& checked, const Tensor& input, const Tensor& boxes, bool boxes_grad)
+      : at(checked),
         grad_input(empty_gradient(input)),
-        grad_boxes(boxes_grad ? empty_grad_boxes(at, boxes) : empty_placeholder(boxes)) {
-    check_grad_output(at, grad_output, input);
-  }
+        grad_boxes(boxes_grad ? empty_grad_boxes(at, boxes) : empty_placeholder(boxes)) {}
 };
 
 // The same for the double backward.
@@ -114,10 +132,9 @@ struct DoubleBackward : Backward {
 
   DoubleBackward(const Tensor& grad_grad_input, const Tensor& grad_grad_boxes, const Tensor& grad_output,
                  const Tensor& input, const Tensor& boxes, const Options& options)
-      : Backward(grad_output, input, boxes, options, true), grad_grad_output(empty_output(at, input)) {
-    check_like(kOp, "grad_grad_input", grad_grad_input, "input", input);
-    check_like(kOp, "grad_grad_boxes", grad_grad_boxes, "boxes", boxes);
-  }
+      : Backward(check_double_backward(grad_grad_input, grad_grad_boxes, grad_output, input, boxes, options), input,
+                 boxes, true),
+        grad_grad_output(empty_output(at, input)) {}
 };
 
 // The boxes and what is like them: row k is five numbers.

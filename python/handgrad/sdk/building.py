@@ -110,16 +110,22 @@ class BuildLibraries(build_ext):
 
 
 def _check_schemas(root: Path, package: str, libraries: list[Path]) -> None:
-    """Schemas that torch cannot read, kernels without a schema, and functions that take other types than it has."""
-    # CUDA's own libraries are no part of a build machine; the emulated kernels are the same source.
-    schema, *kernels = [path for path in libraries if not path.stem.endswith("_cuda")]
-    # The CPU libraries are one source, and the emulated one registers its kernels in their place.
-    emulated = [path for path in kernels if path.stem.endswith("_emulated")]
-    for device in (sorted(set(kernels) - set(emulated))[:1], emulated):
-        _check_library(root, package, [schema, *device])
+    """Schemas that torch cannot read, kernels without a schema, and functions that take other types than it has.
+
+    The CUDA functions are checked where the emulated library is built, from the same source: CUDA's own libraries are
+    no part of a build machine.
+    """
+    stem = f"lib{package.rpartition('.')[2]}"
+    schema = [path for path in libraries if path.stem == stem]
+    # The CPU libraries are one source; the emulated one registers its kernels in their place.
+    cpu = [path for path in libraries if path.stem.startswith(f"{stem}_cpu")][:1]
+    emulated = [path for path in libraries if path.stem == f"{stem}_emulated"]
+    for kernels, sources in ((cpu, "*.cpp"), (emulated, "*.cu")):
+        if schema and kernels:
+            _check_library(root, package, [*schema, *kernels], sources)
 
 
-def _check_library(root: Path, package: str, libraries: list[Path]) -> None:
+def _check_library(root: Path, package: str, libraries: list[Path], sources: str) -> None:
     program = Path(__file__).with_name("checking.py")
     command = [sys.executable, "-W", "ignore", str(program), package, *map(str, libraries)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -128,29 +134,30 @@ def _check_library(root: Path, package: str, libraries: list[Path]) -> None:
             name, _, problem = line.partition("\t")
             namespace, _, op = name.partition("::")
             if namespace == package:
-                raise SystemExit(f"{package}: {problem}: " + _lines_with(root, f'"{op}"', f'"{op}('))
+                found = _lines_with(root, f'"{op}(', "*.cpp") + _lines_with(root, f'"{op}"', sources)
+                raise SystemExit(f"{package}: {problem}: {', '.join(found) or 'csrc'}")
         return
-    text = done.stderr
-    quoted = re.search(r"^\s*(\w+)(?:\.\w+)?\(.*\n\s*~*\s*<--- HERE", text, re.M)
-    said = re.search(r"what\(\):\s*(.*)", text)
-    reason = said[1].split(" Common valid")[0] if said else text.strip()[-500:]
+    said = re.search(r"what\(\):\s*(.*)", done.stderr)
+    if not said:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise SystemExit(f"{package}: {libraries[-1].name} was built and does not load: {last}")
+    quoted = re.search(r"^\s*(\w+)(?:\.\w+)?\(.*\n\s*~*\s*<--- HERE", done.stderr, re.M)
+    reason = said[1].split(" Common valid")[0]
     where = quoted[0].rstrip() if quoted else ""
+    found = _lines_with(root, f"{quoted[1]}(", "*.cpp") if quoted else []
     raise SystemExit(
-        f"{package}: a schema cannot be read by torch: {reason}\n{where}\n"
-        f"It is written in {_lines_with(root, f'{quoted[1]}(') if quoted else 'csrc'}"
+        f"{package}: a schema cannot be read by torch: {reason}\n{where}\nIt is written in {', '.join(found) or 'csrc'}"
     )
 
 
-def _lines_with(root: Path, *texts: str) -> str:
-    """The places in the sources that register an op by one of ``texts``, as file:line."""
-    found = [
+def _lines_with(root: Path, text: str, sources: str) -> list[str]:
+    """The places in the sources that register an op by ``text``, as file:line."""
+    return [
         f"{path.relative_to(root)}:{number}"
-        for path in sorted([*root.glob("csrc/*/*/*.cpp"), *root.glob("csrc/*/*/*.cu")])
+        for path in sorted((root / "csrc").rglob(sources))
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if any(text in line for text in texts)
-        and ("def(" in line or "implement<" in line or line.lstrip().startswith('"'))
+        if text in line and ("def(" in line or "impl" in line or line.lstrip().startswith('"'))
     ]
-    return ", ".join(found) or "csrc"
 
 
 def _of_this_machine() -> dict[str, str]:

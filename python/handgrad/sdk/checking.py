@@ -3,7 +3,8 @@ wrong with them, a line for each op: its name, a tab, and a sentence.
 
     python checking.py my_ops libmy_ops.so libmy_ops_cpu_v3.so
 
-It is a program because a schema that torch cannot read ends the process that loads it.
+A package's ops are in the namespace of its name. This is a program because a schema that torch cannot read ends the
+process that loads it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-_CPP = {"float": "double", "int": "int64_t", "Optional[Tensor]": "std::optional<Tensor>"}
+_CPP = {"float": "double", "int": "int64_t", "str": "std::string", "Optional": "std::optional", "List": "std::vector"}
 
 
 def without_schema() -> Iterator[tuple[str, str]]:
@@ -37,11 +38,13 @@ def with_other_types(package: str, library: ctypes.CDLL) -> Iterator[tuple[str, 
     library.handgrad_signatures.restype = ctypes.c_char_p
     for line in library.handgrad_signatures().decode().splitlines():
         op, *functions = line.split("\t")
-        for schema in torch._C._jit_get_schemas_for_operator(f"{package}::{op}"):
-            declared = schema.arguments, schema.returns
-            for what, types, given in zip(("argument", "result"), declared, functions, strict=True):
-                for problem in _differences(f"{package}::{op}", what, types, given.split()):
-                    yield f"{package}::{op}", problem
+        name, _, overload = op.partition(".")
+        for schema in torch._C._jit_get_schemas_for_operator(f"{package}::{name}"):
+            if schema.overload_name == overload:
+                declared = schema.arguments, schema.returns
+                for what, types, given in zip(("argument", "result"), declared, functions, strict=True):
+                    for problem in _differences(f"{package}::{op}", what, types, given.split()):
+                        yield f"{package}::{op}", problem
 
 
 def _differences(name: str, what: str, declared: list[Any], given: list[str]) -> Iterator[str]:
@@ -54,9 +57,14 @@ def _differences(name: str, what: str, declared: list[Any], given: list[str]) ->
         if "*" not in other and str(one.type) != other:
             called = f" ({one.name})" if one.name else ""
             yield (
-                f"{what} {place}{called} of {name} is {one.type} in its schema, and {_CPP.get(other, other)} in the "
-                "function that implements it"
+                f"{what} {place}{called} of {name} is {one.type} in its schema, and {_in_cpp(other)} in the function "
+                "that implements it"
             )
+
+
+def _in_cpp(word: str) -> str:
+    """``Optional[float]`` as the author wrote it: ``std::optional<double>``."""
+    return re.sub(r"\w+", lambda found: _CPP.get(found[0], found[0]), word).replace("[", "<").replace("]", ">")
 
 
 if __name__ == "__main__":
