@@ -33,23 +33,42 @@ inline void check_grad_output(const char* op, const Tensor& grad_output, const T
   }
 }
 
+inline Reduction check_backward(const char* op, const Tensor& grad_output, const Tensor& inputs, const Tensor& targets,
+                                int64_t reduction_code) {
+  const Reduction reduction = check_arguments(op, inputs, targets, reduction_code);
+  check_grad_output(op, grad_output, inputs, reduction);
+  return reduction;
+}
+
+inline Reduction check_double_backward(const char* op, const std::optional<Tensor>& grad_grad_inputs,
+                                       const std::optional<Tensor>& grad_grad_targets, const Tensor& grad_output,
+                                       const Tensor& inputs, const Tensor& targets, int64_t reduction_code) {
+  const Reduction reduction = check_backward(op, grad_output, inputs, targets, reduction_code);
+  if (grad_grad_inputs) check_like(op, "grad_grad_inputs", *grad_grad_inputs, "inputs", inputs);
+  if (grad_grad_targets) check_like(op, "grad_grad_targets", *grad_grad_targets, "inputs", inputs);
+  return reduction;
+}
+
 // One number, or one for each element.
 inline Tensor empty_loss(const Tensor& inputs, Reduction reduction) {
   return reduction == Reduction::none ? new_like(inputs) : empty_scalar(inputs);
 }
 
-// The head of the backward: the checks, and its outputs to be filled.
+// The head of the backward: the checks, and then its outputs to be filled.
 struct Backward {
   Reduction reduction;
   Tensor grad_inputs, grad_targets;
 
   Backward(const char* op, const Tensor& grad_output, const Tensor& inputs, const Tensor& targets,
            int64_t reduction_code, bool need_inputs, bool need_targets)
-      : reduction(check_arguments(op, inputs, targets, reduction_code)),
+      : Backward(check_backward(op, grad_output, inputs, targets, reduction_code), inputs, targets, need_inputs,
+                 need_targets) {}
+
+ protected:
+  Backward(Reduction checked, const Tensor& inputs, const Tensor& targets, bool need_inputs, bool need_targets)
+      : reduction(checked),
         grad_inputs(need_inputs ? new_like(inputs) : empty_placeholder(inputs)),
-        grad_targets(need_targets ? new_like(targets) : empty_placeholder(targets)) {
-    check_grad_output(op, grad_output, inputs, reduction);
-  }
+        grad_targets(need_targets ? new_like(targets) : empty_placeholder(targets)) {}
 };
 
 // The same for the double backward.
@@ -59,11 +78,10 @@ struct DoubleBackward : Backward {
   DoubleBackward(const char* op, const std::optional<Tensor>& grad_grad_inputs,
                  const std::optional<Tensor>& grad_grad_targets, const Tensor& grad_output, const Tensor& inputs,
                  const Tensor& targets, int64_t reduction_code)
-      : Backward(op, grad_output, inputs, targets, reduction_code, true, true),
-        grad_grad_output(empty_loss(inputs, reduction)) {
-    if (grad_grad_inputs) check_like(op, "grad_grad_inputs", *grad_grad_inputs, "inputs", inputs);
-    if (grad_grad_targets) check_like(op, "grad_grad_targets", *grad_grad_targets, "inputs", inputs);
-  }
+      : Backward(check_double_backward(op, grad_grad_inputs, grad_grad_targets, grad_output, inputs, targets,
+                                       reduction_code),
+                 inputs, targets, true, true),
+        grad_grad_output(empty_loss(inputs, reduction)) {}
 };
 
 template <class T>
