@@ -1,7 +1,6 @@
 """Eleven mistakes that authors make: each is planted in ops that the templates have written, and what the kit then says
 must lead to it."""
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handgrad import _scaffold
-from tools.environments import TOOLS_PATH, fresh_environment, run
+from tools.environments import TOOLS_PATH, attempt, fresh_environment, run
 
 # In which op, in which of its files, what is changed into what.
 IN_KERNELS = [
@@ -77,14 +76,7 @@ class Package:
         return done.stdout + done.stderr
 
     def _run(self, arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HANDGRAD_", "PYTHONPATH"))}
-        return subprocess.run(
-            [str(self.python), *arguments],
-            cwd=self.root,
-            env={**kept, "PATH": TOOLS_PATH, **environment},
-            capture_output=True,
-            text=True,
-        )
+        return attempt(self.python, *arguments, cwd=self.root, PATH=TOOLS_PATH, **environment)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,8 @@
 
 import os
 import re
-import sys
-from pathlib import Path
 
-from tools.environments import ROOT, fresh_environment, run
+from tools.environments import ROOT, TOOLS_PATH, fresh_environment, run
 
 PAGE = ROOT / "docs/write-your-own.md"
 
@@ -21,7 +19,7 @@ def test_every_command_of_the_tutorial(tmp_path):
         elif kind == "sh":
             lines += [block]
     (tmp_path / "tutorial.sh").write_text("\n".join(lines))
-    path = os.pathsep.join([str(python.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(python.parent), TOOLS_PATH])
     settings = {"PATH": path, "HANDGRAD_CPU_LEVELS": "v3", "HANDGRAD_CUDA_ARCHS": "none", "PYTHONWARNINGS": "ignore"}
     printed = run("bash", tmp_path / "tutorial.sh", cwd=tmp_path, **settings)
     assert "onnxruntime differs by" in printed

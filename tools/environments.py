@@ -13,12 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
-def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
-    """What the command prints. It sees no setting of handgrad but those in ``environment``, and must succeed."""
+def attempt(*command: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command, which sees no setting of handgrad but those in ``environment``."""
     cleaned = {key: value for key, value in os.environ.items() if not key.startswith(("HANDGRAD_", "PYTHONPATH"))}
-    done = subprocess.run(
+    return subprocess.run(
         [str(part) for part in command], cwd=cwd, env={**cleaned, **environment}, capture_output=True, text=True
     )
+
+
+def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
+    """What the command prints, which must succeed; otherwise as :func:`attempt`."""
+    done = attempt(*command, cwd=cwd, **environment)
     assert done.returncode == 0, f"{command}:\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}"
     return done.stdout
 
