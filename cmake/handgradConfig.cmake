@@ -31,7 +31,7 @@ set(HANDGRAD_SANITIZER "" CACHE STRING "address: all libraries under AddressSani
 
 # The headers lie beside this file in the installed package, and in csrc/ in handgrad's own source tree.
 foreach(candidate IN ITEMS include csrc)
-  if(EXISTS "${CMAKE_CURRENT_LIST_DIR}/../${candidate}/common/tensor.h")
+  if(EXISTS "${CMAKE_CURRENT_LIST_DIR}/../${candidate}/common/abi/tensor.h")
     get_filename_component(HANDGRAD_INCLUDE_DIR "${CMAKE_CURRENT_LIST_DIR}/../${candidate}" ABSOLUTE)
   endif()
 endforeach()

@@ -110,7 +110,7 @@ def test_another_packages_libraries(monkeypatch, tmp_path):
 
 
 def test_the_sdk_is_where_it_says():
-    assert (sdk.include_dir() / "common" / "tensor.h").is_file()
+    assert (sdk.include_dir() / "common" / "abi" / "tensor.h").is_file()
     assert (sdk.include_dir() / "emulator" / "include" / "cuda_runtime.h").is_file()
     assert (sdk.cmake_dir() / "handgradConfig.cmake").is_file()
     assert (sdk.templates_dir() / "operator").is_dir()

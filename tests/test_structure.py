@@ -57,7 +57,7 @@ def test_only_the_familys_init_lists_an_op(family, op):
         *(ROOT / "python/handgrad").glob("*.py"),
         *(path for folder in MACHINERY for path in (ROOT / "python/handgrad" / folder).glob("*.py")),
         *(ROOT / "cmake").iterdir(),
-        *(ROOT / "csrc/common").glob("*"),
+        *(path for path in (ROOT / "csrc/common").rglob("*") if path.is_file()),
     ]:
         text = path.read_text()
         if path.suffix == ".py":
@@ -117,6 +117,19 @@ def test_rooms_of_csrc():
         if path.suffix not in {".cu", ".cuh"}:
             assert not re.search(r"\bthreadIdx\b|<<<", text), f"{name} knows a thread index"
         assert not re.search(r"\bint (i|n|index|numel|size)\b", text), f"{name}: sizes and indices are int64_t"
+
+
+def test_a_floor_of_common_knows_only_those_above_it():
+    """abi, then math, then cpu and cuda side by side, then kinds, which know all."""
+    above = {"abi": {"abi"}, "math": {"abi", "math"}}
+    above["cpu"] = above["math"] | {"cpu"}
+    # The walk over strides is the host's on both devices.
+    above["cuda"] = above["math"] | {"cuda", "cpu"}
+    above["kinds"] = above["cpu"] | {"cuda", "kinds"}
+    for path in (ROOT / "csrc/common").rglob("*.*"):
+        floor = path.parent.name
+        for included in re.findall(r'#include "(\w+)/', path.read_text()):
+            assert included in above[floor], f"{path.name} of {floor}/ includes from {included}/"
 
 
 def test_templates_are_where_a_kinds_name_says():

@@ -1,4 +1,4 @@
-"""Prints the polynomials of csrc/common/scalar_math.h: Chebyshev fits with the largest error of each.
+"""Prints the polynomials of csrc/common/math/scalar_math.h: Chebyshev fits with the largest error of each.
 
 python tools/fit_polynomials.py        (needs mpmath, which torch brings)
 """

@@ -1,6 +1,6 @@
 // Opens the functions of csrc/common to tests/test_common.py, as loops over arrays, which is how kernels use them.
-#include "convert.h"
-#include "scalar_math.h"
+#include "math/convert.h"
+#include "math/scalar_math.h"
 
 using handgrad::BFloat16;
 using handgrad::Half;

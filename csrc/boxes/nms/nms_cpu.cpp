@@ -12,11 +12,11 @@
 // once, and then, in order, with those kept within it.
 #include <bit>
 
-#include "convert.h"
+#include "math/convert.h"
 #include "nms_host.h"
-#include "parallel.h"
-#include "registration.h"
-#include "sort.h"
+#include "cpu/parallel.h"
+#include "abi/registration.h"
+#include "cpu/sort.h"
 
 namespace handgrad {
 namespace {

@@ -8,10 +8,10 @@
 //
 // The bits of all pairs would be count^2 / 8 bytes. So they are made for as many rows as fit a fixed amount of memory,
 // worked off, and overwritten by those of the next rows; a row that is suppressed by then is left out.
-#include "boxes.cuh"
-#include "launch.cuh"
+#include "cuda/boxes.cuh"
+#include "cuda/launch.cuh"
 #include "nms_host.h"
-#include "registration.h"
+#include "abi/registration.h"
 
 namespace handgrad {
 namespace {

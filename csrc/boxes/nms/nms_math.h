@@ -2,7 +2,7 @@
 // docs/boxes/nms.md proves the two shortcuts.
 #pragma once
 
-#include "boxes.h"
+#include "math/boxes.h"
 
 namespace handgrad::nms {
 

@@ -6,8 +6,8 @@
 // never rise, so a box below the lowest score wanted is out for good, and those that are left are moved together when
 // they have become half of what is swept. A sweep is short and begins where the one before it ended: this is the work
 // of one thread.
-#include "convert.h"
-#include "registration.h"
+#include "math/convert.h"
+#include "abi/registration.h"
 #include "soft_nms_host.h"
 
 namespace handgrad {

@@ -4,9 +4,9 @@
 // does not depend on the order in which threads come.
 //
 // The host waits for one number, how many were chosen, because the results have that size.
-#include "boxes.cuh"
-#include "launch.cuh"
-#include "registration.h"
+#include "cuda/boxes.cuh"
+#include "cuda/launch.cuh"
+#include "abi/registration.h"
 #include "soft_nms_host.h"
 
 namespace handgrad {

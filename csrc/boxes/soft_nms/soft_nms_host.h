@@ -1,8 +1,8 @@
 // What the host entries of all devices need: the checks, and the choice of the formula.
 #pragma once
 
-#include "check.h"
-#include "dtype.h"
+#include "abi/check.h"
+#include "abi/dtype.h"
 #include "soft_nms_math.h"
 
 namespace handgrad::soft_nms {

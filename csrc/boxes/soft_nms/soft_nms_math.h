@@ -1,7 +1,7 @@
 // How much of its score a box keeps beside one that was chosen before it.
 #pragma once
 
-#include "boxes.h"
+#include "math/boxes.h"
 
 namespace handgrad::soft_nms {
 

@@ -13,11 +13,11 @@
 // the result is the same, to the bit, for any number of threads.
 #include <cmath>
 
-#include "convert.h"
+#include "math/convert.h"
 #include "deform_conv2d_host.h"
-#include "matmul.h"
-#include "parallel.h"
-#include "registration.h"
+#include "cpu/matmul.h"
+#include "cpu/parallel.h"
+#include "abi/registration.h"
 
 namespace handgrad {
 namespace {

@@ -10,13 +10,13 @@
 // channel of an image in the order of positions and taps: slower, and the same to the bit on every run.
 #include <algorithm>
 
-#include "access.cuh"
+#include "cuda/access.cuh"
 #include "deform_conv2d_host.h"
-#include "launch.cuh"
-#include "registration.h"
+#include "cuda/launch.cuh"
+#include "abi/registration.h"
 
 #if defined(HANDGRAD_EMULATED)
-#include "matmul.h"
+#include "cpu/matmul.h"
 #else
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
 #endif

@@ -3,10 +3,10 @@
 
 #include <optional>
 
-#include "check.h"
+#include "abi/check.h"
 #include "deform_conv2d_math.h"
-#include "dtype.h"
-#include "image.h"
+#include "abi/dtype.h"
+#include "abi/image.h"
 
 namespace handgrad::deform_conv2d {
 

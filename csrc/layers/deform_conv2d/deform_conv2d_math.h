@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "scalar_math.h"
+#include "math/scalar_math.h"
 
 namespace handgrad {
 

@@ -7,10 +7,10 @@
 // rearranging.
 //
 // Nothing is kept from forward to backward but the input: the sums of squares cost less to compute than to load.
-#include "convert.h"
+#include "math/convert.h"
 #include "local_response_norm_host.h"
-#include "parallel.h"
-#include "registration.h"
+#include "cpu/parallel.h"
+#include "abi/registration.h"
 
 namespace handgrad {
 namespace {

@@ -8,10 +8,10 @@
 // sectors in NCHW and in channels_last alike.
 #include <algorithm>
 
-#include "access.cuh"
-#include "launch.cuh"
+#include "cuda/access.cuh"
+#include "cuda/launch.cuh"
 #include "local_response_norm_host.h"
-#include "registration.h"
+#include "abi/registration.h"
 
 namespace handgrad {
 namespace {

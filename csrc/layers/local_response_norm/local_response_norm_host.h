@@ -3,8 +3,8 @@
 
 #include <optional>
 
-#include "check.h"
-#include "dtype.h"
+#include "abi/check.h"
+#include "abi/dtype.h"
 #include "local_response_norm_math.h"
 
 namespace handgrad::local_response_norm {

@@ -6,7 +6,7 @@
 // over W*(j), the channels whose window holds j (the same window, mirrored). What is left is arithmetic on one element.
 #pragma once
 
-#include "scalar_math.h"
+#include "math/scalar_math.h"
 
 namespace handgrad {
 

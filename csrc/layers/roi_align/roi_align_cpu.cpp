@@ -9,9 +9,9 @@
 // and its memory beside the results is one block.
 #include <limits>
 
-#include "convert.h"
-#include "parallel.h"
-#include "registration.h"
+#include "math/convert.h"
+#include "cpu/parallel.h"
+#include "abi/registration.h"
 #include "roi_align_host.h"
 
 namespace handgrad {

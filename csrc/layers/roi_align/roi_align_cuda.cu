@@ -11,10 +11,10 @@
 // The gradient of the boxes is a block for each box, with sums of fixed order.
 #include <limits>
 
-#include "access.cuh"
-#include "launch.cuh"
-#include "reduce.cuh"
-#include "registration.h"
+#include "cuda/access.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/reduce.cuh"
+#include "abi/registration.h"
 #include "roi_align_host.h"
 
 namespace handgrad {

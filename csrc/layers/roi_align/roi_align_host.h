@@ -1,9 +1,9 @@
 // What the host entries of all devices share: the sizes of a call and its checks.
 #pragma once
 
-#include "check.h"
-#include "dtype.h"
-#include "image.h"
+#include "abi/check.h"
+#include "abi/dtype.h"
+#include "abi/image.h"
 #include "roi_align_math.h"
 
 namespace handgrad::roi_align {

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "scalar_math.h"
+#include "math/scalar_math.h"
 
 namespace handgrad {
 

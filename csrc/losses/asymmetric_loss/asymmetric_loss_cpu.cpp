@@ -1,7 +1,7 @@
 // Asymmetric loss on the CPU: the host entries of elementwise_loss.h, with this formula.
 #include "asymmetric_loss_host.h"
-#include "elementwise_loss.h"
-#include "registration.h"
+#include "kinds/elementwise_loss.h"
+#include "abi/registration.h"
 
 namespace handgrad {
 namespace {

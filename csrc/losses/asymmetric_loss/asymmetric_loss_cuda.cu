@@ -1,7 +1,7 @@
 // Asymmetric loss on CUDA devices: the host entries of elementwise_loss.cuh, with this formula.
 #include "asymmetric_loss_host.h"
-#include "elementwise_loss.cuh"
-#include "registration.h"
+#include "kinds/elementwise_loss.cuh"
+#include "abi/registration.h"
 
 namespace handgrad {
 namespace {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "asymmetric_loss_math.h"
-#include "elementwise_loss.h"
+#include "kinds/elementwise_loss.h"
 
 namespace handgrad::asymmetric_loss {
 

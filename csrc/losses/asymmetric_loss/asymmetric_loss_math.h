@@ -6,7 +6,7 @@
 // Everything is written in e^-|x|, so that nothing overflows and neither p nor n is a difference.
 #pragma once
 
-#include "scalar_math.h"
+#include "math/scalar_math.h"
 
 namespace handgrad {
 

@@ -1,6 +1,6 @@
 // Sigmoid focal loss on the CPU: the host entries of elementwise_loss.h, with this formula.
-#include "elementwise_loss.h"
-#include "registration.h"
+#include "kinds/elementwise_loss.h"
+#include "abi/registration.h"
 #include "sigmoid_focal_loss_host.h"
 
 namespace handgrad {

@@ -1,6 +1,6 @@
 // Sigmoid focal loss on CUDA devices: the host entries of elementwise_loss.cuh, with this formula.
-#include "elementwise_loss.cuh"
-#include "registration.h"
+#include "kinds/elementwise_loss.cuh"
+#include "abi/registration.h"
 #include "sigmoid_focal_loss_host.h"
 
 namespace handgrad {

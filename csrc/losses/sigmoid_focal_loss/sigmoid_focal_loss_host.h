@@ -1,7 +1,7 @@
 // What the host entries of all devices need: the choice of the formula.
 #pragma once
 
-#include "elementwise_loss.h"
+#include "kinds/elementwise_loss.h"
 #include "sigmoid_focal_loss_math.h"
 
 namespace handgrad::sigmoid_focal_loss {

@@ -14,7 +14,7 @@
 
 #include <limits>
 
-#include "scalar_math.h"
+#include "math/scalar_math.h"
 
 namespace handgrad {
 

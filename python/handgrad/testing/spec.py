@@ -77,7 +77,7 @@ class OpSpec:
             Empty: the first of all.
         private_ops: suffixes of the private ops that the samples' derivatives come through.
         device_scratch: bytes that the CUDA kernels may take from torch's allocator beside the results, tensors of a few
-            numbers and the partial sums of common/elementwise.cuh at least. The CPU kernels may take 4 KiB.
+            numbers and the partial sums of common/cuda/elementwise.cuh at least. The CPU kernels may take 4 KiB.
         lenient: by the name of an argument, which values it takes that look like a mistake.
         any_rank: True if an op of one tensor takes it with any number of dimensions: further ones are then no mistake.
         derivatives: False for an op that has none, because it returns indices or other decisions. Ticks 3 and 15 are

@@ -1,7 +1,7 @@
 // The three reductions of a loss, numbered as torch numbers them.
 #pragma once
 
-#include "check.h"
+#include "abi/check.h"
 
 namespace handgrad {
 

@@ -12,7 +12,7 @@
 #include <tuple>
 #include <vector>
 
-#include "torch_version.h"
+#include "abi/torch_version.h"
 
 #if defined(HANDGRAD_EMULATED)
 #include <emulator/portable.h>

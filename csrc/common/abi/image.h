@@ -1,8 +1,8 @@
 // Images, tensors of (batch, channels, height, width), in either of their two layouts.
 #pragma once
 
-#include "check.h"
-#include "macros.h"
+#include "abi/check.h"
+#include "abi/macros.h"
 
 namespace handgrad {
 

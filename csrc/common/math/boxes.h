@@ -2,7 +2,7 @@
 // every device and for every instruction set: each step rounded by itself, in this order.
 #pragma once
 
-#include "scalar_math.h"
+#include "math/scalar_math.h"
 
 namespace handgrad {
 

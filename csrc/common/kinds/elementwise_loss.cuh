@@ -4,8 +4,8 @@
 
 #include <string>
 
-#include "elementwise.cuh"
-#include "elementwise_loss.h"
+#include "cuda/elementwise.cuh"
+#include "kinds/elementwise_loss.h"
 
 namespace handgrad::elementwise_loss {
 

@@ -1,8 +1,8 @@
 // Boxes on the device: as boxes.h has them, read from a table.
 #pragma once
 
-#include "access.cuh"
-#include "boxes.h"
+#include "cuda/access.cuh"
+#include "math/boxes.h"
 
 namespace handgrad {
 

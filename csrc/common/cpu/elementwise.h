@@ -10,8 +10,8 @@
 #include <array>
 #include <numeric>
 
-#include "convert.h"
-#include "parallel.h"
+#include "math/convert.h"
+#include "cpu/parallel.h"
 
 namespace handgrad {
 

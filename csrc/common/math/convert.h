@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <cstring>
 
-#include "dtype.h"
-#include "macros.h"
-#include "scalar_math.h"
+#include "abi/dtype.h"
+#include "abi/macros.h"
+#include "math/scalar_math.h"
 
 namespace handgrad {
 

@@ -16,7 +16,7 @@
 #include <limits>
 #include <type_traits>
 
-#include "macros.h"
+#include "abi/macros.h"
 
 namespace handgrad {
 

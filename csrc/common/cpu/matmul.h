@@ -3,7 +3,7 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
-#include "tensor.h"
+#include "abi/tensor.h"
 
 namespace handgrad {
 

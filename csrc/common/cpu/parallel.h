@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "tensor.h"
+#include "abi/tensor.h"
 
 namespace handgrad {
 

@@ -10,8 +10,8 @@
 
 #include <optional>
 
-#include "elementwise.h"
-#include "reduction.h"
+#include "cpu/elementwise.h"
+#include "abi/reduction.h"
 
 namespace handgrad::elementwise_loss {
 

@@ -2,8 +2,8 @@
 // sees misaligned access.
 #pragma once
 
-#include "convert.h"
-#include "device.cuh"
+#include "math/convert.h"
+#include "cuda/device.cuh"
 
 namespace handgrad {
 

@@ -1,9 +1,9 @@
 // Sums over the threads of a block, in an order that does not depend on which warp comes first.
 #pragma once
 
-#include "device.cuh"
+#include "cuda/device.cuh"
 
-#include "access.cuh"
+#include "cuda/access.cuh"
 
 namespace handgrad {
 

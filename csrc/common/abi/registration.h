@@ -14,7 +14,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "tensor.h"
+#include "abi/tensor.h"
 
 namespace handgrad {
 namespace detail {

@@ -6,10 +6,10 @@
 // at), or one element at a time at any strides.
 #pragma once
 
-#include "access.cuh"
-#include "elementwise.h"
-#include "launch.cuh"
-#include "reduce.cuh"
+#include "cuda/access.cuh"
+#include "cpu/elementwise.h"
+#include "cuda/launch.cuh"
+#include "cuda/reduce.cuh"
 
 namespace handgrad {
 

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "check.h"
-#include "device.cuh"
-#include "tensor.h"
+#include "abi/check.h"
+#include "cuda/device.cuh"
+#include "abi/tensor.h"
 
 #if !defined(HANDGRAD_EMULATED)
 #include <torch/csrc/stable/accelerator.h>

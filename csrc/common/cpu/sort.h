@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "scalar_math.h"
+#include "math/scalar_math.h"
 
 namespace handgrad {
 

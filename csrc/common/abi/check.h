@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "tensor.h"
+#include "abi/tensor.h"
 
 namespace handgrad {
 
