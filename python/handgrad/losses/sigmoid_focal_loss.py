@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -131,14 +131,13 @@ def _backward_reference(
     alpha: float,
     gamma: float,
     reduction: int,
-    need_inputs: bool = True,
-    need_targets: bool = True,
+    output_mask: Sequence[bool] = (True, True),
 ) -> tuple[Tensor, Tensor]:
     def forward(x: Tensor, t: Tensor) -> Tensor:
         return sigmoid_focal_loss_reference(x, t, alpha, gamma, reduction)
 
     grad_inputs, grad_targets = torch.func.vjp(forward, inputs, targets)[1](grad_output)
-    return grad_inputs if need_inputs else inputs.new_empty(0), grad_targets if need_targets else inputs.new_empty(0)
+    return _masked((grad_inputs, grad_targets), output_mask)
 
 
 def _double_backward_reference(
@@ -150,13 +149,19 @@ def _double_backward_reference(
     alpha: float,
     gamma: float,
     reduction: int,
+    output_mask: Sequence[bool] = (True, True, True),
 ) -> tuple[Tensor, Tensor, Tensor]:
     def backward(g: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return _backward_reference(g, x, t, alpha, gamma, reduction)
 
     u = torch.zeros_like(inputs) if grad_grad_inputs is None else grad_grad_inputs
     v = torch.zeros_like(inputs) if grad_grad_targets is None else grad_grad_targets
-    return torch.func.vjp(backward, grad_output, inputs, targets)[1]((u, v))
+    return _masked(torch.func.vjp(backward, grad_output, inputs, targets)[1]((u, v)), output_mask)
+
+
+def _masked(results: Sequence[Tensor], output_mask: Sequence[bool]) -> Any:
+    """What is not asked for, as a tensor without elements."""
+    return tuple(x if asked else x.new_empty(0) for x, asked in zip(results, output_mask, strict=True))
 
 
 # ---- fake: shapes ----------------------------------------------------------------------------------------------------
@@ -174,14 +179,10 @@ def _backward_fake(
     alpha: float,
     gamma: float,
     reduction: int,
-    need_inputs: bool,
-    need_targets: bool,
+    output_mask: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
     check_like(_OP, "targets", targets, "inputs", inputs)
-    return (
-        torch.empty_like(inputs) if need_inputs else inputs.new_empty(0),
-        torch.empty_like(targets) if need_targets else inputs.new_empty(0),
-    )
+    return _masked((torch.empty_like(inputs), torch.empty_like(targets)), output_mask)
 
 
 def _double_backward_fake(
@@ -193,9 +194,11 @@ def _double_backward_fake(
     alpha: float,
     gamma: float,
     reduction: int,
+    output_mask: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_like(_OP, "targets", targets, "inputs", inputs)
-    return _fake(inputs, targets, alpha, gamma, reduction), torch.empty_like(inputs), torch.empty_like(targets)
+    results = (_fake(inputs, targets, alpha, gamma, reduction), torch.empty_like(inputs), torch.empty_like(targets))
+    return _masked(results, output_mask)
 
 
 # ---- autograd, vmap --------------------------------------------------------------------------------------------------
@@ -212,7 +215,7 @@ class _Forward(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         need_inputs, need_targets = ctx.needs_input_grad[:2]
         grad_inputs, grad_targets = _backward(
-            grad_output, *ctx.saved_tensors, *ctx.parameters, need_inputs, need_targets
+            grad_output, *ctx.saved_tensors, *ctx.parameters, [need_inputs, need_targets]
         )
         # alpha, gamma and reduction are numbers
         return grad_inputs if need_inputs else None, grad_targets if need_targets else None, None, None, None
@@ -224,9 +227,9 @@ class _Forward(torch.autograd.Function):
         alpha, gamma, reduction = ctx.parameters
         tangents = []
         if inputs_tangent is not None:
-            tangents.append(_backward(inputs_tangent, *ctx.saved_tensors, alpha, gamma, 0, True, False)[0])
+            tangents.append(_backward(inputs_tangent, *ctx.saved_tensors, alpha, gamma, 0, [True, False])[0])
         if targets_tangent is not None:
-            tangents.append(_backward(targets_tangent, *ctx.saved_tensors, alpha, gamma, 0, False, True)[1])
+            tangents.append(_backward(targets_tangent, *ctx.saved_tensors, alpha, gamma, 0, [False, True])[1])
         return reduce(tangents[0] if len(tangents) == 1 else tangents[0] + tangents[1], reduction)
 
     @staticmethod
@@ -240,16 +243,17 @@ class _Forward(torch.autograd.Function):
 class _Backward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        *tensors, alpha, gamma, reduction, need_inputs, need_targets = inputs
+        *tensors, alpha, gamma, reduction, ctx.needs = inputs
         ctx.parameters = alpha, gamma, reduction
-        ctx.needs = need_inputs, need_targets
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grad_grads: Tensor) -> Any:
         u, v = (grad if need else None for grad, need in zip(grad_grads, ctx.needs, strict=True))
-        return *_double_backward(u, v, *ctx.saved_tensors, *ctx.parameters), None, None, None, None, None
+        mask = list(ctx.needs_input_grad[:3])
+        grads = _double_backward(u, v, *ctx.saved_tensors, *ctx.parameters, mask)
+        return *(grad if need else None for grad, need in zip(grads, mask, strict=True)), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, grad_tangent: Any, inputs_tangent: Any, targets_tangent: Any, *_: None) -> Any:
@@ -257,32 +261,36 @@ class _Backward(torch.autograd.Function):
         # Linear in grad_output; and the Hessian is symmetric, so H v is what the double backward makes of v.
         by_grad = [torch.zeros_like(inputs), torch.zeros_like(targets)]
         if grad_tangent is not None:
-            by_grad = _backward(grad_tangent, inputs, targets, *ctx.parameters, True, True)
-        by_point = _double_backward(inputs_tangent, targets_tangent, *ctx.saved_tensors, *ctx.parameters)[1:]
+            by_grad = _backward(grad_tangent, inputs, targets, *ctx.parameters, [True, True])
+        mask = [False, *ctx.needs]
+        by_point = _double_backward(inputs_tangent, targets_tangent, *ctx.saved_tensors, *ctx.parameters, mask)[1:]
         return tuple(
             a + b if need else inputs.new_zeros(0) for a, b, need in zip(by_grad, by_point, ctx.needs, strict=True)
         )
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        *tensors, alpha, gamma, reduction, need_inputs, need_targets = args
+        *tensors, alpha, gamma, reduction, output_mask = args
         grad_output, inputs, targets = (
             batch_first(x, d, info.batch_size) for x, d in zip(tensors, in_dims, strict=False)
         )
         grad_output = sample_scale(grad_output, inputs, reduction)
-        grads = _backward(grad_output, inputs, targets, alpha, gamma, 0, need_inputs, need_targets)
+        grads = _backward(grad_output, inputs, targets, alpha, gamma, 0, output_mask)
         placeholder = inputs.new_empty(info.batch_size, 0)
-        return (grads[0] if need_inputs else placeholder, grads[1] if need_targets else placeholder), (0, 0)
+        return tuple(grad if need else placeholder for grad, need in zip(grads, output_mask, strict=True)), (0, 0)
 
 
 def _double_backward_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-    *tensors, alpha, gamma, reduction = args
+    *tensors, alpha, gamma, reduction, output_mask = args
     u, v, grad_output, inputs, targets = (
         batch_first(x, d, info.batch_size) for x, d in zip(tensors, in_dims, strict=False)
     )
     grad_output = sample_scale(grad_output, inputs, reduction)
-    grad_grad_output, grad_inputs, grad_targets = _double_backward(u, v, grad_output, inputs, targets, alpha, gamma, 0)
-    return (reduce_samples(grad_grad_output, reduction), grad_inputs, grad_targets), (0, 0, 0)
+    grads = list(_double_backward(u, v, grad_output, inputs, targets, alpha, gamma, 0, output_mask))
+    if output_mask[0]:
+        grads[0] = reduce_samples(grads[0], reduction)
+    placeholder = inputs.new_empty(info.batch_size, 0)
+    return tuple(grad if need else placeholder for grad, need in zip(grads, output_mask, strict=True)), (0, 0, 0)
 
 
 # ---- onnx: the reference, from a log-sigmoid that stays stable there -------------------------------------------------
@@ -315,7 +323,7 @@ def _sharding(inputs: Any, targets: Any, alpha: float, gamma: float, reduction: 
 def _backward_sharding(grad_output: Any, inputs: Any, targets: Any, alpha: float, gamma: float, *args: Any) -> Any:
     from torch.distributed.tensor import Replicate, Shard
 
-    reduction, *needs = args
+    reduction, needs = args
     rules: list[Any] = []
     for placement in _placements(inputs, reduction):
         grad = Replicate() if reduction else placement
@@ -328,19 +336,20 @@ def _backward_sharding(grad_output: Any, inputs: Any, targets: Any, alpha: float
 def _double_backward_sharding(u: Any, v: Any, grad_output: Any, inputs: Any, targets: Any, *args: Any) -> Any:
     from torch.distributed.tensor import Partial, Replicate, Shard
 
-    reduction = args[2]
+    reduction, needs = args[2:]
     rules: list[Any] = []
     for placement in _placements(inputs, reduction):
         sharded = isinstance(placement, Shard)
         grad = Replicate() if reduction else placement
         total = Partial() if reduction and sharded else grad
         directions = [None if direction is None else placement for direction in (u, v)]
-        rules.append(([total, placement, placement], [*directions, grad, placement, placement, *_NUMBERS[:3]]))
+        results = [a if need else Replicate() for a, need in zip((total, placement, placement), needs, strict=True)]
+        rules.append((results, [*directions, grad, placement, placement, *_NUMBERS]))
     return rules
 
 
 # Arguments without a placement.
-_NUMBERS: list[Any] = [None] * 5
+_NUMBERS: list[Any] = [None] * 4
 
 
 def _placements(inputs: Any, reduction: int) -> list[Any]:
