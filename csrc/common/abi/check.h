@@ -14,7 +14,7 @@
 namespace handgrad {
 
 template <class... Parts>
-[[noreturn]] inline void fail(const Parts&... parts) {
+[[noreturn, gnu::cold, gnu::noinline]] void fail(const Parts&... parts) {
   std::ostringstream text;
   (text << ... << parts);
   // The stable ABI turns any std::exception into Python's RuntimeError with this text.
@@ -74,15 +74,26 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
   return true;
 }
 
+// The device of `argument` is that of `model`.
+inline void check_device(const char* op, const char* argument, const Tensor& tensor, const char* model_name,
+                         const Tensor& model) {
+  HANDGRAD_CHECK(tensor.is_cpu() == model.is_cpu() && tensor.get_device_index() == model.get_device_index(), op, ": ",
+                 argument, " must be on the device of ", model_name);
+}
+
+inline void check_dtype_and_device(const char* op, const char* argument, const Tensor& tensor, const char* model_name,
+                                   const Tensor& model) {
+  HANDGRAD_CHECK(tensor.scalar_type() == model.scalar_type(), op, ": ", argument, " must have the dtype of ",
+                 model_name, ", ", dtype_text(model.scalar_type()), "; got ", dtype_text(tensor.scalar_type()));
+  check_device(op, argument, tensor, model_name, model);
+}
+
 // `argument` goes elementwise with `model`: same shape, dtype and device.
 inline void check_like(const char* op, const char* argument, const Tensor& tensor, const char* model_name,
                        const Tensor& model) {
   HANDGRAD_CHECK(same_shape(tensor, model), op, ": ", argument, " must have the shape of ", model_name, ", ",
                  shape_text(model), "; got ", shape_text(tensor));
-  HANDGRAD_CHECK(tensor.scalar_type() == model.scalar_type(), op, ": ", argument, " must have the dtype of ",
-                 model_name, ", ", dtype_text(model.scalar_type()), "; got ", dtype_text(tensor.scalar_type()));
-  HANDGRAD_CHECK(tensor.is_cpu() == model.is_cpu() && tensor.get_device_index() == model.get_device_index(), op, ": ",
-                 argument, " must be on the device of ", model_name);
+  check_dtype_and_device(op, argument, tensor, model_name, model);
 }
 
 }  // namespace handgrad

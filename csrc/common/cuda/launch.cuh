@@ -6,8 +6,8 @@
 #include <cstdint>
 
 #include "abi/check.h"
-#include "cuda/device.cuh"
 #include "abi/tensor.h"
+#include "cuda/device.cuh"
 
 #if !defined(HANDGRAD_EMULATED)
 #include <torch/csrc/stable/accelerator.h>

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <limits>
+#include <tuple>
 
 #include "math/scalar_math.h"
 
@@ -29,13 +30,7 @@ struct SigmoidFocalLoss {
         weight_slope(static_cast<T>(alpha >= 0 ? 2 * alpha - 1 : 0)),
         gamma(static_cast<T>(gamma_value)) {}
 
-  // The same loss, times a number.
-  SigmoidFocalLoss scaled(double factor) const {
-    SigmoidFocalLoss loss = *this;
-    loss.weight_at_zero *= static_cast<T>(factor);
-    loss.weight_slope *= static_cast<T>(factor);
-    return loss;
-  }
+  bool serves() const { return !GammaIsTwo || gamma == 2; }
 
   struct Slope {
     T inputs, targets;
@@ -131,6 +126,14 @@ struct SigmoidFocalLoss {
   }
 
   HANDGRAD_MATH T weight(T t) const { return weight_at_zero + weight_slope * t; }
+};
+
+// For the kind: kinds/elementwise_loss.h.
+struct SigmoidFocalLossOp {
+  static constexpr const char* name = "sigmoid_focal_loss";
+  using Numbers = std::tuple<double, double>;
+  template <class T>
+  using Formulas = std::tuple<SigmoidFocalLoss<T, true>, SigmoidFocalLoss<T, false>>;
 };
 
 }  // namespace handgrad

@@ -1,0 +1,58 @@
+// What kinds of ops share whose formula is a type, chosen by the op's numbers at run time.
+//
+// An op describes itself to its kind:
+//
+//   struct MyLossOp {
+//     static constexpr const char* name = "my_loss";
+//     using Numbers = std::tuple<double, double>;                             // gamma, clip: as in the schema
+//     template <class T>
+//     using Formulas = std::tuple<MyLoss<T, true>, MyLoss<T, false>>;         // special cases first
+//   };
+//
+// A formula is made from the numbers, in the type T that it is computed in. The first is taken whose serves() is true;
+// the last serves all numbers and need not say so.
+#pragma once
+
+#include <string>
+#include <tuple>
+
+#include "abi/dtype.h"
+#include "abi/registration.h"
+
+namespace handgrad {
+
+namespace detail {
+
+template <class Formulas, size_t At, class Body, class... Number>
+void with_first_that_serves(const Body& body, Number... numbers) {
+  using Formula = std::tuple_element_t<At, Formulas>;
+  const Formula formula(numbers...);
+  if constexpr (At + 1 < std::tuple_size_v<Formulas>) {
+    if (!formula.serves()) return with_first_that_serves<Formulas, At + 1>(body, numbers...);
+  }
+  body(formula, std::bool_constant<(At > 0 && At + 1 == std::tuple_size_v<Formulas>)>());
+}
+
+}  // namespace detail
+
+// Calls body(TypeTag<C>{}, formula, left_over), C being the type that elements of `dtype` are computed in. left_over is
+// a std::bool_constant: whether the formula serves what special cases before it have left over, and so is not worth as
+// many loops as they are.
+template <class Op, class Body, class... Number>
+void with_formula(ScalarType dtype, const Body& body, Number... numbers) {
+  dispatch_compute(Op::name, dtype, [&](auto tag) {
+    using Formulas = typename Op::template Formulas<typename decltype(tag)::type>;
+    detail::with_first_that_serves<Formulas, 0>(
+        [&](const auto& formula, auto left_over) { body(tag, formula, left_over); }, numbers...);
+  });
+}
+
+// Registers an op and the private ops of its derivatives.
+template <auto Forward, auto Backward, auto DoubleBackward, class Library>
+[[gnu::cold]] void implement_differentiable(Library& library, const std::string& op) {
+  implement<Forward>(library, op.c_str());
+  implement<Backward>(library, ("_" + op + "_backward").c_str());
+  implement<DoubleBackward>(library, ("_" + op + "_double_backward").c_str());
+}
+
+}  // namespace handgrad
