@@ -6,7 +6,6 @@ order.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handgrad.arguments import check_like, check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_int, check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
 
 _OP = "local_response_norm"
-_LARGEST = sys.float_info.max
-_LARGEST_INT = 2**63 - 1
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -55,11 +52,13 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
         tensor([0.3333, 0.2500, 0.3333])
     """
     check_tensor(_OP, "input", input)
-    check_range(_OP, "size", size, 1, _LARGEST_INT, "a whole number, at least 1")
-    check_range(_OP, "alpha", alpha, -_LARGEST, _LARGEST, "a finite number")
-    check_range(_OP, "beta", beta, -_LARGEST, _LARGEST, "a finite number")
-    check_range(_OP, "k", k, -_LARGEST, _LARGEST, "a finite number")
-    return _forward(input, size, alpha, beta, k)
+    return _forward(input, _checked_size(size, alpha, beta, k), alpha, beta, k)
+
+
+def _checked_size(size: int, alpha: float, beta: float, k: float) -> int:
+    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
+        check_range(_OP, name, value, -FLOAT_MAX, FLOAT_MAX, "a finite number")
+    return check_int(_OP, "size", size, 1)
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------
@@ -81,8 +80,7 @@ class LocalResponseNorm(nn.Module):
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         super().__init__()
-        local_response_norm(torch.zeros(1, 1, 1), size, alpha, beta, k)
-        self.size = size
+        self.size = _checked_size(size, alpha, beta, k)
         self.alpha = alpha
         self.beta = beta
         self.k = k

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from handgrad._layout import empty_image
-from handgrad.arguments import check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, INT32_MAX, check_bool, check_int, check_pair, check_range, check_tensor
 from handgrad.derivatives import BATCHED, Call, Derivatives, Role, unfold_batch
 
 _OP = "roi_align"
-_LARGEST = sys.float_info.max
-_LARGEST_INT = 2**31 - 1
 # As in csrc: places in a bin that follow from the size of the box are at most so many.
 _FINEST_GRID = 65536
 
@@ -74,19 +72,23 @@ def roi_align(
     """
     check_tensor(_OP, "input", input)
     boxes = _as_table(input, boxes)
-    pooled_h, pooled_w = _pair(output_size)
-    check_range(_OP, "spatial_scale", spatial_scale, sys.float_info.min, _LARGEST, "a finite number greater than 0")
-    check_range(
-        _OP, "sampling_ratio", sampling_ratio, -sys.maxsize, _LARGEST_INT, "a whole number below 2^31, or at most 0"
+    pooled_h, pooled_w, grid, aligned, boxes_grad = _checked_numbers(
+        output_size, spatial_scale, sampling_ratio, aligned, boxes_grad
     )
-    if not isinstance(sampling_ratio, (int, torch.SymInt)):
-        raise TypeError(f"{_OP}: sampling_ratio must be a whole number; got {sampling_ratio!r}")
-    for name, value in (("aligned", aligned), ("boxes_grad", boxes_grad)):
-        if not isinstance(value, bool):
-            raise TypeError(f"{_OP}: {name} must be True or False; got {value!r}")
     if not boxes_grad:
         boxes = boxes.detach()
-    return _roi_align(input, boxes, pooled_h, pooled_w, spatial_scale, max(sampling_ratio, 0), aligned)
+    return _roi_align(input, boxes, pooled_h, pooled_w, spatial_scale, grid, aligned)
+
+
+def _checked_numbers(
+    output_size: Any, spatial_scale: float, sampling_ratio: int, aligned: bool, boxes_grad: bool
+) -> tuple[int, int, int, bool, bool]:
+    """Height and width of the output, sampling points of a bin along an axis (0: adaptive), and the two flags."""
+    pooled_h, pooled_w = check_pair(_OP, "output_size", output_size, 1)
+    check_range(_OP, "spatial_scale", spatial_scale, sys.float_info.min, FLOAT_MAX, "a finite number greater than 0")
+    expected = "a whole number below 2^31, or at most 0"
+    grid = max(check_int(_OP, "sampling_ratio", sampling_ratio, -sys.maxsize, INT32_MAX, expected), 0)
+    return pooled_h, pooled_w, grid, check_bool(_OP, "aligned", aligned), check_bool(_OP, "boxes_grad", boxes_grad)
 
 
 def _as_table(input: Tensor, boxes: Any) -> Tensor:
@@ -126,17 +128,6 @@ def _check_boxes(name: str, boxes: Tensor, computed: torch.dtype) -> None:
         )
 
 
-def _pair(output_size: Any) -> tuple[int, int]:
-    expected = "a whole number, at least 1, or two of them"
-    is_pair = isinstance(output_size, (tuple, list)) and len(output_size) == 2
-    values = tuple(output_size) if is_pair else (output_size, output_size)
-    for number in values:
-        check_range(_OP, "output_size", number, 1, _LARGEST_INT, expected)
-        if not isinstance(number, (int, torch.SymInt)):
-            raise TypeError(f"{_OP}: output_size must be {expected}; got {output_size!r}")
-    return values[0], values[1]
-
-
 # ---- module ----------------------------------------------------------------------------------------------------------
 
 
@@ -167,10 +158,7 @@ class RoIAlign(nn.Module):
         boxes_grad: bool = False,
     ) -> None:
         super().__init__()
-        roi_align(
-            torch.zeros(1, 0, 1, 1), torch.zeros(0, 5), output_size, spatial_scale, sampling_ratio, aligned,
-            boxes_grad=boxes_grad,
-        )  # fmt: skip
+        _checked_numbers(output_size, spatial_scale, sampling_ratio, aligned, boxes_grad)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from torch import Tensor, nn
 
-from handgrad.arguments import check_range
+from handgrad.arguments import FLOAT_MAX, check_range
 from handgrad.kinds.elementwise_loss import ElementwiseLoss, LossModule
 
 _OP = "asymmetric_loss"
@@ -57,8 +55,8 @@ def asymmetric_loss(
 
 
 def _check_numbers(gamma_neg: float, gamma_pos: float, clip: float) -> None:
-    check_range(_OP, "gamma_neg", gamma_neg, 0, sys.float_info.max, "a finite number, at least 0")
-    check_range(_OP, "gamma_pos", gamma_pos, 0, sys.float_info.max, "a finite number, at least 0")
+    check_range(_OP, "gamma_neg", gamma_neg, 0, FLOAT_MAX, "a finite number, at least 0")
+    check_range(_OP, "gamma_pos", gamma_pos, 0, FLOAT_MAX, "a finite number, at least 0")
     check_range(_OP, "clip", clip, 0, 1, "in [0, 1]")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handgrad.arguments import check_range
+from handgrad.arguments import FLOAT_MAX, check_range
 from handgrad.kinds.elementwise_loss import ElementwiseLoss, LossModule
 
 _OP = "sigmoid_focal_loss"
@@ -59,7 +58,7 @@ def sigmoid_focal_loss(
 
 def _check_numbers(alpha: float, gamma: float) -> None:
     check_range(_OP, "alpha", alpha, 0, 1, "in [0, 1], or -1 for no class weights", also=-1)
-    check_range(_OP, "gamma", gamma, 0, sys.float_info.max, "a finite number, at least 0")
+    check_range(_OP, "gamma", gamma, 0, FLOAT_MAX, "a finite number, at least 0")
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------
