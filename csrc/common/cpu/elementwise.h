@@ -170,6 +170,8 @@ struct Output {
   const int64_t* strides;
 
   explicit Output(const Tensor& tensor) : data(tensor.mutable_data_ptr<T>()), strides(tensor.strides().data()) {}
+  // What nobody asked for: it is written nowhere.
+  static Output nowhere() { return Output(); }
 
   template <int N>
   Compute<T>* open(const ElementLoop<N>& loop, int operand, int64_t begin, int64_t, Compute<T>* buffer) const {
@@ -183,11 +185,15 @@ struct Output {
     if constexpr (std::is_same_v<T, Compute<T>>) {
       if (block == data + begin && loop.is_linear() && loop.stride(operand) == 1) return;
     }
+    if (!data) return;
     const int64_t stride = loop.stride(operand);
     loop.for_each_run(operand, begin, count, [&](int64_t offset, int64_t length, int64_t at) {
       store_run(block + at, length, data + offset, stride);
     });
   }
+
+ private:
+  Output() : data(nullptr), strides(nullptr) {}
 };
 
 namespace detail {

@@ -20,7 +20,7 @@ inline constexpr int64_t kSumBlocks = 1024;
 template <class T, int In, int Out>
 struct ElementPointers {
   const T* in[In];
-  T* out[Out > 0 ? Out : 1];
+  T* out[Out > 0 ? Out : 1];  // null: written nowhere
   // Bit k: input k is one value for all elements.
   unsigned constant;
 };
@@ -81,6 +81,7 @@ __global__ void __launch_bounds__(kElementThreads, kMinBlocks)
     }
 #pragma unroll
     for (int k = 0; k < Out; ++k) {
+      if (!at.out[k]) continue;
       if (whole) {
         store_vector<Width>(out[k], at.out[k] + i);
       } else {
@@ -108,7 +109,9 @@ __global__ void __launch_bounds__(kElementThreads, kMinBlocks)
     for (int k = 0; k < In; ++k) in[k] = widen(load(at.in[k] + offsets[k]));
     total += body(in, out);
 #pragma unroll
-    for (int k = 0; k < Out; ++k) store(at.out[k] + offsets[In + k], narrow<T>(out[k]));
+    for (int k = 0; k < Out; ++k) {
+      if (at.out[k]) store(at.out[k] + offsets[In + k], narrow<T>(out[k]));
+    }
   }
   if constexpr (Sum) store_block_sum<kElementThreads>(static_cast<double>(total), partial);
 }
@@ -135,6 +138,7 @@ int64_t launch_elements(const char* name, Sizes shape, const Body& body, const s
   bool whole_vectors = loop.is_linear();
   for (int k = 0; whole_vectors && k < N; ++k) {
     const void* pointer = k < In ? static_cast<const void*>(at.in[k]) : static_cast<const void*>(at.out[k - In]);
+    if (!pointer) continue;  // an output that is written nowhere
     if (k < In && loop.stride(k) == 0) {
       at.constant |= 1u << k;
     } else {

@@ -35,6 +35,19 @@ struct Gradient {
   }
 };
 
+// The slope along (u, v) alone: what forward mode asks for.
+template <class C, class Loss, bool Map>
+struct Tangent {
+  Loss loss;
+  // in: x, t, u, v; out: grad_grad_output if it is a map
+  __device__ C operator()(const C (&in)[4], C (&out)[1]) const {
+    const auto slope = loss.slope(in[0], in[1]);
+    const C along = slope.inputs * in[2] + slope.targets * in[3];
+    if constexpr (Map) out[0] = along;
+    return along;
+  }
+};
+
 // The slope along (u, v), and the Hessian times (u, v).
 template <class C, class Loss, bool Map>
 struct SecondGradient {
@@ -76,9 +89,9 @@ Tensor forward_cuda(const char* op, const Tensor& inputs, const Tensor& targets,
 
 template <class WithFormula>
 std::tuple<Tensor, Tensor> backward_cuda(const char* op, const Tensor& grad_output, const Tensor& inputs,
-                                         const Tensor& targets, int64_t reduction_code, bool need_inputs,
-                                         bool need_targets, const WithFormula& with_formula) {
-  const Backward call(op, grad_output, inputs, targets, reduction_code, need_inputs, need_targets);
+                                         const Tensor& targets, int64_t reduction_code,
+                                         const std::vector<bool>& output_mask, const WithFormula& with_formula) {
+  const Backward call(op, grad_output, inputs, targets, reduction_code, output_mask);
   const DeviceOf device(inputs);
   const std::string name = std::string(op) + "_backward";
 
@@ -89,13 +102,13 @@ std::tuple<Tensor, Tensor> backward_cuda(const char* op, const Tensor& grad_outp
     const Loss loss = plain_loss.scaled(reduction_scale(call.reduction, inputs.numel()));
     const std::array<Input<T>, 3> in{Input<T>(inputs), Input<T>(targets),
                                      open_grad_output<T>(grad_output, call.reduction)};
-    if (need_inputs && need_targets) {
+    if (call.need_inputs && call.need_targets) {
       for_each_element<T, 3, 2>(name.c_str(), inputs.sizes(), Gradient<C, Loss, true, true>{loss}, in,
                                 {Output<T>(call.grad_inputs), Output<T>(call.grad_targets)}, device);
-    } else if (need_inputs) {
+    } else if (call.need_inputs) {
       for_each_element<T, 3, 1>(name.c_str(), inputs.sizes(), Gradient<C, Loss, true, false>{loss}, in,
                                 {Output<T>(call.grad_inputs)}, device);
-    } else if (need_targets) {
+    } else if (call.need_targets) {
       for_each_element<T, 3, 1>(name.c_str(), inputs.sizes(), Gradient<C, Loss, false, true>{loss}, in,
                                 {Output<T>(call.grad_targets)}, device);
     }
@@ -108,8 +121,10 @@ std::tuple<Tensor, Tensor, Tensor> double_backward_cuda(const char* op, const st
                                                         const std::optional<Tensor>& grad_grad_targets,
                                                         const Tensor& grad_output, const Tensor& inputs,
                                                         const Tensor& targets, int64_t reduction_code,
+                                                        const std::vector<bool>& output_mask,
                                                         const WithFormula& with_formula) {
-  const DoubleBackward call(op, grad_grad_inputs, grad_grad_targets, grad_output, inputs, targets, reduction_code);
+  const DoubleBackward call(op, grad_grad_inputs, grad_grad_targets, grad_output, inputs, targets, reduction_code,
+                            output_mask);
   const DeviceOf device(inputs);
   const std::string name = std::string(op) + "_double_backward";
   Tensor zero = empty_scalar(inputs);
@@ -120,17 +135,28 @@ std::tuple<Tensor, Tensor, Tensor> double_backward_cuda(const char* op, const st
     using C = Compute<T>;
     using Loss = decltype(plain_loss);
     const Loss loss = plain_loss.scaled(reduction_scale(call.reduction, inputs.numel()));
-    const std::array<Input<T>, 5> in{Input<T>(inputs), Input<T>(targets),
-                                     open_grad_output<T>(grad_output, call.reduction),
-                                     grad_grad_inputs ? Input<T>(*grad_grad_inputs) : Input<T>::scalar(zero),
-                                     grad_grad_targets ? Input<T>(*grad_grad_targets) : Input<T>::scalar(zero)};
-    const Output<T> out_x(call.grad_inputs), out_t(call.grad_targets);
-    if (call.reduction == Reduction::none) {
-      for_each_element<T, 5, 3>(name.c_str(), inputs.sizes(), SecondGradient<C, Loss, true>{loss}, in,
-                                {out_x, out_t, Output<T>(call.grad_grad_output)}, device);
+    const Input<T> x(inputs), t(targets), g = open_grad_output<T>(grad_output, call.reduction);
+    const Input<T> u = grad_grad_inputs ? Input<T>(*grad_grad_inputs) : Input<T>::scalar(zero);
+    const Input<T> v = grad_grad_targets ? Input<T>(*grad_grad_targets) : Input<T>::scalar(zero);
+    const Output<T> out_x = call.need_inputs ? Output<T>(call.grad_inputs) : Output<T>::nowhere();
+    const Output<T> out_t = call.need_targets ? Output<T>(call.grad_targets) : Output<T>::nowhere();
+    const bool map = call.reduction == Reduction::none || !call.need_grad_output;
+    const Output<T> out_g = call.need_grad_output ? Output<T>(call.grad_grad_output) : Output<T>::nowhere();
+    if (!call.need_inputs && !call.need_targets) {
+      if (!call.need_grad_output) return;
+      if (map) {
+        for_each_element<T, 4, 1>(name.c_str(), inputs.sizes(), Tangent<C, Loss, true>{loss}, {x, t, u, v}, {out_g},
+                                  device);
+      } else {
+        sum_over_elements<T, 4, 0>(name.c_str(), inputs.sizes(), Tangent<C, Loss, false>{loss}, {x, t, u, v}, {},
+                                   device, 1.0, call.grad_grad_output);
+      }
+    } else if (map) {
+      for_each_element<T, 5, 3>(name.c_str(), inputs.sizes(), SecondGradient<C, Loss, true>{loss}, {x, t, g, u, v},
+                                {out_x, out_t, out_g}, device);
     } else {
-      sum_over_elements<T, 5, 2>(name.c_str(), inputs.sizes(), SecondGradient<C, Loss, false>{loss}, in, {out_x, out_t},
-                                 device, 1.0, call.grad_grad_output);
+      sum_over_elements<T, 5, 2>(name.c_str(), inputs.sizes(), SecondGradient<C, Loss, false>{loss}, {x, t, g, u, v},
+                                 {out_x, out_t}, device, 1.0, call.grad_grad_output);
     }
   });
   return {call.grad_grad_output, call.grad_inputs, call.grad_targets};

@@ -10,8 +10,9 @@
 
 #include <optional>
 
-#include "cpu/elementwise.h"
+#include "abi/output_mask.h"
 #include "abi/reduction.h"
+#include "cpu/elementwise.h"
 
 namespace handgrad::elementwise_loss {
 
@@ -57,31 +58,40 @@ inline Tensor empty_loss(const Tensor& inputs, Reduction reduction) {
 // The head of the backward: the checks, and then its outputs to be filled.
 struct Backward {
   Reduction reduction;
+  bool need_inputs, need_targets;
   Tensor grad_inputs, grad_targets;
 
   Backward(const char* op, const Tensor& grad_output, const Tensor& inputs, const Tensor& targets,
-           int64_t reduction_code, bool need_inputs, bool need_targets)
-      : Backward(check_backward(op, grad_output, inputs, targets, reduction_code), inputs, targets, need_inputs,
-                 need_targets) {}
+           int64_t reduction_code, const std::vector<bool>& output_mask)
+      : Backward(check_backward(op, grad_output, inputs, targets, reduction_code), as_output_mask<2>(op, output_mask),
+                 inputs, targets) {}
 
  protected:
-  Backward(Reduction checked, const Tensor& inputs, const Tensor& targets, bool need_inputs, bool need_targets)
+  Backward(Reduction checked, const std::array<bool, 2>& wanted, const Tensor& inputs, const Tensor& targets)
       : reduction(checked),
+        need_inputs(wanted[0]),
+        need_targets(wanted[1]),
         grad_inputs(need_inputs ? new_like(inputs) : empty_placeholder(inputs)),
         grad_targets(need_targets ? new_like(targets) : empty_placeholder(targets)) {}
 };
 
 // The same for the double backward.
 struct DoubleBackward : Backward {
+  bool need_grad_output;
   Tensor grad_grad_output;
 
   DoubleBackward(const char* op, const std::optional<Tensor>& grad_grad_inputs,
                  const std::optional<Tensor>& grad_grad_targets, const Tensor& grad_output, const Tensor& inputs,
-                 const Tensor& targets, int64_t reduction_code)
-      : Backward(check_double_backward(op, grad_grad_inputs, grad_grad_targets, grad_output, inputs, targets,
-                                       reduction_code),
-                 inputs, targets, true, true),
-        grad_grad_output(empty_loss(inputs, reduction)) {}
+                 const Tensor& targets, int64_t reduction_code, const std::vector<bool>& output_mask)
+      : DoubleBackward(check_double_backward(op, grad_grad_inputs, grad_grad_targets, grad_output, inputs, targets,
+                                             reduction_code),
+                       as_output_mask<3>(op, output_mask), inputs, targets) {}
+
+ private:
+  DoubleBackward(Reduction checked, const std::array<bool, 3>& wanted, const Tensor& inputs, const Tensor& targets)
+      : Backward(checked, {wanted[1], wanted[2]}, inputs, targets),
+        need_grad_output(wanted[0]),
+        grad_grad_output(need_grad_output ? empty_loss(inputs, reduction) : empty_placeholder(inputs)) {}
 };
 
 template <class T>
@@ -124,9 +134,9 @@ Tensor forward_cpu(const char* op, const Tensor& inputs, const Tensor& targets, 
 
 template <class WithFormula>
 std::tuple<Tensor, Tensor> backward_cpu(const char* op, const Tensor& grad_output, const Tensor& inputs,
-                                        const Tensor& targets, int64_t reduction_code, bool need_inputs,
-                                        bool need_targets, const WithFormula& with_formula) {
-  const Backward call(op, grad_output, inputs, targets, reduction_code, need_inputs, need_targets);
+                                        const Tensor& targets, int64_t reduction_code,
+                                        const std::vector<bool>& output_mask, const WithFormula& with_formula) {
+  const Backward call(op, grad_output, inputs, targets, reduction_code, output_mask);
 
   with_formula([&](auto tag, auto plain_loss) {
     using T = typename decltype(tag)::type;
@@ -134,7 +144,7 @@ std::tuple<Tensor, Tensor> backward_cpu(const char* op, const Tensor& grad_outpu
     const auto loss = plain_loss.scaled(reduction_scale(call.reduction, inputs.numel()));
     const Input<T> x(inputs), t(targets), g = open_grad_output<T>(grad_output, call.reduction);
     // One loop for each question, so that the half of the slope that nobody asked for is not computed.
-    if (need_inputs && need_targets) {
+    if (call.need_inputs && call.need_targets) {
       const auto kernel = [loss](int64_t count, const C* x, const C* t, const C* g, C* grad_x, C* grad_t) {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < count; ++i) {
@@ -144,13 +154,13 @@ std::tuple<Tensor, Tensor> backward_cpu(const char* op, const Tensor& grad_outpu
         }
       };
       for_each_block(inputs.sizes(), kernel, x, t, g, Output<T>(call.grad_inputs), Output<T>(call.grad_targets));
-    } else if (need_inputs) {
+    } else if (call.need_inputs) {
       const auto kernel = [loss](int64_t count, const C* x, const C* t, const C* g, C* grad_x) {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < count; ++i) grad_x[i] = g[i] * loss.slope(x[i], t[i]).inputs;
       };
       for_each_block(inputs.sizes(), kernel, x, t, g, Output<T>(call.grad_inputs));
-    } else if (need_targets) {
+    } else if (call.need_targets) {
       const auto kernel = [loss](int64_t count, const C* x, const C* t, const C* g, C* grad_t) {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < count; ++i) grad_t[i] = g[i] * loss.slope(x[i], t[i]).targets;
@@ -166,8 +176,10 @@ std::tuple<Tensor, Tensor, Tensor> double_backward_cpu(const char* op, const std
                                                        const std::optional<Tensor>& grad_grad_targets,
                                                        const Tensor& grad_output, const Tensor& inputs,
                                                        const Tensor& targets, int64_t reduction_code,
+                                                       const std::vector<bool>& output_mask,
                                                        const WithFormula& with_formula) {
-  const DoubleBackward call(op, grad_grad_inputs, grad_grad_targets, grad_output, inputs, targets, reduction_code);
+  const DoubleBackward call(op, grad_grad_inputs, grad_grad_targets, grad_output, inputs, targets, reduction_code,
+                            output_mask);
 
   with_formula([&](auto tag, auto plain_loss) {
     using T = typename decltype(tag)::type;
@@ -179,7 +191,34 @@ std::tuple<Tensor, Tensor, Tensor> double_backward_cpu(const char* op, const std
     *zero.mutable_data_ptr<T>() = narrow<T>(C(0));
     const Input<T> u = grad_grad_inputs ? Input<T>(*grad_grad_inputs) : Input<T>::scalar(zero);
     const Input<T> v = grad_grad_targets ? Input<T>(*grad_grad_targets) : Input<T>::scalar(zero);
-    const Output<T> out_x(call.grad_inputs), out_t(call.grad_targets);
+    const Output<T> out_x = call.need_inputs ? Output<T>(call.grad_inputs) : Output<T>::nowhere();
+    const Output<T> out_t = call.need_targets ? Output<T>(call.grad_targets) : Output<T>::nowhere();
+    const bool map = call.reduction == Reduction::none;
+
+    // The slope along (u, v) alone: what forward mode asks for.
+    if (!call.need_inputs && !call.need_targets) {
+      const auto element = [loss](C x, C t, C u, C v) {
+        const auto slope = loss.slope(x, t);
+        return slope.inputs * u + slope.targets * v;
+      };
+      if (call.need_grad_output && map) {
+        const auto kernel = [element](int64_t count, const C* x, const C* t, const C* u, const C* v, C* grad_g) {
+          HANDGRAD_SIMD
+          for (int64_t i = 0; i < count; ++i) grad_g[i] = element(x[i], t[i], u[i], v[i]);
+        };
+        for_each_block(inputs.sizes(), kernel, x, t, u, v, Output<T>(call.grad_grad_output));
+      } else if (call.need_grad_output) {
+        const auto kernel = [element](int64_t count, const C* x, const C* t, const C* u, const C* v) {
+          C total = 0;
+#pragma omp simd reduction(+ : total)
+          for (int64_t i = 0; i < count; ++i) total += element(x[i], t[i], u[i], v[i]);
+          return total;
+        };
+        *call.grad_grad_output.mutable_data_ptr<T>() =
+            narrow<T>(static_cast<C>(sum_over_blocks(inputs.sizes(), kernel, x, t, u, v)));
+      }
+      return;
+    }
 
     // The one element's share: the slope along (u, v), and the Hessian times (u, v).
     const auto element = [loss](C x, C t, C g, C u, C v, C& grad_x, C& grad_t) {
@@ -189,13 +228,14 @@ std::tuple<Tensor, Tensor, Tensor> double_backward_cpu(const char* op, const std
       grad_t = g * (curvature.inputs_targets * u + curvature.targets_targets * v);
       return slope.inputs * u + slope.targets * v;
     };
-    if (call.reduction == Reduction::none) {
+    if (map) {
       const auto kernel = [element](int64_t count, const C* x, const C* t, const C* g, const C* u, const C* v,
                                     C* grad_x, C* grad_t, C* grad_g) {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < count; ++i) grad_g[i] = element(x[i], t[i], g[i], u[i], v[i], grad_x[i], grad_t[i]);
       };
-      for_each_block(inputs.sizes(), kernel, x, t, g, u, v, out_x, out_t, Output<T>(call.grad_grad_output));
+      for_each_block(inputs.sizes(), kernel, x, t, g, u, v, out_x, out_t,
+                     call.need_grad_output ? Output<T>(call.grad_grad_output) : Output<T>::nowhere());
     } else {
       const auto kernel = [element](int64_t count, const C* x, const C* t, const C* g, const C* u, const C* v,
                                     C* grad_x, C* grad_t) {
@@ -204,8 +244,10 @@ std::tuple<Tensor, Tensor, Tensor> double_backward_cpu(const char* op, const std
         for (int64_t i = 0; i < count; ++i) total += element(x[i], t[i], g[i], u[i], v[i], grad_x[i], grad_t[i]);
         return total;
       };
-      *call.grad_grad_output.mutable_data_ptr<T>() =
-          narrow<T>(static_cast<C>(sum_over_blocks(inputs.sizes(), kernel, x, t, g, u, v, out_x, out_t)));
+      const double total = sum_over_blocks(inputs.sizes(), kernel, x, t, g, u, v, out_x, out_t);
+      if (call.need_grad_output) {
+        *call.grad_grad_output.mutable_data_ptr<T>() = narrow<T>(static_cast<C>(total));
+      }
     }
   });
   return {call.grad_grad_output, call.grad_inputs, call.grad_targets};

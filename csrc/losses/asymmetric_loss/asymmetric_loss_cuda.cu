@@ -1,7 +1,7 @@
 // Asymmetric loss on CUDA devices: the host entries of elementwise_loss.cuh, with this formula.
+#include "abi/registration.h"
 #include "asymmetric_loss_host.h"
 #include "kinds/elementwise_loss.cuh"
-#include "abi/registration.h"
 
 namespace handgrad {
 namespace {
@@ -16,20 +16,19 @@ Tensor asymmetric_loss_cuda(const Tensor& inputs, const Tensor& targets, double 
 
 std::tuple<Tensor, Tensor> asymmetric_loss_backward_cuda(const Tensor& grad_output, const Tensor& inputs,
                                                          const Tensor& targets, double gamma_neg, double gamma_pos,
-                                                         double clip, int64_t reduction_code, bool need_inputs,
-                                                         bool need_targets) {
-  return elementwise_loss::backward_cuda(kOp, grad_output, inputs, targets, reduction_code, need_inputs, need_targets,
+                                                         double clip, int64_t reduction_code,
+                                                         const std::vector<bool>& output_mask) {
+  return elementwise_loss::backward_cuda(kOp, grad_output, inputs, targets, reduction_code, output_mask,
                                          with_formula(inputs, gamma_neg, gamma_pos, clip));
 }
 
-std::tuple<Tensor, Tensor, Tensor> asymmetric_loss_double_backward_cuda(const std::optional<Tensor>& grad_grad_inputs,
-                                                                        const std::optional<Tensor>& grad_grad_targets,
-                                                                        const Tensor& grad_output, const Tensor& inputs,
-                                                                        const Tensor& targets, double gamma_neg,
-                                                                        double gamma_pos, double clip,
-                                                                        int64_t reduction_code) {
+std::tuple<Tensor, Tensor, Tensor> asymmetric_loss_double_backward_cuda(
+    const std::optional<Tensor>& grad_grad_inputs, const std::optional<Tensor>& grad_grad_targets,
+    const Tensor& grad_output, const Tensor& inputs, const Tensor& targets, double gamma_neg, double gamma_pos,
+    double clip, int64_t reduction_code, const std::vector<bool>& output_mask) {
   return elementwise_loss::double_backward_cuda(kOp, grad_grad_inputs, grad_grad_targets, grad_output, inputs, targets,
-                                                reduction_code, with_formula(inputs, gamma_neg, gamma_pos, clip));
+                                                reduction_code, output_mask,
+                                                with_formula(inputs, gamma_neg, gamma_pos, clip));
 }
 
 }  // namespace
