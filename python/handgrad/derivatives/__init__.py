@@ -83,7 +83,7 @@ class Derivatives(Functions, Batching):
         self.prepare()
         self.forward = register(
             name,
-            autograd=function_of(self.title, self.setup_forward, self.differentiate, self.jvp, self.vmap_of(self.op)),
+            autograd=function_of(self.title, *self.first_derivative(), self.jvp, self.vmap_of(self.op)),
             fake=fake,
             reference=reference,
             autocast=autocast,
@@ -95,7 +95,7 @@ class Derivatives(Functions, Batching):
             autograd=function_of(
                 f"{self.title}_backward",
                 self.setup_backward,
-                self.differentiate_backward,
+                self.second_derivative,
                 self.jvp_of_backward,
                 self.vmap_of(self.backward_op),
             ),

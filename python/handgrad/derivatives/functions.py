@@ -17,10 +17,7 @@ class Functions(References):
     def prepare(self) -> None:
         """What every call needs to know, found out once."""
         position = self.op.tensors.index
-        self._saved = picker([position(tensor) for tensor in self.backward_op.tensors[1:]])
-        self._gradients = tuple(position(tensor) for tensor in self.differentiable)
-        self._nones: tuple[Any, ...] = (None,) * (len(self.op.tensors) + len(self.op.others))
-        self._count = len(self.op.tensors)
+        self._gradients = [position(tensor) for tensor in self.differentiable]
         # Which argument of the backward a result of the double backward is the gradient of.
         of_backward = self.backward_op.tensors.index
         self._positions = [
@@ -28,28 +25,33 @@ class Functions(References):
             for result in self.double_backward_op.results
         ]
 
-    def setup_forward(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        tensors = self._saved(inputs)
-        ctx.others = inputs[self._count :]
-        ctx.output_shape = output.shape
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-        ctx.set_materialize_grads(False)
+    def first_derivative(self) -> tuple[Callable[..., None], Callable[..., Any]]:
+        """The Function's ``setup_context`` and ``backward``: a gradient for each argument that wants one, None for the
+        others. Closures, and little Python in them, because beside a small tensor every look-up shows."""
+        count, single = len(self.op.tensors), len(self._gradients) == 1
+        saved = picker([self.op.tensors.index(tensor) for tensor in self.backward_op.tensors[1:]])
+        asked_for = picker(self._gradients)
+        extras = self._extras if self.extras else tuple
+        # Usually the first arguments are the differentiable ones; else this puts their gradients where they belong.
+        order = self._gradients + [k for k in range(count + len(self.op.others)) if k not in self._gradients]
+        others = (None,) * (len(order) - len(self._gradients))
+        rearranged = None if order == sorted(order) else picker([order.index(k) for k in range(len(order))])
 
-    def differentiate(self, ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The Function's ``backward``: a gradient for each argument that wants one, None for the others."""
-        if grad_output is None:
-            return self._nones
-        needs = ctx.needs_input_grad
-        mask = [needs[position] for position in self._gradients]
-        grads = self.backward(grad_output, *ctx.saved_tensors, *ctx.others, *self._extra(), mask)
-        if len(mask) == 1:
-            grads = (grads,)
-        result: list[Tensor | None] = list(self._nones)
-        for position, grad, asked in zip(self._gradients, grads, mask, strict=True):
-            if asked:
-                result[position] = grad
-        return tuple(result)
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            tensors = saved(inputs)
+            ctx.others = inputs[count:]
+            ctx.save_for_backward(*tensors)
+            ctx.save_for_forward(*tensors)
+
+        def backward(ctx: Any, grad_output: Tensor) -> Any:
+            mask = asked_for(ctx.needs_input_grad)
+            grads = self.backward(grad_output, *ctx.saved_tensors, *ctx.others, *extras(), mask)
+            if single:
+                return (grads, *others)
+            grads = [grads[k] if asked else None for k, asked in enumerate(mask)]
+            return (*grads, *others) if rearranged is None else rearranged((*grads, *others))
+
+        return setup_context, backward
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
         """The backward is linear in grad_output, with the transposed Jacobian for its matrix; differentiated with
@@ -57,11 +59,15 @@ class Functions(References):
         result."""
         tensors = ctx.saved_tensors
         directions = [tangents[position] for position in self._gradients]
-        no_matter = tensors[0].new_zeros(()).expand(ctx.output_shape)
+        no_matter = tensors[0].new_zeros(()).expand(self._output_shape(tensors, ctx.others))
         mask = [name == "grad_grad_output" for name in self.double_backward_op.results]
-        return self.double_backward(*directions, no_matter, *tensors, *ctx.others, *self._extra(), mask)[0]
+        return self.double_backward(*directions, no_matter, *tensors, *ctx.others, *self._extras(), mask)[0]
 
-    def _extra(self) -> tuple[Any, ...]:
+    def _output_shape(self, tensors: tuple[Any, ...], others: tuple[Any, ...]) -> Any:
+        named = dict(zip(self.backward_op.tensors[1:], tensors, strict=True))
+        return self.fake(*(named.get(name) for name in self.op.tensors), *others).shape
+
+    def _extras(self) -> tuple[Any, ...]:
         return tuple(value() for value in self.extras.values())
 
     def setup_backward(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -71,12 +77,12 @@ class Functions(References):
         ctx.save_for_forward(*inputs[:count])
         ctx.set_materialize_grads(False)
 
-    def differentiate_backward(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
         nones: list[Tensor | None] = [None] * (len(self.backward_op.tensors) + len(self.backward_op.others))
         directions = [grad if asked else None for grad, asked in zip(grad_grads, ctx.mask, strict=True)]
         if all(direction is None for direction in directions):
             return tuple(nones)
-        mask = [ctx.needs_input_grad[position] for position in self._positions]
+        mask = tuple(ctx.needs_input_grad[position] for position in self._positions)
         grads = self.double_backward(*directions, *ctx.saved_tensors, *ctx.others, mask)
         for position, grad, asked in zip(self._positions, grads, mask, strict=True):
             if asked:

@@ -54,7 +54,7 @@ class ElementwiseLoss(Derivatives):
         """The loss; numbers that a user typed are checked by the caller."""
         check_tensor(self.title, "inputs", inputs)
         check_tensor(self.title, "targets", targets)
-        if inputs.dtype != targets.dtype:
+        if inputs.dtype is not targets.dtype:
             inputs, targets = _promoted(inputs, targets)
         code = reduction_code(self.title, reduction)
         if code == 1 and is_sharded(inputs):

@@ -310,13 +310,13 @@ class _RoIAlign(Derivatives):
             return self.forward(input_tangent, ctx.saved_tensors[1], *ctx.others)
         return super().jvp(ctx, *tangents)
 
-    def differentiate_backward(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needs_boxes = ctx.needs_input_grad[2]
-        if ctx.mask == [True, False] and not needs_boxes and grad_grads[0] is not None:
+        if list(ctx.mask) == [True, False] and not needs_boxes and grad_grads[0] is not None:
             # grad_input is linear in grad_output, and does not depend on input.
             grad_grad_output = self.forward(grad_grads[0], ctx.saved_tensors[2], *ctx.others)
             return grad_grad_output, *[None] * (2 + len(self.backward_op.others))
-        return super().differentiate_backward(ctx, *grad_grads)
+        return super().second_derivative(ctx, *grad_grads)
 
 
 # ---- onnx: ONNX's own operator ---------------------------------------------------------------------------------------
