@@ -282,28 +282,28 @@ def _backward_reference(
     grad_output: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, *steps: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     bias = weight.new_zeros(weight.shape[0])
-    *numbers, _ = steps
+    *numbers, _, output_mask = steps
     if mask is None:
 
         def without_mask(x: Tensor, o: Tensor, w: Tensor, b: Tensor) -> Tensor:
             return deform_conv2d_reference(x, o, w, b, None, *numbers)
 
         grads = torch.func.vjp(without_mask, input, offset, weight, bias)[1](grad_output)
-        return *grads, input.new_zeros(0)
+        return _only(output_mask, *grads, input.new_zeros(0))
 
     def forward(x: Tensor, o: Tensor, w: Tensor, b: Tensor, m: Tensor) -> Tensor:
         return deform_conv2d_reference(x, o, w, b, m, *numbers)
 
     grads = torch.func.vjp(forward, input, offset, weight, bias, mask)[1](grad_output)
-    return grads
+    return _only(output_mask, *grads)
 
 
 def _double_backward_reference(
-    grad_grad_input: Tensor,
-    grad_grad_offset: Tensor,
-    grad_grad_weight: Tensor,
-    grad_grad_bias: Tensor,
-    grad_grad_mask: Tensor,
+    grad_grad_input: Tensor | None,
+    grad_grad_offset: Tensor | None,
+    grad_grad_weight: Tensor | None,
+    grad_grad_bias: Tensor | None,
+    grad_grad_mask: Tensor | None,
     grad_output: Tensor,
     input: Tensor,
     offset: Tensor,
@@ -311,20 +311,29 @@ def _double_backward_reference(
     mask: Tensor | None,
     *steps: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    first = (grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias)
+    *numbers, output_mask = steps
+    bias = weight.new_zeros(weight.shape[0])
+    first = _filled(
+        (grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias), (input, offset, weight, bias)
+    )
     if mask is None:
 
         def without_mask(g: Tensor, x: Tensor, o: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-            return _backward_reference(g, x, o, w, None, *steps)[:4]
+            return _backward_reference(g, x, o, w, None, *numbers, [True] * 5)[:4]
 
-        grads = torch.func.vjp(without_mask, grad_output, input, offset, weight)[1](first)
-        return *grads, input.new_zeros(0)
+        grads = torch.func.vjp(without_mask, grad_output, input, offset, weight)[1](tuple(first))
+        return _only(output_mask, *grads, input.new_zeros(0))
 
     def backward(g: Tensor, x: Tensor, o: Tensor, w: Tensor, m: Tensor) -> tuple[Tensor, ...]:
-        return _backward_reference(g, x, o, w, m, *steps)
+        return _backward_reference(g, x, o, w, m, *numbers, [True] * 5)
 
-    grads = torch.func.vjp(backward, grad_output, input, offset, weight, mask)[1]((*first, grad_grad_mask))
-    return grads
+    directions = (*first, *_filled((grad_grad_mask,), (mask,)))
+    grads = torch.func.vjp(backward, grad_output, input, offset, weight, mask)[1](directions)
+    return _only(output_mask, *grads)
+
+
+def _only(output_mask: list[bool], *grads: Tensor) -> Any:
+    return tuple(grad if wanted else grad.new_empty(0) for grad, wanted in zip(grads, output_mask, strict=True))
 
 
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
@@ -370,8 +379,10 @@ def _fake(
 def _backward_fake(
     grad_output: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, *steps: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    check_like(_OP, "grad_output", grad_output, "output", _fake(input, offset, weight, None, mask, *steps[:-1]))
-    return (
+    *numbers, _, output_mask = steps
+    check_like(_OP, "grad_output", grad_output, "output", _fake(input, offset, weight, None, mask, *numbers))
+    return _only(
+        output_mask,
         empty_image(input, input.shape, input),
         empty_image(input, offset.shape, offset),
         empty_image(input, weight.shape, weight),
@@ -381,9 +392,11 @@ def _backward_fake(
 
 
 def _double_backward_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grad_output, input, offset, weight, mask, *steps = args[5:]
-    grads = _backward_fake(grad_output, input, offset, weight, mask, *steps)
-    return _fake(input, offset, weight, None, mask, *steps[:-1]), *grads[:3], grads[4]
+    grad_output, input, offset, weight, mask, *steps, _, output_mask = args[5:]
+    wanted = [*output_mask[1:4], False, output_mask[4]]
+    grads = _backward_fake(grad_output, input, offset, weight, mask, *steps, False, wanted)
+    first = _fake(input, offset, weight, None, mask, *steps) if output_mask[0] else input.new_empty(0)
+    return first, *grads[:3], grads[4]
 
 
 # ---- autograd, vmap --------------------------------------------------------------------------------------------------
@@ -399,30 +412,20 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        grads = _backward(grad_output, *ctx.saved_tensors, *ctx.steps, _deterministic())
-        grad_input, grad_offset, grad_weight, grad_bias, grad_mask = grads
-        return (
-            grad_input,
-            grad_offset,
-            grad_weight,
-            grad_bias if ctx.has_bias else None,
-            None if ctx.saved_tensors[3] is None else grad_mask,
-            # stride, padding and dilation are numbers
-            *[None] * 6,
-        )
+        wanted = list(ctx.needs_input_grad[:5])
+        grads = _backward(grad_output, *ctx.saved_tensors, *ctx.steps, _deterministic(), wanted)
+        # stride, padding and dilation are numbers
+        return *_asked(grads, wanted), *[None] * 6
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         # The double backward's first result is the Jacobian times the tangents, whatever grad_output is.
         input, offset, weight, mask = ctx.saved_tensors
-        v_input, v_offset, v_weight, v_bias, v_mask = _filled(
-            tangents[:5], (input, offset, weight, weight.new_zeros(weight.shape[0]), _mask_or_empty(mask, input))
-        )
-        sizes = (input.shape[0], weight.shape[0], *offset.shape[2:])
+        grad_output = input.new_zeros(()).expand(input.shape[0], weight.shape[0], *offset.shape[2:])
+        wanted = [True, False, False, False, False]
         return _double_backward(
-            v_input, v_offset, v_weight, v_bias, v_mask, input.new_zeros(sizes), input, offset, weight, mask,
-            *ctx.steps, _deterministic(),
-        )[0]  # fmt: skip
+            *tangents[:5], grad_output, input, offset, weight, mask, *ctx.steps, _deterministic(), wanted
+        )[0]
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
@@ -441,63 +444,61 @@ class _Forward(torch.autograd.Function):
 class _Backward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        tensors, ctx.steps = inputs[:5], inputs[5:]
+        tensors, ctx.steps, ctx.output_mask = inputs[:5], inputs[5:-1], inputs[-1]
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grad_grads: Tensor) -> Any:
-        *grads, grad_mask = _double_backward(*grad_grads, *ctx.saved_tensors, *ctx.steps)
-        # stride, padding, dilation and deterministic are no tensors
-        return *grads, None if ctx.saved_tensors[4] is None else grad_mask, *[None] * 7
+        tensors = ctx.saved_tensors
+        directions = _asked(grad_grads, ctx.output_mask)
+        if tensors[4] is None:
+            directions[4] = None
+        wanted = list(ctx.needs_input_grad[:5])
+        grads = _double_backward(*directions, *tensors, *ctx.steps, wanted)
+        # stride, padding, dilation, deterministic and output_mask are no tensors
+        return *_asked(grads, wanted), *[None] * 8
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         grad_output, input, offset, weight, mask = ctx.saved_tensors
-        none = _mask_or_empty(mask, input)
-        v_grad, *moved = _filled(tangents[:5], (grad_output, input, offset, weight, none))
+        v_grad, v_input, v_offset, v_weight, v_mask = tangents[:5]
         # Linear in grad_output; and the Hessian of sum(grad_output * output) is symmetric, so H v is what the double
         # backward makes of v.
-        by_grad = _backward(v_grad, input, offset, weight, mask, *ctx.steps)
-        zero_bias = weight.new_zeros(weight.shape[0])
-        by_rest = _double_backward(
-            moved[0], moved[1], moved[2], zero_bias, moved[3], grad_output, input, offset, weight, mask, *ctx.steps
+        wanted = [False, *ctx.output_mask[:3], ctx.output_mask[4]]
+        _, *by_rest, of_mask = _double_backward(
+            v_input, v_offset, v_weight, None, v_mask, grad_output, input, offset, weight, mask, *ctx.steps, wanted
         )
-        return (
-            by_grad[0] + by_rest[1],
-            by_grad[1] + by_rest[2],
-            by_grad[2] + by_rest[3],
-            by_grad[3],
-            by_grad[4] + by_rest[4],
-        )
+        rest = [*by_rest, weight.new_zeros(weight.shape[0] if ctx.output_mask[3] else 0), of_mask]
+        if v_grad is None:
+            return tuple(rest)
+        by_grad = _backward(v_grad, input, offset, weight, mask, *ctx.steps, ctx.output_mask)
+        return tuple(first + second for first, second in zip(by_grad, rest, strict=True))
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
         folded = _as_groups(info, in_dims, args, "iiiwi")
         outputs = _backward(*folded, *args[5:])
-        kinds = zip(outputs, "iiwb" + ("e" if args[4] is None else "i"), strict=True)
+        kinds = zip(outputs, "iiwbi", strict=True)
         return tuple(_from_groups(out, info.batch_size, kind) for out, kind in kinds), (0,) * 5
 
 
 def _double_backward_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-    of_mask = "e" if args[9] is None else "i"
-    folded = _as_groups(info, in_dims, args, f"iiwb{of_mask}iiiwi")
+    folded = _as_groups(info, in_dims, args, "iiwbiiiiwi")
     outputs = _double_backward(*folded, *args[10:])
-    kinds = zip(outputs, f"iiiw{of_mask}", strict=True)
+    kinds = zip(outputs, "iiiwi", strict=True)
     return tuple(_from_groups(out, info.batch_size, kind) for out, kind in kinds), (0,) * 5
 
 
 def _as_groups(info: Any, in_dims: Any, args: Any, kinds: str) -> list[Any]:
     """What vmap adds becomes groups of the convolution and of the offsets, so that each has its own weight.
 
-    A letter says what a tensor is: an image (batch, channels, …), a weight, a bias, or empty.
+    A letter says what a tensor is: an image (batch, channels, …), a weight, or a bias.
     """
     folded: list[Any] = []
     for arg, dim, kind in zip(args, in_dims, kinds, strict=False):
         if arg is None:
             folded.append(None)
-        elif kind == "e":
-            folded.append(arg.new_zeros(0))
         else:
             first = batch_first(arg, dim, info.batch_size)
             folded.append(first.movedim(0, 1).flatten(1, 2) if kind == "i" else first.flatten(0, 1))
@@ -505,15 +506,16 @@ def _as_groups(info: Any, in_dims: Any, args: Any, kinds: str) -> list[Any]:
 
 
 def _from_groups(tensor: Tensor, size: int, kind: str) -> Tensor:
-    if kind == "e":
+    if tensor.shape == (0,):
+        # Not asked for.
         return tensor.expand(size, 0)
     dim = 1 if kind == "i" else 0
     unfolded = tensor.unflatten(dim, (size, tensor.shape[dim] // max(1, size)))
     return unfolded.movedim(1, 0) if kind == "i" else unfolded
 
 
-def _mask_or_empty(mask: Tensor | None, like: Tensor) -> Tensor:
-    return like.new_zeros(0) if mask is None else mask
+def _asked(tensors: Any, mask: Any) -> list[Tensor | None]:
+    return [tensor if wanted else None for tensor, wanted in zip(tensors, mask, strict=True)]
 
 
 def _filled(tangents: Any, models: Any) -> list[Tensor]:
@@ -572,9 +574,10 @@ def _sharding(kinds: str, outputs: str, numbers: int) -> Any:
                 return Shard(0)
             return Partial() if output and kind in "wb" else Replicate()
 
-        given = [None if args[k] is None else kind for k, kind in enumerate(kinds)]
-        mask_out = ["e" if kind == "m" and given[-1] is None else kind.replace("m", "i") for kind in outputs]
-        kinds_in = [None if kind is None else kind.replace("m", "e" if given[-1] is None else "i") for kind in given]
+        kinds_in = [None if args[k] is None else kind for k, kind in enumerate(kinds)]
+        wanted = args[-1] if len(outputs) > 1 else [True]
+        given = [kind if asked else "e" for kind, asked in zip(outputs, wanted, strict=True)]
+        mask_out = ["e" if kind == "m" and kinds_in[-1] is None else kind.replace("m", "i") for kind in given]
         ways = []
         for of_output, of_input in (
             ([Replicate() for _ in mask_out], [None if k is None else Replicate() for k in kinds_in]),
@@ -599,7 +602,7 @@ _backward = register(
     autograd=_Backward,
     fake=_backward_fake,
     reference=_backward_reference,
-    sharding=_sharding("iiiwi", "iiwbm", 7),
+    sharding=_sharding("iiiwi", "iiwbm", 8),
 )
 _double_backward = register(
     "handgrad::_deform_conv2d_double_backward",
@@ -607,5 +610,5 @@ _double_backward = register(
     fake=_double_backward_fake,
     reference=_double_backward_reference,
     # Of grad_grad_bias each device would add its own: it goes to grad_grad_output, which is split along the batch.
-    sharding=_sharding("iiwbmiiiwi", "iiiwm", 7),
+    sharding=_sharding("iiwbiiiiwi", "iiiwm", 8),
 )

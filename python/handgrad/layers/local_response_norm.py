@@ -108,21 +108,35 @@ def local_response_norm_reference(input: Tensor, size: int, alpha: float, beta: 
     return input * (k + alpha / size * total) ** -beta
 
 
-def _backward_reference(grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+def _backward_reference(
+    grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float, output_mask: list[bool]
+) -> Tensor:
     def forward(x: Tensor) -> Tensor:
         return local_response_norm_reference(x, size, alpha, beta, k)
 
+    if not output_mask[0]:
+        return input.new_empty(0)
     (grad_input,) = torch.func.vjp(forward, input)[1](grad_output)
     return grad_input
 
 
 def _double_backward_reference(
-    grad_grad_input: Tensor, grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float
+    grad_grad_input: Tensor | None,
+    grad_output: Tensor,
+    input: Tensor,
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    output_mask: list[bool],
 ) -> tuple[Tensor, Tensor]:
     def backward(g: Tensor, x: Tensor) -> Tensor:
-        return _backward_reference(g, x, size, alpha, beta, k)
+        return _backward_reference(g, x, size, alpha, beta, k, [True])
 
-    return torch.func.vjp(backward, grad_output, input)[1](grad_grad_input)
+    direction = torch.zeros_like(input) if grad_grad_input is None else grad_grad_input
+    grads = torch.func.vjp(backward, grad_output, input)[1](direction)
+    first, second = (grad if wanted else input.new_empty(0) for grad, wanted in zip(grads, output_mask, strict=True))
+    return first, second
 
 
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
@@ -138,15 +152,25 @@ def _fake(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tens
     return input.new_empty(input.shape)
 
 
-def _backward_fake(grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+def _backward_fake(
+    grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float, output_mask: list[bool]
+) -> Tensor:
     check_like(_OP, "grad_output", grad_output, "input", input)
-    return _fake(input, size, alpha, beta, k)
+    return _fake(input, size, alpha, beta, k) if output_mask[0] else input.new_empty(0)
 
 
 def _double_backward_fake(
-    grad_grad_input: Tensor, grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float
+    grad_grad_input: Tensor | None,
+    grad_output: Tensor,
+    input: Tensor,
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    output_mask: list[bool],
 ) -> tuple[Tensor, Tensor]:
-    return _fake(input, size, alpha, beta, k), _fake(input, size, alpha, beta, k)
+    first, second = (_fake(input, size, alpha, beta, k) if wanted else input.new_empty(0) for wanted in output_mask)
+    return first, second
 
 
 # ---- autograd, vmap --------------------------------------------------------------------------------------------------
@@ -162,14 +186,14 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         # size, alpha, beta and k are numbers
-        return _backward(grad_output, *ctx.saved_tensors, *ctx.parameters), None, None, None, None
+        return _backward(grad_output, *ctx.saved_tensors, *ctx.parameters, [True]), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, input_tangent: Tensor, *_: None) -> Tensor:
         # The backward is linear in grad_output, with the transposed Jacobian for its matrix; differentiated with
-        # respect to grad_output it gives the Jacobian itself, whatever grad_output is.
+        # respect to grad_output it gives the Jacobian itself, whatever grad_output is: here it stands in for one.
         (input,) = ctx.saved_tensors
-        return _double_backward(input_tangent, torch.zeros_like(input), input, *ctx.parameters)[0]
+        return _double_backward(input_tangent, input, input, *ctx.parameters, [True, False])[0]
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, input: Tensor, *parameters: Any) -> Any:
@@ -179,24 +203,32 @@ class _Forward(torch.autograd.Function):
 class _Backward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        grad_output, input, *ctx.parameters = inputs
+        grad_output, input, *parameters, ctx.output_mask = inputs
+        ctx.parameters = parameters
         ctx.save_for_backward(grad_output, input)
         ctx.save_for_forward(grad_output, input)
 
     @staticmethod
     def backward(ctx: Any, grad_grad_input: Tensor) -> Any:
-        return *_double_backward(grad_grad_input, *ctx.saved_tensors, *ctx.parameters), None, None, None, None
+        if not ctx.output_mask[0]:
+            return [None] * 7
+        wanted = list(ctx.needs_input_grad[:2])
+        grads = _double_backward(grad_grad_input, *ctx.saved_tensors, *ctx.parameters, wanted)
+        # size, alpha, beta and k are numbers; output_mask is none
+        return *(grad if asked else None for grad, asked in zip(grads, wanted, strict=True)), *[None] * 5
 
     @staticmethod
     def jvp(ctx: Any, grad_tangent: Tensor | None, input_tangent: Tensor | None, *_: None) -> Tensor:
         grad_output, input = ctx.saved_tensors
         # Linear in grad_output; and the Hessian of sum(grad_output * output) is symmetric, so H v is what the double
         # backward makes of v.
+        if not ctx.output_mask[0]:
+            return input.new_zeros(0)
         tangent = None
         if grad_tangent is not None:
-            tangent = _backward(grad_tangent, input, *ctx.parameters)
+            tangent = _backward(grad_tangent, input, *ctx.parameters, [True])
         if input_tangent is not None:
-            by_input = _double_backward(input_tangent, grad_output, input, *ctx.parameters)[1]
+            by_input = _double_backward(input_tangent, grad_output, input, *ctx.parameters, [False, True])[1]
             tangent = by_input if tangent is None else tangent + by_input
         return torch.zeros_like(input) if tangent is None else tangent
 
@@ -207,9 +239,10 @@ class _Backward(torch.autograd.Function):
 
 
 def _double_backward_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-    folded = (_fold(x, d, info.batch_size) for x, d in zip(args[:3], in_dims, strict=False))
+    size = info.batch_size
+    folded = (None if x is None else _fold(x, d, size) for x, d in zip(args[:3], in_dims, strict=False))
     outputs = _double_backward(*folded, *args[3:])
-    return tuple(_unfold(x, info.batch_size) for x in outputs), (0, 0)
+    return tuple(_unfold(x, size) for x in outputs), (0, 0)
 
 
 def _fold(tensor: Tensor, dim: int | None, batch_size: int) -> Tensor:
@@ -218,6 +251,9 @@ def _fold(tensor: Tensor, dim: int | None, batch_size: int) -> Tensor:
 
 
 def _unfold(tensor: Tensor, batch_size: int) -> Tensor:
+    if tensor.dim() == 1:
+        # Not asked for.
+        return tensor.expand(batch_size, 0)
     return tensor.unflatten(0, (batch_size, tensor.shape[0] // max(1, batch_size)))
 
 
@@ -238,15 +274,22 @@ def _onnx(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Any:
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
-def _sharding(tensors: int, outputs: int) -> Callable[..., Any]:
-    """The rule of an op whose ``tensors`` arguments and ``outputs`` results are all alike."""
+def _sharding(tensors: int, numbers: int) -> Callable[..., Any]:
+    """The rule of an op whose first ``tensors`` arguments and all results are alike, then ``numbers`` of others."""
 
     def rule(*args: Any) -> Any:
         from torch.distributed.tensor import Replicate, Shard
 
         # Channels talk to each other: every dimension but theirs can be split.
-        placements = [Replicate(), *(Shard(dim) for dim in range(len(args[0].shape)) if dim != 1)]
-        return [([placement] * outputs, [placement] * tensors + [None] * 4) for placement in placements]
+        placements = [Replicate(), *(Shard(dim) for dim in range(len(args[tensors - 1].shape)) if dim != 1)]
+        wanted = args[-1] if numbers > 4 else [True]
+        return [
+            (
+                [placement if asked else Replicate() for asked in wanted],
+                [None if tensor is None else placement for tensor in args[:tensors]] + [None] * numbers,
+            )
+            for placement in placements
+        ]
 
     return rule
 
@@ -257,7 +300,7 @@ _forward = register(
     fake=_fake,
     reference=local_response_norm_reference,
     autocast=torch.float32,
-    sharding=_sharding(tensors=1, outputs=1),
+    sharding=_sharding(tensors=1, numbers=4),
     onnx=_onnx,
 )
 _backward = register(
@@ -265,12 +308,12 @@ _backward = register(
     autograd=_Backward,
     fake=_backward_fake,
     reference=_backward_reference,
-    sharding=_sharding(tensors=2, outputs=1),
+    sharding=_sharding(tensors=2, numbers=5),
 )
 _double_backward = register(
     "handgrad::_local_response_norm_double_backward",
     autograd=through_reference(_double_backward_reference, _double_backward_vmap),
     fake=_double_backward_fake,
     reference=_double_backward_reference,
-    sharding=_sharding(tensors=3, outputs=2),
+    sharding=_sharding(tensors=3, numbers=5),
 )

@@ -279,26 +279,38 @@ def _axis_weights(
 
 
 def _backward_reference(grad_output: Tensor, input: Tensor, boxes: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    *numbers, boxes_grad = options
+    *numbers, output_mask = options
 
     def forward(x: Tensor, b: Tensor) -> Tensor:
         return roi_align_reference(x, b, *numbers)
 
-    if boxes_grad:
+    if output_mask[1]:
         grads = torch.func.vjp(forward, input, boxes)[1](grad_output)
-        return grads[0], grads[1]
+        return grads[0] if output_mask[0] else input.new_empty(0), grads[1]
+    if not output_mask[0]:
+        return input.new_empty(0), boxes.new_empty(0)
     (grad_input,) = torch.func.vjp(lambda x: forward(x, boxes), input)[1](grad_output)
     return grad_input, boxes.new_empty(0)
 
 
 def _double_backward_reference(
-    grad_grad_input: Tensor, grad_grad_boxes: Tensor, grad_output: Tensor, input: Tensor, boxes: Tensor, *numbers: Any
+    grad_grad_input: Tensor | None,
+    grad_grad_boxes: Tensor | None,
+    grad_output: Tensor,
+    input: Tensor,
+    boxes: Tensor,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    def backward(g: Tensor, x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        return _backward_reference(g, x, b, *numbers, True)
+    *numbers, output_mask = options
 
-    grads = torch.func.vjp(backward, grad_output, input, boxes)[1]((grad_grad_input, grad_grad_boxes))
-    return grads
+    def backward(g: Tensor, x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return _backward_reference(g, x, b, *numbers, [True, True])
+
+    directions = _filled((grad_grad_input, grad_grad_boxes), (input, boxes))
+    grads = torch.func.vjp(backward, grad_output, input, boxes)[1](tuple(directions))
+    return tuple(
+        grad if wanted else grad.new_empty(0) for grad, wanted in zip(grads, output_mask, strict=True)
+    )
 
 
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
@@ -318,16 +330,23 @@ def _fake(input: Tensor, boxes: Tensor, pooled_h: int, pooled_w: int, *_: Any) -
 
 
 def _backward_fake(grad_output: Tensor, input: Tensor, boxes: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    *numbers, boxes_grad = options
+    *numbers, output_mask = options
     check_like(_OP, "grad_output", grad_output, "output", _fake(input, boxes, *numbers))
-    return empty_image(input, input.shape, input), boxes.new_empty(boxes.shape if boxes_grad else 0)
+    grad_input = empty_image(input, input.shape, input) if output_mask[0] else input.new_empty(0)
+    return grad_input, boxes.new_empty(boxes.shape if output_mask[1] else 0)
 
 
 def _double_backward_fake(
-    grad_grad_input: Tensor, grad_grad_boxes: Tensor, grad_output: Tensor, input: Tensor, boxes: Tensor, *numbers: Any
+    grad_grad_input: Tensor | None,
+    grad_grad_boxes: Tensor | None,
+    grad_output: Tensor,
+    input: Tensor,
+    boxes: Tensor,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grads = _backward_fake(grad_output, input, boxes, *numbers, True)
-    return _fake(input, boxes, *numbers), *grads
+    *numbers, output_mask = options
+    grads = _backward_fake(grad_output, input, boxes, *numbers, output_mask[1:])
+    return _fake(input, boxes, *numbers) if output_mask[0] else input.new_empty(0), *grads
 
 
 # ---- autograd, vmap --------------------------------------------------------------------------------------------------
@@ -342,10 +361,10 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        boxes_grad = ctx.needs_input_grad[1]
-        grad_input, grad_boxes = _backward(grad_output, *ctx.saved_tensors, *ctx.numbers, boxes_grad)
+        wanted = list(ctx.needs_input_grad[:2])
+        grads = _backward(grad_output, *ctx.saved_tensors, *ctx.numbers, wanted)
         # output_size, spatial_scale, sampling_ratio and aligned are numbers
-        return grad_input, grad_boxes if boxes_grad else None, *[None] * 5
+        return *_asked(grads, wanted), *[None] * 5
 
     @staticmethod
     def jvp(ctx: Any, v_input: Tensor | None, v_boxes: Tensor | None, *_: None) -> Tensor:
@@ -364,40 +383,27 @@ class _Forward(torch.autograd.Function):
 class _Backward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        grad_output, input, boxes, *numbers, ctx.boxes_grad = inputs
+        grad_output, input, boxes, *numbers, ctx.output_mask = inputs
         ctx.numbers = numbers
         ctx.save_for_backward(grad_output, input, boxes)
         ctx.save_for_forward(grad_output, input, boxes)
 
     @staticmethod
-    def backward(ctx: Any, v_input: Tensor, v_boxes: Tensor) -> Any:
-        grad_output, input, boxes = ctx.saved_tensors
-        # the numbers, and boxes_grad
-        none = [None] * 6
-        if not ctx.boxes_grad and not ctx.needs_input_grad[2]:
-            # grad_input is linear in grad_output, and does not depend on input.
-            return _forward(v_input, boxes, *ctx.numbers), None, None, *none
-        if not ctx.boxes_grad:
-            v_boxes = torch.zeros_like(boxes)
-        return *_double_backward(v_input, v_boxes, grad_output, input, boxes, *ctx.numbers), *none
+    def backward(ctx: Any, *directions: Tensor) -> Any:
+        v_input, v_boxes = _asked(directions, ctx.output_mask)
+        wanted = list(ctx.needs_input_grad[:3])
+        grads = _double_backward(v_input, v_boxes, *ctx.saved_tensors, *ctx.numbers, wanted)
+        # the numbers, and output_mask
+        return *_asked(grads, wanted), *[None] * 6
 
     @staticmethod
     def jvp(ctx: Any, v_grad: Tensor | None, v_input: Tensor | None, v_boxes: Tensor | None, *_: None) -> Any:
         grad_output, input, boxes = ctx.saved_tensors
         # Linear in grad_output; and the Hessian of sum(grad_output * output) is symmetric, so H v is what the double
         # backward makes of v.
-        by_grad = None if v_grad is None else _backward(v_grad, input, boxes, *ctx.numbers, ctx.boxes_grad)
-        if v_boxes is None and (v_input is None or not ctx.boxes_grad):
-            by_rest = None
-        else:
-            v_input, v_boxes = _filled((v_input, v_boxes), (input, boxes))
-            _, *by_rest = _double_backward(v_input, v_boxes, grad_output, input, boxes, *ctx.numbers)
-        if by_grad is None and by_rest is None:
-            return torch.zeros_like(input), boxes.new_zeros(boxes.shape if ctx.boxes_grad else 0)
-        if by_rest is None:
-            return by_grad
-        if not ctx.boxes_grad:
-            by_rest[1] = boxes.new_zeros(0)
+        by_grad = None if v_grad is None else _backward(v_grad, input, boxes, *ctx.numbers, ctx.output_mask)
+        wanted = [False, *ctx.output_mask]
+        _, *by_rest = _double_backward(v_input, v_boxes, grad_output, input, boxes, *ctx.numbers, wanted)
         return tuple(by_rest) if by_grad is None else (by_grad[0] + by_rest[0], by_grad[1] + by_rest[1])
 
     @staticmethod
@@ -409,16 +415,15 @@ class _Backward(torch.autograd.Function):
             _boxes(boxes, in_dims[2], size, input, in_dims[1]),
             *options,
         )
-        grad_boxes = _unfold(grad_boxes, size) if options[-1] else grad_boxes.expand(size, 0)
-        return (_unfold(grad_input, size), grad_boxes), (0, 0)
+        return (_unfold(grad_input, size), _unfold(grad_boxes, size)), (0, 0)
 
 
 def _double_backward_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
     size = info.batch_size
     v_input, v_boxes, grad_output, input, boxes, *numbers = args
     outputs = _double_backward(
-        _images(v_input, in_dims[0], size),
-        _images(v_boxes, in_dims[1], size),
+        None if v_input is None else _images(v_input, in_dims[0], size),
+        None if v_boxes is None else _images(v_boxes, in_dims[1], size),
         _images(grad_output, in_dims[2], size),
         _images(input, in_dims[3], size),
         _boxes(boxes, in_dims[4], size, input, in_dims[3]),
@@ -445,6 +450,9 @@ def _boxes(boxes: Tensor, dim: int | None, size: int, input: Tensor, input_dim: 
 
 
 def _unfold(tensor: Tensor, size: int) -> Tensor:
+    if tensor.dim() == 1:
+        # Not asked for.
+        return tensor.expand(size, 0)
     return tensor.unflatten(0, (size, tensor.shape[0] // max(1, size)))
 
 
@@ -453,10 +461,13 @@ def _change(v_input: Tensor | None, v_boxes: Tensor | None, input: Tensor, boxes
     if v_boxes is None:
         # Linear in input.
         return _forward(torch.zeros_like(input) if v_input is None else v_input, boxes, *numbers)
-    v_input, v_boxes = _filled((v_input, v_boxes), (input, boxes))
-    grad_output = input.new_zeros(boxes.shape[0], input.shape[1], numbers[0], numbers[1])
+    grad_output = input.new_zeros(()).expand(boxes.shape[0], input.shape[1], numbers[0], numbers[1])
     # The double backward's first result, whatever grad_output is.
-    return _double_backward(v_input, v_boxes, grad_output, input, boxes, *numbers)[0]
+    return _double_backward(v_input, v_boxes, grad_output, input, boxes, *numbers, [True, False, False])[0]
+
+
+def _asked(tensors: Any, mask: Any) -> list[Tensor | None]:
+    return [tensor if wanted else None for tensor, wanted in zip(tensors, mask, strict=True)]
 
 
 def _filled(tangents: Any, models: Any) -> list[Tensor]:
@@ -503,18 +514,20 @@ def _sharding(kinds: str, outputs: str, numbers: int) -> Callable[..., Any]:
         from torch.distributed.tensor import Partial, Replicate, Shard
 
         none = [None] * numbers
-        # Without boxes_grad there is nothing to add up.
-        empty = len(outputs) == 2 and not args[-1]
-        ways: list[Any] = [([Replicate()] * len(outputs), [Replicate()] * len(kinds) + none)]
+        # What is not asked for has no elements.
+        wanted = args[-1] if outputs != "o" else [True]
+        whole = [None if arg is None else Replicate() for arg in args[: len(kinds)]]
+        ways: list[Any] = [([Replicate()] * len(outputs), whole + none)]
         for split in ({"i": None, "b": 0, "o": 0}, {"i": 1, "b": None, "o": 1}):
             dims = [split[kind] for kind in kinds]
-            given = [Replicate() if dim is None else Shard(dim) for dim in dims]
+            given = [
+                None if arg is None else Replicate() if dim is None else Shard(dim)
+                for arg, dim in zip(args, dims, strict=False)
+            ]
             made: list[Any] = []
-            for kind in outputs:
+            for kind, asked in zip(outputs, wanted, strict=True):
                 dim = split[kind]
-                made.append(Partial() if dim is None else Shard(dim))
-            if empty:
-                made[1] = Replicate()
+                made.append(Replicate() if not asked else Partial() if dim is None else Shard(dim))
             ways.append((made, given + none))
         return ways
 
@@ -541,5 +554,5 @@ _double_backward = register(
     autograd=through_reference(_double_backward_reference, _double_backward_vmap),
     fake=_double_backward_fake,
     reference=_double_backward_reference,
-    sharding=_sharding("iboib", "oib", 5),
+    sharding=_sharding("iboib", "oib", 6),
 )
