@@ -10,7 +10,7 @@ from handgrad.layers import RoIAlign, roi_align
 from handgrad.layers.roi_align import roi_align_reference
 from handgrad.sdk.loading import LOADED
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
-from handgrad.testing.checks import allocated
+from handgrad.testing.ticks.memory import allocated
 
 NAN, INF = float("nan"), float("inf")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from handgrad.testing import checks
+from handgrad.testing import ticks
 from handgrad.testing.spec import OpSpec
 
 #: The op contract: number, the word in test names, and what it promises.
@@ -93,5 +93,5 @@ def _cases(spec: OpSpec, root: Path) -> Iterator[Case]:
         if excused:
             yield Case(tick, "excused", lambda: None, excused)
             continue
-        for name, run in getattr(checks, f"tick_{TICKS[tick][0]}")(spec, root):
+        for name, run in ticks.cases(TICKS[tick][0], spec, root):
             yield Case(tick, name, run)

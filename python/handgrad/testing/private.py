@@ -1,0 +1,32 @@
+"""Calls of an op's private ops, as differentiating it makes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from handgrad.testing.calls import second_grads
+from handgrad.testing.spec import OpSpec, Sample
+
+
+def recorded(spec: OpSpec, sample: Sample) -> dict[str, tuple[Any, ...]]:
+    """The arguments, in the order of the schema, of one call of the op and of each of its private ops, seen while
+    differentiating twice."""
+    wanted = {spec.operator, *map(spec.private, spec.private_ops)}
+    calls: dict[str, tuple[Any, ...]] = {}
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            name = func._schema.name
+            if name in wanted and name not in calls:
+                rest = func._schema.arguments[len(args) :]
+                whole = (*args, *(kwargs.get(argument.name, argument.default_value) for argument in rest))
+                calls[name] = tuple(a.detach() if isinstance(a, Tensor) else a for a in whole)
+            return func(*args, **kwargs)
+
+    with Recorder():
+        second_grads(spec, spec.function, sample)
+    return calls

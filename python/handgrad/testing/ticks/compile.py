@@ -1,0 +1,132 @@
+"""Tick 7: fake kernels, opcheck, torch.compile, export, AOTInductor."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handgrad.registration import OPERATORS
+from handgrad.testing.calls import Checks, as_tuple, directions, scalar, value_and_grads
+from handgrad.testing.private import recorded
+from handgrad.testing.spec import OpSpec
+
+
+def cases(spec: OpSpec, root: Path) -> Checks:
+    for name in (spec.operator, *map(spec.private, spec.private_ops)):
+        if name in OPERATORS:
+            yield f"opcheck_{name.split('::')[1]}", functools.partial(_opcheck, spec, name)
+    yield "compile", functools.partial(_compiled, spec)
+    yield "one_graph_for_all_sizes", functools.partial(_one_graph_for_all_sizes, spec)
+    if spec.derivatives:
+        yield "compiled_transforms", functools.partial(_compiled_transforms, spec)
+    yield "export", functools.partial(_exported, spec)
+    yield "aoti", functools.partial(_ahead_of_time, spec)
+
+
+def _opcheck(spec: OpSpec, name: str) -> None:
+    for sample in (spec.samples[0], spec.samples[-1]):
+        args = recorded(spec, sample)[name]
+        _check_fake(name, args)
+        for requires_grad in (False, True):
+            again = tuple(
+                a.detach().clone().requires_grad_(requires_grad and a.is_floating_point())
+                if isinstance(a, Tensor)
+                else a
+                for a in args
+            )
+            with warnings.catch_warnings():
+                # opcheck looks at .grad of tensors that it made itself
+                warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+                torch.library.opcheck(OPERATORS[name].overload, again)
+
+
+def _check_fake(name: str, args: tuple[Any, ...]) -> None:
+    """What opcheck would say of a fake kernel that promises other results than the kernel's, in a sentence."""
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    overload = OPERATORS[name].overload
+    real = overload(*args)
+    with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True) as mode:
+        fake = overload(*(mode.from_tensor(arg) if isinstance(arg, Tensor) else arg for arg in args))
+    for place, (promised, returned) in enumerate(zip(as_tuple(fake), as_tuple(real), strict=True)):
+        # A size that depends on values is promised as a symbol.
+        sizes = [size if isinstance(size, int) else None for size in promised.shape]
+        fits = len(sizes) == returned.dim() and all(a in (None, b) for a, b in zip(sizes, returned.shape, strict=True))
+        if not fits or promised.dtype != returned.dtype:
+            raise AssertionError(
+                f"{name}: the fake kernel, fake= of its register(...), promises {tuple(promised.shape)} of "
+                f"{promised.dtype} for result {place}, and the kernel returns {tuple(returned.shape)} of "
+                f"{returned.dtype}"
+            )
+
+
+def _compiled(spec: OpSpec) -> None:
+    for sample in spec.samples:
+        torch._dynamo.reset()
+        step = torch.compile(spec.function, fullgraph=True, dynamic=True)
+        torch.testing.assert_close(
+            value_and_grads(spec, step, sample),
+            value_and_grads(spec, spec.function, sample),
+            msg=sample.name.__add__,
+        )
+
+
+def _one_graph_for_all_sizes(spec: OpSpec) -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    step = torch.compile(spec.function, backend=counter, fullgraph=True, dynamic=True)
+    sample = spec.samples[0]
+    for repeat in (2, 3, 5):
+        grown = spec.grown(sample, repeat)
+        torch.testing.assert_close(step(*grown.tensors, **grown.kwargs), spec.function(*grown.tensors, **grown.kwargs))
+    assert counter.frame_count == 1, f"compiled {counter.frame_count} times for three batch sizes"
+
+
+def _compiled_transforms(spec: OpSpec) -> None:
+    sample = spec.samples[0]
+    of_tensors = scalar(spec, sample.kwargs)
+    tangents = directions(sample.tensors)
+    for transform in (
+        lambda *tensors: torch.func.jvp(of_tensors, tensors, tangents),
+        lambda *tensors: torch.func.grad(of_tensors, argnums=tuple(range(len(tensors))))(*tensors),
+        lambda *tensors: torch.vmap(of_tensors)(*(torch.stack([tensor, tensor]) for tensor in tensors)),
+    ):
+        torch._dynamo.reset()
+        torch.testing.assert_close(
+            torch.compile(transform, fullgraph=True)(*sample.tensors), transform(*sample.tensors)
+        )
+
+
+def _exported(spec: OpSpec) -> None:
+    for sample in spec.samples:
+        module = spec.as_module(sample.kwargs)
+        names = [spec.counted(place) for place in range(len(sample.tensors))]
+        dims = {name: torch.export.Dim(name, min=1) for name in names}
+        shapes = tuple({0: dims[name]} for name in names)
+        # A dimension of size 1 would be taken for a constant.
+        example = sample.map(lambda tensor: torch.cat([tensor] * 2))
+        # Where a module takes *tensors, they are one argument.
+        named: Any = shapes if spec.module is not None else (shapes,)
+        program = torch.export.export(module, example.tensors, dynamic_shapes=named)
+        assert any(node.target == OPERATORS[spec.operator].overload for node in program.graph.nodes)
+        grown = spec.grown(sample, 3)
+        torch.testing.assert_close(program.module()(*grown.tensors), module(*grown.tensors))
+
+
+def _ahead_of_time(spec: OpSpec) -> None:
+    sample = spec.samples[0]
+    module = spec.as_module(sample.kwargs)
+    program = torch.export.export(module, sample.tensors)
+    with tempfile.TemporaryDirectory() as folder:
+        package = torch._inductor.aoti_compile_and_package(program, package_path=f"{folder}/model.pt2")
+        loaded = torch._inductor.aoti_load_package(package)
+        torch.testing.assert_close(loaded(*sample.tensors), module(*sample.tensors))
