@@ -61,13 +61,15 @@ def directions(
 def value_and_grads(
     spec: OpSpec, function: Callable[..., Any], sample: Sample, representable: torch.dtype | None = None
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The outputs, and the gradients of all tensors along a fixed direction: none, if the op has no derivatives."""
+    """The outputs, and the gradients of all floating-point tensors along a fixed direction: none, if the op has no
+    derivatives."""
     leaves = sample.leaves()
     outputs = as_tuple(function(*leaves, **sample.kwargs))
     if not spec.derivatives:
         assert function is spec.reference or not any(out.requires_grad for out in outputs), "an output requires grad"
         return tuple(out.detach() for out in outputs), ()
-    grads = torch.autograd.grad(outputs, leaves, directions(outputs, representable=representable))
+    moving = [leaf for leaf in leaves if leaf.requires_grad]
+    grads = torch.autograd.grad(outputs, moving, directions(outputs, representable=representable))
     return tuple(out.detach() for out in outputs), grads
 
 
@@ -77,9 +79,10 @@ def second_grads(spec: OpSpec, function: Callable[..., Any], sample: Sample) -> 
     outputs = as_tuple(function(*leaves, **sample.kwargs))
     if not spec.derivatives:
         return ()
-    first = torch.autograd.grad(outputs, leaves, directions(outputs), create_graph=True)
+    moving = [leaf for leaf in leaves if leaf.requires_grad]
+    first = torch.autograd.grad(outputs, moving, directions(outputs), create_graph=True)
     # What an output is linear in by itself, as in a bias, is in no first gradient.
-    return torch.autograd.grad(first, leaves, directions(first, seed=2), materialize_grads=True)
+    return torch.autograd.grad(first, moving, directions(first, seed=2), materialize_grads=True)
 
 
 def scalar(spec: OpSpec, kwargs: dict[str, Any], function: Callable[..., Any] | None = None) -> Callable[..., Tensor]:
@@ -90,6 +93,22 @@ def scalar(spec: OpSpec, kwargs: dict[str, Any], function: Callable[..., Any] | 
         return sum(((out * out).sum() + out.sum() for out in outputs), start=tensors[0].new_zeros(()))
 
     return of_tensors
+
+
+def of_floating(function: Callable[..., Any], sample: Sample) -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
+    """``function`` of the sample's floating-point tensors alone, and these: integers have no tangents."""
+    tensors = sample.tensors
+    indices = [index for index, tensor in enumerate(tensors) if tensor.is_floating_point()]
+    if len(indices) == len(tensors):
+        return function, tensors
+
+    def bound(*given: Tensor) -> Any:
+        whole = list(tensors)
+        for index, tensor in zip(indices, given, strict=True):
+            whole[index] = tensor
+        return function(*whole)
+
+    return bound, tuple(tensors[index] for index in indices)
 
 
 def where_the_samples_are(spec: OpSpec, run: Callable[[], None]) -> None:

@@ -73,7 +73,7 @@ def run(spec: OpSpec) -> None:
             if names[broken] in spec.optional:
                 strategies = [strategies[0].filter(lambda value: value is not None)]
             if len(tensors) > 1:
-                counted = [spec.counted(place) for place in range(len(tensors))]
+                counted = [spec.counted(index) for index in range(len(tensors))]
                 strategies.append(_broken_mates(tensors[broken], counted.count(counted[broken]) == 1))
             tensors[broken] = draw(st.one_of(strategies))
             name = names[broken]

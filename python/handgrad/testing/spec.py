@@ -135,14 +135,14 @@ class OpSpec:
         """What the reference computes in, for kernels that are given ``dtype``."""
         return torch.float64 if self.derivatives or dtype is torch.float64 else torch.float32
 
-    def counted(self, place: int) -> str:
-        """What the first dimension of the tensor at ``place`` counts."""
-        return self.rows[place] if self.rows else "batch"
+    def counted(self, index: int) -> str:
+        """What the first dimension of the tensor at ``index`` counts."""
+        return self.rows[index] if self.rows else "batch"
 
     def grown(self, sample: Sample, times: int) -> Sample:
         """``sample`` with as many rows ``times`` over; more for each further kind of rows, so that all sizes differ."""
         kinds = list(dict.fromkeys(self.rows))
-        factors = [times + (kinds.index(self.counted(place)) if kinds else 0) for place in range(len(sample.tensors))]
+        factors = [times + (kinds.index(self.counted(index)) if kinds else 0) for index in range(len(sample.tensors))]
         tensors = tuple(torch.cat([t] * factor) for t, factor in zip(sample.tensors, factors, strict=True))
         return Sample(sample.name, tensors, sample.kwargs)
 

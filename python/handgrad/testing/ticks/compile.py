@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from handgrad.registration import OPERATORS
-from handgrad.testing.calls import Checks, as_tuple, directions, scalar, value_and_grads
-from handgrad.testing.private import recorded
+from handgrad.testing.calls import Checks, as_tuple, directions, of_floating, scalar, value_and_grads
+from handgrad.testing.private import argument_names, masks, recorded, with_argument
 from handgrad.testing.spec import OpSpec
+from handgrad.testing.ticks.strides import channels_last, transposed
 
 
 def cases(spec: OpSpec, root: Path) -> Checks:
     for name in (spec.operator, *map(spec.private, spec.private_ops)):
         if name in OPERATORS:
             yield f"opcheck_{name.split('::')[1]}", functools.partial(_opcheck, spec, name)
+            yield f"layouts_{name.split('::')[1]}", functools.partial(_layouts, spec, name)
     yield "compile", functools.partial(_compiled, spec)
     yield "one_graph_for_all_sizes", functools.partial(_one_graph_for_all_sizes, spec)
     if spec.derivatives:
@@ -32,7 +34,7 @@ def cases(spec: OpSpec, root: Path) -> Checks:
 def _opcheck(spec: OpSpec, name: str) -> None:
     for sample in (spec.samples[0], spec.samples[-1]):
         args = recorded(spec, sample)[name]
-        _check_fake(name, args)
+        _check_fake(name, args, "contiguous tensors")
         for requires_grad in (False, True):
             again = tuple(
                 a.detach().clone().requires_grad_(requires_grad and a.is_floating_point())
@@ -46,7 +48,24 @@ def _opcheck(spec: OpSpec, name: str) -> None:
                 torch.library.opcheck(OPERATORS[name].overload, again)
 
 
-def _check_fake(name: str, args: tuple[Any, ...]) -> None:
+def _layouts(spec: OpSpec, name: str) -> None:
+    """opcheck asks a fake kernel about the strides of the tensors that it is given, and those are contiguous."""
+    for sample in spec.samples:
+        args = recorded(spec, sample)[name]
+        _check_fake(name, args, "contiguous tensors")
+        if "output_mask" in argument_names(name):
+            for mask in masks(len(OPERATORS[name].overload._schema.returns)):
+                _check_fake(name, with_argument(name, args, "output_mask", mask), f"output_mask {mask}")
+        for layout, arrange, rank in (("channels_last", channels_last, 3), ("transposed", transposed, 2)):
+            indices = [index for index, arg in enumerate(args) if isinstance(arg, Tensor) and arg.dim() >= rank]
+            # All of them, and each alone among contiguous ones.
+            for chosen in ([indices] if indices else []) + [[index] for index in indices if len(indices) > 1]:
+                arranged = tuple(arrange(arg) if index in chosen else arg for index, arg in enumerate(args))
+                names = [OPERATORS[name].overload._schema.arguments[index].name for index in chosen]
+                _check_fake(name, arranged, f"{layout} {', '.join(names)}")
+
+
+def _check_fake(name: str, args: tuple[Any, ...], given: str) -> None:
     """What opcheck would say of a fake kernel that promises other results than the kernel's, in a sentence."""
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -55,16 +74,26 @@ def _check_fake(name: str, args: tuple[Any, ...]) -> None:
     real = overload(*args)
     with FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True) as mode:
         fake = overload(*(mode.from_tensor(arg) if isinstance(arg, Tensor) else arg for arg in args))
-    for place, (promised, returned) in enumerate(zip(as_tuple(fake), as_tuple(real), strict=True)):
+    for index, (promised, returned) in enumerate(zip(as_tuple(fake), as_tuple(real), strict=True)):
         # A size that depends on values is promised as a symbol.
         sizes = [size if isinstance(size, int) else None for size in promised.shape]
         fits = len(sizes) == returned.dim() and all(a in (None, b) for a, b in zip(sizes, returned.shape, strict=True))
         if not fits or promised.dtype != returned.dtype:
             raise AssertionError(
                 f"{name}: the fake kernel, fake= of its register(...), promises {tuple(promised.shape)} of "
-                f"{promised.dtype} for result {place}, and the kernel returns {tuple(returned.shape)} of "
+                f"{promised.dtype} for result {index}, and the kernel returns {tuple(returned.shape)} of "
                 f"{returned.dtype}"
             )
+        assert _strides(promised, returned) == _strides(returned, returned), (
+            f"{name}: for {given} the fake kernel, fake= of its register(...), promises strides {promised.stride()} "
+            f"for result {index} of {tuple(returned.shape)}, and the kernel returns {returned.stride()}: what "
+            "torch.compile makes of it would fail, or read elsewhere"
+        )
+
+
+def _strides(tensor: Tensor, real: Tensor) -> list[int]:
+    """Those that say something: where there is more than one step to go."""
+    return [stride for stride, size in zip(tensor.stride(), real.shape, strict=True) if size > 1 and real.numel()]
 
 
 def _compiled(spec: OpSpec) -> None:
@@ -93,23 +122,21 @@ def _one_graph_for_all_sizes(spec: OpSpec) -> None:
 
 def _compiled_transforms(spec: OpSpec) -> None:
     sample = spec.samples[0]
-    of_tensors = scalar(spec, sample.kwargs)
-    tangents = directions(sample.tensors)
+    of_tensors, given = of_floating(scalar(spec, sample.kwargs), sample)
+    tangents = directions(given)
     for transform in (
         lambda *tensors: torch.func.jvp(of_tensors, tensors, tangents),
         lambda *tensors: torch.func.grad(of_tensors, argnums=tuple(range(len(tensors))))(*tensors),
         lambda *tensors: torch.vmap(of_tensors)(*(torch.stack([tensor, tensor]) for tensor in tensors)),
     ):
         torch._dynamo.reset()
-        torch.testing.assert_close(
-            torch.compile(transform, fullgraph=True)(*sample.tensors), transform(*sample.tensors)
-        )
+        torch.testing.assert_close(torch.compile(transform, fullgraph=True)(*given), transform(*given))
 
 
 def _exported(spec: OpSpec) -> None:
     for sample in spec.samples:
         module = spec.as_module(sample.kwargs)
-        names = [spec.counted(place) for place in range(len(sample.tensors))]
+        names = [spec.counted(index) for index in range(len(sample.tensors))]
         dims = {name: torch.export.Dim(name, min=1) for name in names}
         shapes = tuple({0: dims[name]} for name in names)
         # A dimension of size 1 would be taken for a constant.

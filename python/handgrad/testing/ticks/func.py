@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.testing.calls import Checks, as_tuple, directions, scalar
+from handgrad.testing.calls import Checks, as_tuple, directions, of_floating, scalar
 from handgrad.testing.spec import OpSpec, Sample, halved
 
 
@@ -33,9 +33,32 @@ def _no_loops() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _led(spec: OpSpec, what: str, where: str) -> Iterator[None]:
+    """Whatever fails, in the op or in a comparison, is said after what was asked and where its rule is."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(f"{spec.name}, {what}: {where}.\n{type(error).__name__}: {error}") from error
+
+
+_VMAP_RULE = (
+    "look at the vmap rule of its autograd Functions (vmap), or at the roles from which it is made: it gets tensors "
+    "with a further dimension, at in_dims, and must return what a loop over samples returns, each sample by itself"
+)
+_DERIVATIVES = {
+    "jvp": "look at jvp of its autograd Functions, which must use the tangent of every argument that has one",
+    "jacfwd": "look at jvp of its autograd Functions, and at the vmap rule",
+    "grad": "look at backward of its autograd Function",
+    "vjp": "look at backward of its autograd Function",
+    "jacrev": "look at backward of its autograd Function, and at the vmap rules",
+    "hessian": "look at backward of the backward's autograd Function and at jvp of the forward's",
+}
+
+
 def _subsets(count: int) -> Iterator[set[int]]:
     for bits in range(1, 2**count):
-        yield {place for place in range(count) if bits >> place & 1}
+        yield {index for index in range(count) if bits >> index & 1}
 
 
 def _vmap(spec: OpSpec, sample: Sample) -> None:
@@ -43,39 +66,44 @@ def _vmap(spec: OpSpec, sample: Sample) -> None:
     function = functools.partial(spec.function, **sample.kwargs)
     for mapped in _subsets(len(stacked)):
         loop = [
-            as_tuple(function(*(tensor[i] if place in mapped else tensor[0] for place, tensor in enumerate(stacked))))
+            as_tuple(function(*(tensor[i] if index in mapped else tensor[0] for index, tensor in enumerate(stacked))))
             for i in range(3)
         ]
         expected = tuple(torch.stack(outputs) for outputs in zip(*loop, strict=True))
         for dim in (0, 1, -1):
-            in_dims = tuple(dim if place in mapped else None for place in range(len(stacked)))
+            in_dims = tuple(dim if index in mapped else None for index in range(len(stacked)))
             tensors = [
-                tensor.movedim(0, dim).contiguous() if place in mapped else tensor[0]
-                for place, tensor in enumerate(stacked)
+                tensor.movedim(0, dim).contiguous() if index in mapped else tensor[0]
+                for index, tensor in enumerate(stacked)
             ]
-            with _no_loops():
-                actual = torch.vmap(function, in_dims)(*tensors)
-            torch.testing.assert_close(as_tuple(actual), expected)
+            with _led(spec, f"vmap with in_dims {in_dims}", _VMAP_RULE):
+                with _no_loops():
+                    actual = torch.vmap(function, in_dims)(*tensors)
+                torch.testing.assert_close(as_tuple(actual), expected)
 
 
 def _per_sample(spec: OpSpec, sample: Sample) -> None:
     """Per-sample gradients and Hessians, against a loop."""
-    stacked = [torch.stack([tensor, 0.5 * tensor]) for tensor in sample.tensors]
+    stacked = [torch.stack([tensor, halved(tensor)]) for tensor in sample.tensors]
     of_tensors = scalar(spec, sample.kwargs)
     for transform in (torch.func.grad, torch.func.hessian):
-        with _no_loops():
-            actual = torch.vmap(transform(of_tensors))(*stacked)
         loop = [transform(of_tensors)(*(tensor[i] for tensor in stacked)) for i in range(2)]
-        torch.testing.assert_close(actual, torch.stack(loop))
+        with _led(spec, f"vmap of {transform.__name__}", _VMAP_RULE):
+            with _no_loops():
+                actual = torch.vmap(transform(of_tensors))(*stacked)
+            torch.testing.assert_close(actual, torch.stack(loop))
 
 
 def _transforms(spec: OpSpec, sample: Sample) -> None:
-    ours, reference = scalar(spec, sample.kwargs), scalar(spec, sample.kwargs, spec.reference)
-    tangents = directions(sample.tensors)
-    for argument in range(len(sample.tensors)):
+    ours, tensors = of_floating(scalar(spec, sample.kwargs), sample)
+    reference, _ = of_floating(scalar(spec, sample.kwargs, spec.reference), sample)
+    tangents = directions(tensors)
+    for argument in range(len(tensors)):
         for name, transform in _ways(argument, tangents).items():
-            actual, expected = transform(ours)(*sample.tensors), transform(reference)(*sample.tensors)
-            torch.testing.assert_close(actual, expected, msg=f"{name} of argument {argument}: {{}}".format)
+            expected = transform(reference)(*tensors)
+            where = _DERIVATIVES.get(name, "look at the Functions of its private ops")
+            with _led(spec, f"torch.func.{name} with respect to argument {argument}", where):
+                torch.testing.assert_close(transform(ours)(*tensors), expected)
 
 
 def _ways(argument: int, tangents: tuple[Tensor, ...]) -> dict[str, Callable[..., Any]]:

@@ -1,4 +1,4 @@
-"""Tick 14: DTensors split over devices, and data-parallel training."""
+"""Tick 14: DTensors split over devices; data-parallel training, with parameters split too and checkpointing."""
 
 from __future__ import annotations
 
@@ -14,3 +14,4 @@ def cases(spec: OpSpec, root: Path) -> Checks:
     yield "dtensor", functools.partial(distributed.run, distributed.dtensor, spec)
     if spec.derivatives:
         yield "ddp", functools.partial(distributed.run, distributed.ddp, spec)
+        yield "fsdp_checkpointed", functools.partial(distributed.run, distributed.fsdp, spec)

@@ -21,12 +21,12 @@ def cases(spec: OpSpec, root: Path) -> Checks:
         yield f"any_{sample.name}_bfloat16", functools.partial(_any, spec, sample.to(torch.bfloat16), root)
     yield "expanded", functools.partial(_expanded, spec)
     if spec.channels_last:
-        yield "channels_last_kept", functools.partial(_channels_last, spec)
+        yield "channels_last_kept", functools.partial(_channels_last, spec, root)
 
 
 def arrangements(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The same values in other arrangements of memory."""
-    yield "transposed", tensor.transpose(0, -1).contiguous().transpose(0, -1)
+    yield "transposed", transposed(tensor)
     strange = float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max
     sparse = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), strange)
     sparse[..., ::2] = tensor
@@ -42,6 +42,11 @@ def arrangements(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield "channels_last", channels_last(tensor)
 
 
+def transposed(tensor: Tensor) -> Tensor:
+    """The same values with dimension 0 innermost."""
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
 def channels_last(tensor: Tensor) -> Tensor:
     """The same values with dimension 1 innermost, whatever the rank."""
     return tensor.movedim(1, -1).contiguous().movedim(-1, 1) if tensor.dim() >= 3 else tensor
@@ -52,11 +57,11 @@ def _any(spec: OpSpec, sample: Sample, root: Path) -> None:
     variants = [dict(arrangements(tensor)) for tensor in sample.tensors]
     for kind in variants[0]:
         # All tensors so arranged, and each alone among contiguous ones.
-        for chosen in [range(len(variants)), *([place] for place in range(len(variants)))]:
+        for chosen in [range(len(variants)), *([index] for index in range(len(variants)))]:
             tensors = tuple(
                 # A bias, say, has fewer arrangements than an image.
-                variants[place].get(kind, tensor) if place in chosen else tensor
-                for place, tensor in enumerate(sample.tensors)
+                variants[index].get(kind, tensor) if index in chosen else tensor
+                for index, tensor in enumerate(sample.tensors)
             )
             actual = value_and_grads(spec, spec.function, Sample(kind, tensors, sample.kwargs))
             # The order of a sum may follow memory.
@@ -84,7 +89,7 @@ def _expanded(spec: OpSpec) -> None:
     torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=0)
 
 
-def _channels_last(spec: OpSpec) -> None:
+def _channels_last(spec: OpSpec, root: Path) -> None:
     for sample in spec.samples:
         if sample.tensors[0].dim() != 4:
             continue
@@ -92,6 +97,9 @@ def _channels_last(spec: OpSpec) -> None:
             lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
         )
         outputs, grads = value_and_grads(spec, spec.function, last)
-        for tensor in (*outputs, *grads):
-            if tensor.dim() == 4:
-                assert tensor.is_contiguous(memory_format=torch.channels_last), "channels_last was lost"
+        for what, tensors in (("output", outputs), ("gradient", grads)):
+            for index, tensor in enumerate(tensors):
+                assert tensor.dim() != 4 or tensor.is_contiguous(memory_format=torch.channels_last), (
+                    f"{spec.name}, sample {sample.name!r}: all tensors are channels_last, and {what} {index} of "
+                    f"{tuple(tensor.shape)} has strides {tensor.stride()}; look at what {sources(spec, root)} allocates"
+                )
