@@ -89,7 +89,7 @@ def scalar(spec: OpSpec, kwargs: dict[str, Any], function: Callable[..., Any] | 
     """A twice differentiable scalar of the op's outputs whose gradient depends on all of them."""
 
     def of_tensors(*tensors: Tensor) -> Tensor:
-        outputs = as_tuple((function or spec.function)(*tensors, **kwargs))
+        outputs = as_tuple((function or spec.call)(*tensors, **kwargs))
         return sum(((out * out).sum() + out.sum() for out in outputs), start=tensors[0].new_zeros(()))
 
     return of_tensors

@@ -94,7 +94,7 @@ def dtensor(spec: OpSpec, rank: int) -> None:
         # Twice the batch, so that it divides evenly.
         whole = sample.map(lambda tensor: torch.cat([tensor, halved(tensor)]))
         leaves = whole.leaves()
-        outputs = spec.function(*leaves, **whole.kwargs)
+        outputs = spec.call(*leaves, **whole.kwargs)
         expected = outputs if isinstance(outputs, tuple) else (outputs,)
         expected_grads = torch.autograd.grad(sum(out.sum() for out in expected), leaves) if spec.derivatives else ()
         count = len(whole.tensors)
@@ -106,7 +106,7 @@ def dtensor(spec: OpSpec, rank: int) -> None:
                 )
                 for t, dim in zip(whole.tensors, dims, strict=True)
             ]
-            outputs = spec.function(*shards, **whole.kwargs)
+            outputs = spec.call(*shards, **whole.kwargs)
             actual = outputs if isinstance(outputs, tuple) else (outputs,)
             assert all(isinstance(out, DTensor) for out in actual)
             for out in actual:
@@ -128,7 +128,7 @@ class _Model(torch.nn.Module):
         self.spec, self.kwargs = spec, kwargs
 
     def forward(self, first: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        return self.spec.function(self.scale.mean() * first, *rest, **self.kwargs).mean()
+        return self.spec.call(self.scale.mean() * first, *rest, **self.kwargs).mean()
 
 
 def _trained(spec: OpSpec, rank: int, parallel: Callable[[torch.nn.Module], Any]) -> None:

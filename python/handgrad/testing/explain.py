@@ -20,9 +20,9 @@ _SHOWN = 5
 
 def wrong_derivatives(spec: OpSpec, sample: Sample, root: Path, order: int) -> str:
     """A text about the derivatives of the given order (1 or 2) that a finite difference contradicts; empty if none."""
-    function, tensors = of_floating(functools.partial(spec.function, **sample.kwargs), sample)
-    known = spec.function.__code__.co_varnames
-    names = [name for name, tensor in zip(known, sample.tensors, strict=False) if tensor.is_floating_point()]
+    function, tensors = of_floating(functools.partial(spec.call, **sample.kwargs), sample)
+    known = spec.tensor_names(len(sample.tensors))
+    names = [name for name, tensor in zip(known, sample.tensors, strict=True) if tensor.is_floating_point()]
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     outputs = ["output"]
     if order == 2:

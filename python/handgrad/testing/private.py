@@ -30,7 +30,7 @@ def recorded(spec: OpSpec, sample: Sample) -> dict[str, tuple[Any, ...]]:
             return func(*args, **kwargs)
 
     with Recorder():
-        second_grads(spec, spec.function, sample)
+        second_grads(spec, spec.call, sample)
     return calls
 
 

@@ -23,7 +23,7 @@ def _against_reference(spec: OpSpec, sample: Sample, dtype: torch.dtype, device:
     rounded = sample.map(Tensor.cpu).to(dtype)
     # The reference, in float64 if it can be, sees the very numbers that the kernel sees.
     expected = value_and_grads(spec, spec.reference, rounded.to(spec.compute_dtype(dtype)), representable=dtype)
-    outputs, grads = value_and_grads(spec, spec.function, rounded.map(lambda tensor: tensor.to(device)))
+    outputs, grads = value_and_grads(spec, spec.call, rounded.map(lambda tensor: tensor.to(device)))
     floating = [out.dtype for out in outputs if out.is_floating_point()]
     assert all(found == dtype for found in floating), f"outputs are {floating}, not {dtype}"
     hint = (

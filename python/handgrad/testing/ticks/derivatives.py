@@ -47,7 +47,7 @@ def cases(spec: OpSpec, root: Path) -> Checks:
 def _first(spec: OpSpec, sample: Sample, root: Path) -> None:
     with _explained(spec, sample, root, order=1):
         assert gradcheck(
-            functools.partial(spec.function, **sample.kwargs),
+            functools.partial(spec.call, **sample.kwargs),
             sample.leaves(),
             check_forward_ad=True,
             check_batched_grad=True,
@@ -58,7 +58,7 @@ def _first(spec: OpSpec, sample: Sample, root: Path) -> None:
 def _second(spec: OpSpec, sample: Sample, root: Path) -> None:
     with _explained(spec, sample, root, order=2):
         assert gradgradcheck(
-            functools.partial(spec.function, **sample.kwargs),
+            functools.partial(spec.call, **sample.kwargs),
             sample.leaves(),
             check_fwd_over_rev=True,
             check_batched_grad=True,
@@ -88,11 +88,11 @@ def _where(found: str) -> str:
 def _one_at_a_time(spec: OpSpec) -> None:
     """An argument that does not require grad must not disturb the gradient of one that does."""
     sample = spec.samples[0]
-    _, expected = value_and_grads(spec, spec.function, sample)
+    _, expected = value_and_grads(spec, spec.call, sample)
     for index in range(len(sample.tensors)):
         tensors = [tensor.detach() for tensor in sample.tensors]
         tensors[index].requires_grad_()
-        outputs = as_tuple(spec.function(*tensors, **sample.kwargs))
+        outputs = as_tuple(spec.call(*tensors, **sample.kwargs))
         (grad,) = torch.autograd.grad(outputs, tensors[index], directions(outputs))
         # Not to the bit: another loop is at work, in which the compiler may fuse other multiplications and additions.
         torch.testing.assert_close(grad, expected[index])
@@ -103,11 +103,11 @@ def _checkpointed(spec: OpSpec, sample: Sample) -> None:
     from torch.utils.checkpoint import checkpoint
 
     def again(*tensors: Tensor, **kwargs: Any) -> Any:
-        return checkpoint(functools.partial(spec.function, **kwargs), *tensors, use_reentrant=False)
+        return checkpoint(functools.partial(spec.call, **kwargs), *tensors, use_reentrant=False)
 
     hint = f"{spec.name}, sample {sample.name!r}, under torch.utils.checkpoint(use_reentrant=False): other {{}}"
     for what, call in (("gradients", value_and_grads), ("second derivatives", second_grads)):
-        actual, expected = call(spec, again, sample), call(spec, spec.function, sample)
+        actual, expected = call(spec, again, sample), call(spec, spec.call, sample)
         torch.testing.assert_close(actual, expected, msg=after(hint.format(what)))
 
 
@@ -140,12 +140,12 @@ class _Elsewhere:
 
 def _offloaded(spec: OpSpec, sample: Sample) -> None:
     sample = sample.map(channels_last) if spec.channels_last else sample
-    expected = (*value_and_grads(spec, spec.function, sample)[1], *second_grads(spec, spec.function, sample))
+    expected = (*value_and_grads(spec, spec.call, sample)[1], *second_grads(spec, spec.call, sample))
     elsewhere = _Elsewhere()
     leaves = sample.leaves()
     moving = [leaf for leaf in leaves if leaf.requires_grad]
     with torch.autograd.graph.saved_tensors_hooks(elsewhere.pack, elsewhere.unpack):
-        outputs = as_tuple(spec.function(*leaves, **sample.kwargs))
+        outputs = as_tuple(spec.call(*leaves, **sample.kwargs))
         first = torch.autograd.grad(outputs, moving, directions(outputs), create_graph=True)
     elsewhere.read_once(spec, "backward")
     second = torch.autograd.grad(first, moving, directions(first, seed=2), materialize_grads=True)

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +38,36 @@ def deterministic_algorithms(on: bool) -> Iterator[None]:
 
 
 def _results(spec: OpSpec, sample: Sample) -> Any:
-    return (*value_and_grads(spec, spec.function, sample), second_grads(spec, spec.function, sample))
+    return (*value_and_grads(spec, spec.call, sample), second_grads(spec, spec.call, sample))
+
+
+@contextlib.contextmanager
+def _threads(spec: OpSpec) -> Iterator[Callable[[int], Any]]:
+    """Sets the number of threads of who runs the kernels: torch, or the emulator, which has its own."""
+    if emulated(spec):
+        set_threads: Any = ctypes.CDLL(str(emulated(spec))).handgrad_emulator_set_os_threads
+        before = int(os.environ.get("HANDGRAD_EMULATOR_OS_THREADS") or 1)
+    else:
+        set_threads, before = torch.set_num_threads, torch.get_num_threads()
+    try:
+        yield set_threads
+    finally:
+        set_threads(before)
 
 
 def _any_threads(spec: OpSpec, sample: Sample) -> None:
-    before = torch.get_num_threads()
     results = []
     # A device may have a faster path that adds in the order in which threads come; this is the other one.
-    enabled = torch.are_deterministic_algorithms_enabled() or not sample.tensors[0].is_cpu
-    try:
-        with deterministic_algorithms(enabled):
-            for count in (1, 2, 3, 7, 2):
-                torch.set_num_threads(count)
-                results.append(_results(spec, sample))
-    finally:
-        torch.set_num_threads(before)
+    free = sample.tensors[0].is_cpu and not emulated(spec) and not torch.are_deterministic_algorithms_enabled()
+    with deterministic_algorithms(not free), _threads(spec) as set_threads:
+        for count in (1, 2, 3, 7, 2):
+            set_threads(count)
+            results.append(_results(spec, sample))
+    hint = (
+        f"{spec.name}, sample {sample.name!r}: the results depend on the number of threads, or change from run to run"
+    )
     for other in results[1:]:
-        torch.testing.assert_close(other, results[0], rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(other, results[0], rtol=0, atol=0, equal_nan=True, msg=after(hint))
 
 
 def _any_schedule(spec: OpSpec, sample: Sample, root: Path) -> None:

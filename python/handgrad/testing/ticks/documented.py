@@ -25,7 +25,7 @@ def _found(root: Path, pattern: str) -> None:
 
 
 def _docstring(spec: OpSpec) -> None:
-    modules = () if spec.module is None else (type(spec.module(**spec.samples[0].kwargs)),)
+    modules = () if spec.module is None else (type(spec.as_module(spec.samples[0])[0]),)
     for thing in (spec.function, *modules):
         text = thing.__doc__ or ""
         for part in ("Args:", "Example:"):

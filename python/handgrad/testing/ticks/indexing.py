@@ -30,6 +30,6 @@ def cases(spec: OpSpec, root: Path) -> Checks:
 
 def _addresses(spec: OpSpec, hint: str) -> None:
     sample = spec.samples[0].to(torch.bfloat16)
-    expected = value_and_grads(spec, spec.function, sample)
-    actual = value_and_grads(spec, spec.function, sample.map(far_apart))
+    expected = value_and_grads(spec, spec.call, sample)
+    actual = value_and_grads(spec, spec.call, sample.map(far_apart))
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, msg=after(hint))

@@ -40,7 +40,7 @@ def _saves_only_inputs(spec: OpSpec) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            outputs = as_tuple(spec.function(*leaves, **sample.kwargs))
+            outputs = as_tuple(spec.call(*leaves, **sample.kwargs))
             _saved_beside(saved, leaves, "the inputs")
             along = directions(outputs)
             torch.autograd.grad(outputs, moving, along, create_graph=True)
@@ -57,7 +57,7 @@ def _keeps_nothing_else(spec: OpSpec) -> None:
     """What the hooks of saved tensors do not see: a tensor that lies on ctx, or in what lies there."""
     for sample in spec.samples:
         leaves = sample.leaves()
-        outputs = as_tuple(spec.function(*leaves, **sample.kwargs))
+        outputs = as_tuple(spec.call(*leaves, **sample.kwargs))
         moving = [leaf for leaf in leaves if leaf.requires_grad]
         first = torch.autograd.grad(outputs, moving, directions(outputs), create_graph=True)
         for name, tensor in _on_contexts((*outputs, *first)):
@@ -70,10 +70,10 @@ def _keeps_nothing_else(spec: OpSpec) -> None:
     sample = spec.large
     leaves = sample.leaves()
     moving = [leaf for leaf in leaves if leaf.requires_grad]
-    outputs = as_tuple(spec.function(*leaves, **sample.kwargs))
+    outputs = as_tuple(spec.call(*leaves, **sample.kwargs))
     along = directions(outputs)
     for stage, run in (
-        ("forward", lambda: spec.function(*leaves, **sample.kwargs)),
+        ("forward", lambda: spec.call(*leaves, **sample.kwargs)),
         ("backward with create_graph=True", lambda: torch.autograd.grad(outputs, moving, along, create_graph=True)),
     ):
         held, results = _memory(run, leaves[0].device).held, _bytes(outputs if stage == "forward" else tuple(moving))
@@ -189,9 +189,9 @@ def _allocates_only_results(spec: OpSpec) -> None:
     device = sample.tensors[0].device
     leaves = sample.leaves()
     moving = tuple(leaf for leaf in leaves if leaf.requires_grad)
-    outputs = as_tuple(spec.function(*leaves, **sample.kwargs))
+    outputs = as_tuple(spec.call(*leaves, **sample.kwargs))
     along = directions(outputs)
-    forward = _memory(lambda: spec.function(*sample.tensors, **sample.kwargs), device).allocated
+    forward = _memory(lambda: spec.call(*sample.tensors, **sample.kwargs), device).allocated
     backward = _memory(lambda: torch.autograd.grad(outputs, moving, along), device).allocated
     slack = _SMALL if device.type == "cpu" and not emulated(spec) else spec.device_scratch
     results = _bytes(outputs)

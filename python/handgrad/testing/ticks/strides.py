@@ -53,7 +53,7 @@ def channels_last(tensor: Tensor) -> Tensor:
 
 
 def _any(spec: OpSpec, sample: Sample, root: Path) -> None:
-    expected = value_and_grads(spec, spec.function, sample)
+    expected = value_and_grads(spec, spec.call, sample)
     variants = [dict(arrangements(tensor)) for tensor in sample.tensors]
     for kind in variants[0]:
         # All tensors so arranged, and each alone among contiguous ones.
@@ -63,7 +63,7 @@ def _any(spec: OpSpec, sample: Sample, root: Path) -> None:
                 variants[index].get(kind, tensor) if index in chosen else tensor
                 for index, tensor in enumerate(sample.tensors)
             )
-            actual = value_and_grads(spec, spec.function, Sample(kind, tensors, sample.kwargs))
+            actual = value_and_grads(spec, spec.call, Sample(kind, tensors, sample.kwargs))
             # The order of a sum may follow memory.
             hint = (
                 f"{spec.name}, {kind} in place of contiguous memory: a loop does not follow the strides of a "
@@ -75,16 +75,14 @@ def _any(spec: OpSpec, sample: Sample, root: Path) -> None:
 def _expanded(spec: OpSpec) -> None:
     sample = spec.samples[0].map(lambda tensor: tensor[:1].expand(4, *tensor.shape[1:]))
     dense = sample.map(torch.clone)
-    torch.testing.assert_close(
-        spec.function(*sample.tensors, **sample.kwargs), spec.function(*dense.tensors, **dense.kwargs)
-    )
+    torch.testing.assert_close(spec.call(*sample.tensors, **sample.kwargs), spec.call(*dense.tensors, **dense.kwargs))
     if not spec.derivatives:
         return
     # Gradients that are one number for all, as sum().backward() hands them over.
     grads = []
     for make in (torch.ones_like, lambda out: out.new_ones(()).expand_as(out)):
         leaves = dense.leaves()
-        outputs = as_tuple(spec.function(*leaves, **dense.kwargs))
+        outputs = as_tuple(spec.call(*leaves, **dense.kwargs))
         grads.append(torch.autograd.grad(outputs, leaves, tuple(make(out) for out in outputs)))
     torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=0)
 
@@ -96,7 +94,7 @@ def _channels_last(spec: OpSpec, root: Path) -> None:
         last = sample.map(
             lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
         )
-        outputs, grads = value_and_grads(spec, spec.function, last)
+        outputs, grads = value_and_grads(spec, spec.call, last)
         for what, tensors in (("output", outputs), ("gradient", grads)):
             for index, tensor in enumerate(tensors):
                 assert tensor.dim() != 4 or tensor.is_contiguous(memory_format=torch.channels_last), (
