@@ -13,9 +13,10 @@ from handgrad._scaffold import KINDS
 from ops_table import BEGIN, END, table
 
 ROOT = Path(__file__).resolve().parent.parent
-# Packages of handgrad that hold no ops.
-MACHINERY = {"benchmarking", "sdk", "testing"}
-FAMILIES = sorted(p.parent.name for p in ROOT.glob("python/handgrad/*/__init__.py") if p.parent.name not in MACHINERY)
+# Packages of handgrad: with ops, whose kernels lie in a folder of the same name, and those that hold none.
+PACKAGES = {path.parent.name for path in ROOT.glob("python/handgrad/*/__init__.py")}
+FAMILIES = sorted(name for name in PACKAGES if (ROOT / "csrc" / name).is_dir())
+MACHINERY = PACKAGES - set(FAMILIES)
 OPS = sorted((p.parent.name, p.name) for family in FAMILIES for p in (ROOT / "csrc" / family).iterdir())
 IDS = [op for _, op in OPS]
 CSRC = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"})
