@@ -106,12 +106,15 @@ def test_a_second_op_is_exported_beside_the_first(tmp_path, capsys):
     layers = (package / "python/some_ops/layers/__init__.py").read_text()
     assert layers == (
         '"""Layers."""\n\n'
-        "from some_ops.layers.alpha_norm import AlphaNorm, alpha_norm\n"
-        "from some_ops.layers.zeta import Zeta, zeta\n\n"
+        "from typing import TYPE_CHECKING\n\n"
+        "from handgrad.sdk import lazy\n\n"
+        "if TYPE_CHECKING or not lazy.exports(__name__):\n"
+        "    from some_ops.layers.alpha_norm import AlphaNorm, alpha_norm\n"
+        "    from some_ops.layers.zeta import Zeta, zeta\n\n"
         '__all__ = ["AlphaNorm", "Zeta", "alpha_norm", "zeta"]\n'
     )
     everything = (package / "python/some_ops/__init__.py").read_text()
-    assert "from some_ops import layers, losses  # noqa: E402\n" in everything
+    assert "\n    from some_ops import layers, losses\n" in everything
     assert '__all__ = ["layers", "losses"]\n' in everything
 
 

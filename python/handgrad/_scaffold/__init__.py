@@ -145,16 +145,21 @@ def add(root: Path, op: str, kind: str, parameters: str | None = None) -> list[P
     texts = render_op(named)
     package = f"python/{named.package}"
     family = f"{package}/{named.family}/__init__.py"
-    known = (root / family).is_file()
-    texts[family] = exported((root / family).read_text() if known else "", named)
-    if not known:
-        everything = (root / package / "__init__.py").read_text()
-        changed = shown(everything, named)
-        if changed is None:
-            print(f"{root / package / '__init__.py'}: import {named.family} there.", file=sys.stderr)
-        else:
-            texts[f"{package}/__init__.py"] = changed
+    if (root / family).is_file():
+        texts |= _shown(root, family, exported, named, named.op)
+    else:
+        texts |= {family: exported("", named) or ""}
+        texts |= _shown(root, f"{package}/__init__.py", shown, named, named.family)
     return write(root, texts, "add: --root")
+
+
+def _shown(root: Path, name: str, show: Callable[[str, Named], str | None], named: Named, what: str) -> dict[str, str]:
+    """The file ``name`` as ``show`` changes it; none, and a word to the author, where it is not as `new` writes it."""
+    changed = show((root / name).read_text(), named)
+    if changed is None:
+        print(f"{root / name}: import {what} there.", file=sys.stderr)
+        return {}
+    return {name: changed}
 
 
 def _already_there(path: Path) -> set[str]:

@@ -18,7 +18,7 @@ def render_package(named: Named, folder: str) -> dict[str, str]:
     texts = _render(named, folder, {})
     if folder == "package":
         texts |= render_op(named)
-        texts[f"python/{named.package}/{named.family}/__init__.py"] = exported("", named)
+        texts[f"python/{named.package}/{named.family}/__init__.py"] = exported("", named) or ""
     return texts
 
 

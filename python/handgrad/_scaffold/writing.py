@@ -65,28 +65,61 @@ def _move(draft: Path, root: Path, names: list[str]) -> None:
         raise
 
 
-def exported(text: str, named: Named) -> str:
-    """The family's ``__init__.py`` with the op's one line, and its names in ``__all__``; ``text`` may be empty."""
+_FAMILY = '''"""{title}."""
+
+from typing import TYPE_CHECKING
+
+from handgrad.sdk import lazy
+
+if TYPE_CHECKING or not lazy.exports(__name__):
+    {line}
+
+__all__ = [{names}]
+'''
+
+
+def exported(text: str, named: Named) -> str | None:
+    """The family's ``__init__.py`` with the op's one line, and its names in ``__all__``; ``text`` is empty for a new
+    family. None where the file shows no op as `new` writes it."""
     names = sorted([named.class_name, named.op])
     line = f"from {named.package}.{named.family}.{named.op} import {', '.join(names)}"
-    imports = re.findall(r"^from .+ import (?:\([^)]*\)|.+)$", text, re.M)
-    listed = re.search(r"^__all__ = \[(.*?)\]", text, re.M | re.S)
-    known = re.findall(r'"(\w+)"', listed[1]) if listed else []
-    docstring = re.match(r'""".*?"""', text, re.S)
-    everything = ", ".join(f'"{name}"' for name in sorted([*known, *names]))
-    head = docstring[0] if docstring else f'"""{_WIDE[named.family]}."""'
-    return "\n".join([head, "", *sorted([*imports, line]), "", f"__all__ = [{everything}]", ""])
+    if not text:
+        return _FAMILY.format(title=_WIDE[named.family], line=line, names=_quoted(names))
+    return _with_line(text, rf"from {named.package}\.{named.family}\.\w+ import (?:\([^)]*\)|.+)", line, names)
 
 
 def shown(text: str, named: Named) -> str | None:
-    """The package's ``__init__.py`` with a new family; None where it is not written as `new` writes it."""
-    line = re.search(rf"^from {named.package} import ([\w, ]+?)  # noqa: E402$", text, re.M)
-    if line is None:
+    """The package's ``__init__.py`` with a new family; None where it shows none as `new` writes it."""
+    found = re.search(rf"^ *from {named.package} import ([\w, ]+)$", text, re.M)
+    if found is None:
         return None
-    families = sorted({*line[1].split(", "), named.family})
-    text = text.replace(line[0], f"from {named.package} import {', '.join(families)}  # noqa: E402")
-    listed = ", ".join(f'"{family}"' for family in families)
-    return re.sub(r"^__all__ = \[.*?\]", f"__all__ = [{listed}]", text, flags=re.M | re.S)
+    families = ", ".join(sorted({*found[1].split(", "), named.family}))
+    text = text.replace(found[0], found[0].replace(found[1], families))
+    return _with_names(text, [named.family])
+
+
+def _with_line(text: str, pattern: str, line: str, names: list[str]) -> str | None:
+    """``line`` among those like it, in their order."""
+    found = list(re.finditer(rf"^( *)({pattern})\n", text, re.M))
+    if not found:
+        return None
+    lines = sorted([line, *(match[2] for match in found)])
+    start, indent = found[0].start(), found[0][1]
+    for match in reversed(found):
+        text = text[: match.start()] + text[match.end() :]
+    return _with_names(text[:start] + "".join(f"{indent}{each}\n" for each in lines) + text[start:], names)
+
+
+def _with_names(text: str, names: list[str]) -> str:
+    listed = re.search(r"^__all__ = \[(.*?)\]", text, re.M | re.S)
+    if listed is None:
+        return text
+    everything = sorted({*re.findall(r"\w+", listed[1]), *names})
+    return text.replace(listed[0], f"__all__ = [{_quoted(everything)}]")
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _format(draft: Path, root: Path, names: list[str]) -> None:
