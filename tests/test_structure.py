@@ -99,7 +99,8 @@ def test_rooms_of_an_op(family, op):
     firsts = [section.split()[0] for section in sections]
     order = ["public", "module", "reference", "fake", "autograd", "onnx", "registration"]
     assert firsts == [name for name in order if name in firsts], f"sections out of order: {firsts}"
-    assert set(order) - set(firsts) <= {"module", "onnx"}
+    # A kind or handgrad.derivatives may have the rest.
+    assert set(order) - set(firsts) <= {"module", "fake", "autograd", "onnx"}
 
 
 def test_rooms_of_csrc():
