@@ -60,7 +60,7 @@ TIERS = {
             3: "(gradcheck|gradgradcheck|checkpointed|offloaded)_{first}|only_what_is_asked_.*",
             7: "compile_{first}|compiled_transforms|export_{first}",
             8: ".*",
-            9: "(vmap|per_sample|transforms)_{first}",
+            9: "(vmap|per_sample|transforms)_{first}|vmap_of_raw_op",
             11: "{first}",
             14: "dtensor",
         },

@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handgrad.registration import OPERATORS
 from handgrad.testing.calls import Checks, as_tuple, directions, of_floating, scalar
+from handgrad.testing.private import recorded
 from handgrad.testing.spec import OpSpec, Sample, halved
 
 
 def cases(spec: OpSpec, root: Path) -> Checks:
+    yield "vmap_of_raw_op", functools.partial(_vmap_of_raw_op, spec)
     for sample in spec.samples:
         yield f"vmap_{sample.name}", functools.partial(_vmap, spec, sample)
         if not spec.derivatives:
@@ -80,6 +83,27 @@ def _vmap(spec: OpSpec, sample: Sample) -> None:
                 with _no_loops():
                     actual = torch.vmap(function, in_dims)(*tensors)
                 torch.testing.assert_close(as_tuple(actual), expected)
+
+
+def _vmap_of_raw_op(spec: OpSpec) -> None:
+    """torch.ops' own road, once and nested: compiled graphs and exported programs go there."""
+    sample = spec.samples[0]
+    args = recorded(spec, sample)[spec.operator]
+    indices = [index for index, arg in enumerate(args) if isinstance(arg, Tensor)]
+    overload = OPERATORS[spec.operator].overload
+
+    def raw(*tensors: Tensor) -> Any:
+        given = dict(zip(indices, tensors, strict=True))
+        return overload(*(given.get(index, arg) for index, arg in enumerate(args)))
+
+    once = [torch.stack([args[index], halved(args[index])]) for index in indices]
+    expected = tuple(
+        torch.stack(outs) for outs in zip(*(as_tuple(raw(*(t[i] for t in once))) for i in (0, 1)), strict=True)
+    )
+    with _led(spec, "torch.vmap of torch.ops' own op", _VMAP_RULE):
+        torch.testing.assert_close(as_tuple(torch.vmap(raw)(*once)), expected)
+        twice = as_tuple(torch.vmap(torch.vmap(raw))(*(torch.stack([tensor] * 3) for tensor in once)))
+        torch.testing.assert_close(twice, tuple(torch.stack([out] * 3) for out in expected))
 
 
 def _per_sample(spec: OpSpec, sample: Sample) -> None:
