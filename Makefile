@@ -145,7 +145,7 @@ costs: build  ## what each op costs: core-seconds, bytes, lines; OP=name for one
 bench: build wheel  ## times handgrad against its peers; writes benchmarks/results
 	$(BIN)/python -m benchmarks
 
-table: build  ## writes the table of ops into README.md
+table: build  ## writes the tables of ops into README.md and docs/contract.md
 	$(BIN)/python tests/ops_table.py --write
 
 lint: build  ## ruff, mypy, clang-format
