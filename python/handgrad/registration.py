@@ -41,6 +41,7 @@ __all__ = [
     "Operator",
     "batch_first",
     "register",
+    "schema_of",
     "through_reference",
     "without_derivatives",
 ]
@@ -144,7 +145,7 @@ def register(
             # The raw op's autocast rule would act inside Function.forward, too late for what backward sees.
             args = _autocast(args, autocast)
         if transforms_active() or (differentiable and forward_ad._current_level >= 0):
-            return apply(*args)
+            return overload(*args) if _in_vmap_of_raw_op() else apply(*args)
         if differentiable and is_grad_enabled():
             for place in places:
                 tensor = args[place]
@@ -183,6 +184,11 @@ def _defined(name: str) -> Any:
         + f". library.def in {folder}/*.cpp must define it, and the package must have been built since (pip install "
         "--no-build-isolation -e .)."
     )
+
+
+def schema_of(name: str) -> Any:
+    """The schema of an op that a loaded library defines, as torch has it."""
+    return _defined(name)._schema
 
 
 def _check_takes(name: str, role: str, function: Callable[..., Any], schema: Any) -> None:
@@ -368,6 +374,12 @@ def _outside_its_level(jvp: Callable[..., Any]) -> Callable[..., Any]:
     return lowered
 
 
+def _in_vmap_of_raw_op() -> bool:
+    """Whether the vmap rule of a raw op is at work: there torch has switched off the batching of this level, and hands
+    other ops on to the next; a Function it would take for one more of this level."""
+    return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchBatched)
+
+
 def _autocast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
     device_type = next(arg.device.type for arg in args if isinstance(arg, torch.Tensor))
     if not torch.is_autocast_enabled(device_type):
@@ -401,11 +413,18 @@ def _register_sharding() -> None:
     # Importing DTensor costs more than importing handgrad; whoever holds a DTensor has imported it.
     if "torch.distributed.tensor" not in sys.modules:
         return
+    from torch.distributed.tensor import DTensor
     from torch.distributed.tensor.experimental import register_sharding
 
+    infos = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
     while _pending_sharding:
         overload, rule = _pending_sharding.pop()
         register_sharding(overload)(rule)
+        # Decisions are cached by the arguments from the first int on; a rule may also depend on an output_mask.
+        kinds = [str(argument.type) for argument in overload._schema.arguments]
+        infos[overload].static_argnum = next(
+            (k for k, kind in enumerate(kinds) if "Tensor" not in kind), infos[overload].static_argnum
+        )
 
 
 # As above: Dynamo runs it instead of tracing into DTensor, which it cannot.

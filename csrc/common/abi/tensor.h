@@ -97,6 +97,9 @@ Tensor empty_vector(int64_t count, const Tensor& like) {
   return empty_strided(Sizes(&count, 1), Sizes(&one, 1), dtype, like);
 }
 
+// Zeros in place of what is there.
+inline void fill_zero(const Tensor& tensor) { STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(tensor.get())); }
+
 // Stands for a gradient that nobody asked for.
 inline Tensor empty_placeholder(const Tensor& like) {
   const int64_t zero = 0, one = 1;

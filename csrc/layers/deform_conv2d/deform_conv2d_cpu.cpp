@@ -13,11 +13,11 @@
 // the result is the same, to the bit, for any number of threads.
 #include <cmath>
 
-#include "math/convert.h"
-#include "deform_conv2d_host.h"
+#include "abi/registration.h"
 #include "cpu/matmul.h"
 #include "cpu/parallel.h"
-#include "abi/registration.h"
+#include "deform_conv2d_host.h"
+#include "math/convert.h"
 
 namespace handgrad {
 namespace {
@@ -330,8 +330,10 @@ void sample_channels(int64_t count, const C* const (&x)[4], const C (&weight)[4]
   for (int64_t c = 0; c < count; ++c) column[c] = w0 * x0[c] + w1 * x1[c] + w2 * x2[c] + w3 * x3[c];
 }
 
-// The sample again, what it adds to the gradients of its corners, and the sums of its gradient times the corners.
-template <class C>
+// What is made of one sample in a derivative, as constants of the loop over its channels: the sample itself, for the
+// gradient of the weight; what it adds to the gradients of its corners; and the sums of its gradient times the corners,
+// for the gradients of offset and mask.
+template <bool Columns, bool Scatter, bool Sums, class C>
 void differentiate_channels(int64_t count, const C* const (&x)[4], const C (&weight)[4], const C* __restrict grad,
                             C* __restrict column, C* const (&grad_x)[4], C (&sums)[4]) {
   const C *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
@@ -340,22 +342,26 @@ void differentiate_channels(int64_t count, const C* const (&x)[4], const C (&wei
   C s0 = 0, s1 = 0, s2 = 0, s3 = 0;
 #pragma omp simd reduction(+ : s0, s1, s2, s3)
   for (int64_t c = 0; c < count; ++c) {
-    const C g = grad[c];
-    column[c] = w0 * x0[c] + w1 * x1[c] + w2 * x2[c] + w3 * x3[c];
-    s0 += g * x0[c], s1 += g * x1[c], s2 += g * x2[c], s3 += g * x3[c];
-    g0[c] += w0 * g, g1[c] += w1 * g, g2[c] += w2 * g, g3[c] += w3 * g;
+    if constexpr (Columns) column[c] = w0 * x0[c] + w1 * x1[c] + w2 * x2[c] + w3 * x3[c];
+    if constexpr (Scatter || Sums) {
+      const C g = grad[c];
+      if constexpr (Sums) s0 += g * x0[c], s1 += g * x1[c], s2 += g * x2[c], s3 += g * x3[c];
+      if constexpr (Scatter) g0[c] += w0 * g, g1[c] += w1 * g, g2[c] += w2 * g, g3[c] += w3 * g;
+    }
   }
   sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
 }
 
-// One step further. v: corners of grad_grad_input; moved: how the weights change; h: the gradient of the column by
-// grad_grad_weight.
-template <class C>
+// One step further. v: corners of grad_grad_input; moved: how the weights change; h: the gradient of the column with
+// respect to grad_grad_weight.
+template <bool Columns, bool Scatter, bool Sums, class C>
 void differentiate_channels_twice(int64_t count, const C* const (&x)[4], const C* const (&v)[4], const C (&weight)[4],
                                   const C (&moved)[4], const C* __restrict grad, const C* __restrict h,
                                   C* __restrict column, C* __restrict moved_column, C* const (&grad_x)[4],
                                   C (&of_input)[4], C (&of_moved)[4], C (&of_weight)[4]) {
-  for (int64_t c = 0; c < count; ++c) column[c] = moved_column[c] = 0;
+  if constexpr (Columns) {
+    for (int64_t c = 0; c < count; ++c) column[c] = moved_column[c] = 0;
+  }
   for (int64_t q = 0; q < 4; ++q) {
     const C *xq = x[q], *vq = v[q];
     C* __restrict gq = grad_x[q];
@@ -363,12 +369,16 @@ void differentiate_channels_twice(int64_t count, const C* const (&x)[4], const C
     C by_input = 0, by_moved = 0, by_weight = 0;
 #pragma omp simd reduction(+ : by_input, by_moved, by_weight)
     for (int64_t c = 0; c < count; ++c) {
-      column[c] += a * xq[c];
-      moved_column[c] += b * xq[c] + a * vq[c];
-      gq[c] += b * grad[c] + a * h[c];
-      by_input += grad[c] * xq[c];
-      by_moved += grad[c] * vq[c];
-      by_weight += h[c] * xq[c];
+      if constexpr (Columns) {
+        column[c] += a * xq[c];
+        moved_column[c] += b * xq[c] + a * vq[c];
+      }
+      if constexpr (Scatter) gq[c] += b * grad[c] + a * h[c];
+      if constexpr (Sums) {
+        by_input += grad[c] * xq[c];
+        by_moved += grad[c] * vq[c];
+        by_weight += h[c] * xq[c];
+      }
     }
     of_input[q] = by_input, of_moved[q] = by_moved, of_weight[q] = by_weight;
   }
@@ -447,32 +457,59 @@ Tensor deform_conv2d_cpu(const Tensor& input, const Tensor& offset, const Tensor
 // ---- backward and double backward
 // ------------------------------------------------------------------------------------
 
-// The tensors of both. Second: those of the double backward too.
-template <class T, bool Second>
+// The tensors of both; only the double backward has directions v. What is None, or not asked for, has no data.
+template <class T>
 struct Operands {
   Field<const T> grad_output, input, offset, weight, mask;
-  bool has_mask;
-  Field<T> grad_input, grad_offset, grad_weight, grad_mask;
-  T* grad_bias;
-  // Second only: grad_grad_…, and the gradient of grad_output.
   Field<const T> v_input, v_offset, v_weight, v_mask;
   const T* v_bias;
   int64_t v_bias_stride;
-  Field<T> grad_grad_output;
+  Field<T> grad_grad_output, grad_input, grad_offset, grad_weight, grad_mask;
+  T* grad_bias;
+
+  bool moves() const { return v_input.data || v_offset.data || v_mask.data; }
 };
+
+template <class T>
+Operands<T> operands(const Tensor& grad_output, const Tensor& input, const Tensor& offset, const Tensor& weight,
+                     const std::optional<Tensor>& mask, const Gradients& to) {
+  Operands<T> on{};
+  on.grad_output = field<T>(grad_output), on.input = field<T>(input), on.offset = field<T>(offset);
+  on.weight = field<T>(weight);
+  if (mask) on.mask = field<T>(*mask);
+  if (to.wants_grad_output) on.grad_grad_output = mutable_field<T>(to.grad_output);
+  if (to.wants_input) on.grad_input = mutable_field<T>(to.input);
+  if (to.wants_offset) on.grad_offset = mutable_field<T>(to.offset);
+  if (to.wants_weight) on.grad_weight = mutable_field<T>(to.weight);
+  if (to.wants_mask) on.grad_mask = mutable_field<T>(to.mask);
+  if (to.wants_bias) on.grad_bias = to.bias.mutable_data_ptr<T>();
+  return on;
+}
+
+template <class T>
+void set_directions(Operands<T>& on, const Directions& along) {
+  if (along.input) on.v_input = field<T>(*along.input);
+  if (along.offset) on.v_offset = field<T>(*along.offset);
+  if (along.weight) on.v_weight = field<T>(*along.weight);
+  if (along.mask) on.v_mask = field<T>(*along.mask);
+  if (along.bias) on.v_bias = along.bias->const_data_ptr<T>(), on.v_bias_stride = along.bias->strides()[0];
+}
 
 // One thread's buffers for a tile.
 template <class C, bool Second>
 struct Scratch {
   Planes<C> y, x, m, g, grad_y, grad_x, grad_m;
   Planes<C> vy, vx, vm, result;
-  std::vector<C> columns, grad_columns, moved_columns, h_columns;
+  std::vector<C> columns, grad_columns, moved_columns, h_columns, zeros;
 
-  Scratch(const Geometry& at, const Plan& plan)
-      : Scratch(plan.tile, at.offset_groups * at.taps, at.out_channels, at.group_out, plan.tile * plan.width) {}
+  Scratch(const Geometry& at, const Plan& plan, bool columns_needed, bool grad_columns_needed, bool h_needed)
+      : Scratch(plan.tile, at.offset_groups * at.taps, at.out_channels, at.group_out,
+                columns_needed ? plan.tile * plan.width : 0, grad_columns_needed ? plan.tile * plan.width : 0,
+                h_needed ? plan.tile * plan.width : 0, at.channels) {}
 
  private:
-  Scratch(int64_t tile, int64_t planes, int64_t out_channels, int64_t group_out, int64_t elements)
+  Scratch(int64_t tile, int64_t planes, int64_t out_channels, int64_t group_out, int64_t elements,
+          int64_t grad_elements, int64_t h_elements, int64_t channels)
       : y(planes, tile),
         x(planes, tile),
         m(planes, tile),
@@ -485,235 +522,351 @@ struct Scratch {
         vm(Second ? planes : 0, tile),
         result(Second ? group_out : 0, tile),
         columns(static_cast<size_t>(elements)),
-        grad_columns(static_cast<size_t>(elements)),
+        grad_columns(static_cast<size_t>(grad_elements)),
         moved_columns(static_cast<size_t>(Second ? elements : 0)),
-        h_columns(static_cast<size_t>(Second ? elements : 0)) {
+        h_columns(static_cast<size_t>(h_elements)),
+        zeros(static_cast<size_t>(channels)) {
     m.fill(C(1));
   }
 };
 
+// Backward, and for Second the double backward: of each tile the gradient of its columns, then what is made of the
+// samples, then the gradient of the weight and of grad_output.
 template <class T, bool Second>
-void differentiate(const Geometry& at, const Operands<T, Second>& on) {
+class Differentiation {
+ public:
   using C = Compute<T>;
-  const Plan plan(at, sizeof(C));
-  const std::vector<C> matrix = arranged_weight(at, on.weight);
-  std::vector<C> v_matrix, v_bias;
-  if constexpr (Second) {
-    v_matrix = arranged_weight(at, on.v_weight);
-    v_bias.resize(static_cast<size_t>(at.out_channels));
-    load_run(on.v_bias, on.v_bias_stride, at.out_channels, v_bias.data());
-  }
-  const int64_t planes = at.offset_groups * at.taps;
-  std::vector<std::vector<C>> weight_sums(static_cast<size_t>(plan.lanes)), bias_sums(weight_sums.size());
-  // Of all units where several make up an image; of one at a time otherwise.
-  std::vector<GradRows<C>> grads(static_cast<size_t>(plan.bands > 1 ? plan.units : 0));
 
-  for_each_lane(plan, [&](int64_t lane, int64_t first, int64_t last) {
-    Scratch<C, Second> s(at, plan);
-    std::vector<C>& weight_sum = weight_sums[static_cast<size_t>(lane)];
-    std::vector<C>& bias_sum = bias_sums[static_cast<size_t>(lane)];
-    weight_sum.resize(matrix.size());
-    bias_sum.resize(static_cast<size_t>(at.out_channels));
-    std::vector<C> row(static_cast<size_t>(at.width * at.channels)), line(static_cast<size_t>(at.width));
+  Differentiation(const Geometry& at, const Operands<T>& on)
+      : at_(at),
+        on_(on),
+        plan_(at, sizeof(C)),
+        planes_(at.offset_groups * at.taps),
+        columns_(Second ? (on.moves() && (on.grad_weight.data || on.grad_grad_output.data)) ||
+                              (on.v_weight.data && on.grad_grad_output.data)
+                        : on.grad_weight.data != nullptr),
+        scatter_(on.grad_input.data),
+        sums_(on.grad_offset.data || on.grad_mask.data) {}
+
+  void run() {
+    if (samples() || on_.grad_grad_output.data) matrix_ = arranged_weight(at_, on_.weight);
+    if constexpr (Second) {
+      if (on_.v_weight.data) v_matrix_ = arranged_weight(at_, on_.v_weight);
+      v_bias_.resize(static_cast<size_t>(at_.out_channels));
+      if (on_.v_bias) load_run(on_.v_bias, on_.v_bias_stride, at_.out_channels, v_bias_.data());
+    }
+    weight_sums_.resize(static_cast<size_t>(plan_.lanes));
+    bias_sums_.resize(weight_sums_.size());
+    // Of all units where several make up an image; of one at a time otherwise.
+    grads_.resize(static_cast<size_t>(scatter_ && plan_.bands > 1 ? plan_.units : 0));
+    for_each_lane(plan_, [&](int64_t lane, int64_t first, int64_t last) { take_units(lane, first, last); });
+    if (scatter_ && plan_.bands > 1) store_grad_input();
+    if (on_.grad_weight.data) store_grad_weight();
+    if (on_.grad_bias) store_grad_bias();
+  }
+
+ private:
+  // The positions [begin, begin + count) of a unit.
+  struct Tile {
+    const Unit& unit;
+    int64_t begin, count;
+  };
+
+  // What the samples of one unit are of, and what they are added to.
+  struct Rows {
+    PixelRows<T> pixels;
+    std::optional<PixelRows<T>> v_pixels;
+    GradRows<C> grad;
+  };
+
+  bool samples() const { return columns_ || needs_grad_columns(); }
+  bool needs_grad_columns() const { return scatter_ || sums_; }
+  bool needs_grad_output() const { return needs_grad_columns() || on_.grad_weight.data || on_.grad_bias; }
+
+  void take_units(int64_t lane, int64_t first, int64_t last) {
+    Scratch<C, Second> s(at_, plan_, columns_, needs_grad_columns(), needs_grad_columns() && on_.v_weight.data);
+    std::vector<C>& weight_sum = weight_sums_[static_cast<size_t>(lane)];
+    std::vector<C>& bias_sum = bias_sums_[static_cast<size_t>(lane)];
+    if (on_.grad_weight.data) weight_sum.resize(matrix_.size());
+    if (on_.grad_bias) bias_sum.resize(static_cast<size_t>(at_.out_channels));
+    std::vector<C> row(static_cast<size_t>(at_.width * at_.channels)), line(static_cast<size_t>(at_.width));
 
     for (int64_t index = first; index < last; ++index) {
-      const Unit unit(plan, at, index);
-      const RowRange rows = rows_of(at, plan, on.offset, unit);
-      const PixelRows<T> pixels(at, on.input, unit.image, rows);
-      std::optional<PixelRows<T>> v_pixels;
-      if constexpr (Second) v_pixels.emplace(at, on.v_input, unit.image, rows);
-      GradRows<C> grad(at, rows);
-
-      for (int64_t begin = unit.begin; begin < unit.end; begin += plan.tile) {
-        const int64_t count = std::min(plan.tile, unit.end - begin);
-        load_offsets(at, on.offset, unit, begin, count, true, s.y, s.x);
-        if (on.has_mask) load_planes(at, on.mask, planes, unit, begin, count, s.m);
-        if constexpr (Second) {
-          load_offsets(at, on.v_offset, unit, begin, count, false, s.vy, s.vx);
-          if (on.has_mask) load_planes(at, on.v_mask, planes, unit, begin, count, s.vm);
+      const Unit unit(plan_, at_, index);
+      std::optional<Rows> rows;
+      if (samples()) rows.emplace(rows_for(unit));
+      for (int64_t begin = unit.begin; begin < unit.end; begin += plan_.tile) {
+        const Tile tile{unit, begin, std::min(plan_.tile, unit.end - begin)};
+        load(tile, s);
+        if (on_.grad_bias) sum_bias(tile, s, bias_sum);
+        for (int64_t group = 0; group < at_.groups; ++group) {
+          if (needs_grad_columns()) make_grad_columns(tile, group, s);
+          if (samples()) differentiate_samples(tile, group, s, *rows);
+          if (on_.grad_weight.data) add_grad_weight(tile, group, s, weight_sum);
+          if (on_.grad_grad_output.data) store_grad_grad_output(tile, group, s);
         }
-        load_planes(at, on.grad_output, at.out_channels, unit, begin, count, s.g);
-        s.grad_y.fill(C(0));
-        s.grad_x.fill(C(0));
-        s.grad_m.fill(C(0));
-        for (int64_t o = 0; o < at.out_channels && !Second; ++o) {
-          const C* g = s.g.plane(o);
-          C sum = 0;
-#pragma omp simd reduction(+ : sum)
-          for (int64_t i = 0; i < count; ++i) sum += g[i];
-          bias_sum[static_cast<size_t>(o)] += sum;
-        }
-
-        for (int64_t group = 0; group < at.groups; ++group) {
-          const int64_t o = group * at.group_out;
-          const Tensor w = cpu_matrix(matrix.data() + o * plan.width, at.group_out, plan.width, plan.width, 1);
-          const Tensor g_columns = cpu_matrix(s.g.plane(o), count, at.group_out, 1, plan.tile);
-          std::optional<Tensor> v_w;
-          cpu_matmul(cpu_matrix(s.grad_columns.data(), count, plan.width, plan.width, 1), g_columns, w, false);
-          if constexpr (Second) {
-            v_w = cpu_matrix(v_matrix.data() + o * plan.width, at.group_out, plan.width, plan.width, 1);
-            cpu_matmul(cpu_matrix(s.h_columns.data(), count, plan.width, plan.width, 1), g_columns, *v_w, false);
-          }
-
-          const std::vector<Segment> segments = segments_of(at, group);
-          int64_t done = 0;
-          for (int64_t i = 0; i < count; ++i) {
-            for (int64_t t = 0; t < at.taps; ++t) {
-              for (const Segment& part : segments) {
-                const int64_t plane = part.offset_group * at.taps + t;
-                const BilinearSample<C> sample(s.y.at(plane, i), s.x.at(plane, i), at.height, at.width);
-                const C m = s.m.at(plane, i);
-                const C* corners[4];
-                C* grad_corners[4];
-                C weights[4], sums[4];
-                pixels.corners(sample, part.channel, corners);
-                grad.corners(sample, part.channel, grad_corners);
-                for (int64_t q = 0; q < 4; ++q) weights[q] = sample.weight(static_cast<int>(q), m);
-                if constexpr (Second) {
-                  const C vy = s.vy.at(plane, i), vx = s.vx.at(plane, i), vm = s.vm.at(plane, i);
-                  const C* v_corners[4];
-                  C moved[4], of_moved[4], of_weight[4];
-                  v_pixels->corners(sample, part.channel, v_corners);
-                  for (int64_t q = 0; q < 4; ++q) moved[q] = sample.moved_weight(static_cast<int>(q), m, vy, vx, vm);
-                  differentiate_channels_twice(part.count, corners, v_corners, weights, moved,
-                                               s.grad_columns.data() + done, s.h_columns.data() + done,
-                                               s.columns.data() + done, s.moved_columns.data() + done, grad_corners,
-                                               sums, of_moved, of_weight);
-                  s.grad_y.at(plane, i) += sample.grad_y_twice(m, vx, vm, sums, of_moved, of_weight);
-                  s.grad_x.at(plane, i) += sample.grad_x_twice(m, vy, vm, sums, of_moved, of_weight);
-                  s.grad_m.at(plane, i) += sample.grad_mask_twice(vy, vx, sums, of_moved, of_weight);
-                } else {
-                  differentiate_channels(part.count, corners, weights, s.grad_columns.data() + done,
-                                         s.columns.data() + done, grad_corners, sums);
-                  s.grad_y.at(plane, i) += sample.grad_y(m, sums);
-                  s.grad_x.at(plane, i) += sample.grad_x(m, sums);
-                  s.grad_m.at(plane, i) += sample.grad_mask(sums);
-                }
-                done += part.count;
-              }
-            }
-          }
-
-          const Tensor weight_out =
-              cpu_matrix(weight_sum.data() + o * plan.width, at.group_out, plan.width, plan.width, 1);
-          const Tensor g_rows = cpu_matrix(s.g.plane(o), at.group_out, count, plan.tile, 1);
-          if constexpr (Second) {
-            cpu_matmul(weight_out, g_rows, cpu_matrix(s.moved_columns.data(), count, plan.width, plan.width, 1), true);
-            const Tensor result = cpu_matrix(s.result.plane(0), at.group_out, count, plan.tile, 1);
-            cpu_matmul(result, w, cpu_matrix(s.moved_columns.data(), plan.width, count, 1, plan.width), false);
-            cpu_matmul(result, *v_w, cpu_matrix(s.columns.data(), plan.width, count, 1, plan.width), true);
-            for (int64_t k = 0; k < at.group_out; ++k) {
-              C* of_channel = s.result.plane(k);
-              const C value = v_bias[static_cast<size_t>(o + k)];
-              HANDGRAD_SIMD
-              for (int64_t i = 0; i < count; ++i) of_channel[i] += value;
-              store_plane(at, of_channel, unit.image, o + k, begin, count, on.grad_grad_output);
-            }
-          } else {
-            cpu_matmul(weight_out, g_rows, cpu_matrix(s.columns.data(), count, plan.width, plan.width, 1), true);
-          }
-        }
-
-        for (int64_t plane = 0; plane < planes; ++plane) {
-          store_plane(at, s.grad_y.plane(plane), unit.image, 2 * plane, begin, count, on.grad_offset);
-          store_plane(at, s.grad_x.plane(plane), unit.image, 2 * plane + 1, begin, count, on.grad_offset);
-        }
-        if (on.has_mask) store_planes(at, s.grad_m, planes, unit, begin, count, on.grad_mask);
+        store_grad_offset(tile, s);
       }
-
-      if (plan.bands > 1) {
-        grads[static_cast<size_t>(index)] = std::move(grad);
+      if (!scatter_) continue;
+      if (plan_.bands > 1) {
+        grads_[static_cast<size_t>(index)] = std::move(rows->grad);
       } else {
-        for (int64_t y = 0; y < at.height; ++y) {
-          store_grad_row(at, &grad, 1, unit.image, y, row.data(), line.data(), on.grad_input);
+        for (int64_t y = 0; y < at_.height; ++y) {
+          store_grad_row(at_, &rows->grad, 1, unit.image, y, row.data(), line.data(), on_.grad_input);
         }
       }
     }
-  });
+  }
 
-  if (plan.bands > 1) {
-    parallel_for(at.batch * at.height, at.width * at.channels, [&](int64_t begin, int64_t end) {
-      std::vector<C> row(static_cast<size_t>(at.width * at.channels)), line(static_cast<size_t>(at.width));
+  Rows rows_for(const Unit& unit) const {
+    const RowRange range = rows_of(at_, plan_, on_.offset, unit);
+    Rows rows{PixelRows<T>(at_, on_.input, unit.image, range), std::nullopt, {}};
+    if (on_.v_input.data) rows.v_pixels.emplace(at_, on_.v_input, unit.image, range);
+    if (scatter_) rows.grad = GradRows<C>(at_, range);
+    return rows;
+  }
+
+  void load(const Tile& tile, Scratch<C, Second>& s) const {
+    if (samples()) {
+      load_offsets(at_, on_.offset, tile.unit, tile.begin, tile.count, true, s.y, s.x);
+      if (on_.mask.data) load_planes(at_, on_.mask, planes_, tile.unit, tile.begin, tile.count, s.m);
+      if (on_.v_offset.data) load_offsets(at_, on_.v_offset, tile.unit, tile.begin, tile.count, false, s.vy, s.vx);
+      if (on_.v_mask.data) load_planes(at_, on_.v_mask, planes_, tile.unit, tile.begin, tile.count, s.vm);
+    }
+    if (needs_grad_output()) {
+      load_planes(at_, on_.grad_output, at_.out_channels, tile.unit, tile.begin, tile.count, s.g);
+    }
+    if (sums_) {
+      s.grad_y.fill(C(0));
+      s.grad_x.fill(C(0));
+      s.grad_m.fill(C(0));
+    }
+  }
+
+  void sum_bias(const Tile& tile, Scratch<C, Second>& s, std::vector<C>& bias_sum) const {
+    for (int64_t o = 0; o < at_.out_channels; ++o) {
+      const C* g = s.g.plane(o);
+      C sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = 0; i < tile.count; ++i) sum += g[i];
+      bias_sum[static_cast<size_t>(o)] += sum;
+    }
+  }
+
+  // A group's rows of the weight, or of its direction.
+  Tensor weight_of(const std::vector<C>& matrix, int64_t group) const {
+    return cpu_matrix(matrix.data() + group * at_.group_out * plan_.width, at_.group_out, plan_.width, plan_.width, 1);
+  }
+  // Columns as they are written, and as the weight is multiplied by them.
+  Tensor as_rows(const std::vector<C>& columns, const Tile& tile) const {
+    return cpu_matrix(columns.data(), tile.count, plan_.width, plan_.width, 1);
+  }
+  Tensor as_columns(const std::vector<C>& columns, const Tile& tile) const {
+    return cpu_matrix(columns.data(), plan_.width, tile.count, 1, plan_.width);
+  }
+
+  void make_grad_columns(const Tile& tile, int64_t group, Scratch<C, Second>& s) const {
+    const Tensor g = cpu_matrix(s.g.plane(group * at_.group_out), tile.count, at_.group_out, 1, plan_.tile);
+    cpu_matmul(as_rows(s.grad_columns, tile), g, weight_of(matrix_, group), false);
+    if (on_.v_weight.data) cpu_matmul(as_rows(s.h_columns, tile), g, weight_of(v_matrix_, group), false);
+  }
+
+  void differentiate_samples(const Tile& tile, int64_t group, Scratch<C, Second>& s, Rows& rows) const {
+    dispatch_bool(columns_, [&](auto columns) {
+      dispatch_bool(scatter_, [&](auto scatter) {
+        dispatch_bool(sums_, [&](auto sums) {
+          differentiate_samples<columns.value, scatter.value, sums.value>(tile, group, s, rows);
+        });
+      });
+    });
+  }
+
+  template <bool Columns, bool Scatter, bool Sums>
+  void differentiate_samples(const Tile& tile, int64_t group, Scratch<C, Second>& s, Rows& rows) const {
+    const std::vector<Segment> segments = segments_of(at_, group);
+    int64_t done = 0;
+    for (int64_t i = 0; i < tile.count; ++i) {
+      for (int64_t t = 0; t < at_.taps; ++t) {
+        for (const Segment& part : segments) {
+          if constexpr (Second) {
+            differentiate_sample_twice<Columns, Scatter, Sums>(part, t, i, done, s, rows);
+          } else {
+            differentiate_sample<Columns, Scatter, Sums>(part, t, i, done, s, rows);
+          }
+          done += part.count;
+        }
+      }
+    }
+  }
+
+  // Tap t at position i of the tile; its channels begin at `done` in every matrix of columns.
+  template <bool Columns, bool Scatter, bool Sums>
+  void differentiate_sample(const Segment& part, int64_t t, int64_t i, int64_t done, Scratch<C, Second>& s,
+                            Rows& rows) const {
+    const int64_t plane = part.offset_group * at_.taps + t;
+    const BilinearSample<C> sample(s.y.at(plane, i), s.x.at(plane, i), at_.height, at_.width);
+    const C m = s.m.at(plane, i);
+    const C* corners[4];
+    C* grad_corners[4] = {};
+    C weights[4], sums[4];
+    rows.pixels.corners(sample, part.channel, corners);
+    if constexpr (Scatter) rows.grad.corners(sample, part.channel, grad_corners);
+    for (int64_t q = 0; q < 4; ++q) weights[q] = sample.weight(static_cast<int>(q), m);
+    differentiate_channels<Columns, Scatter, Sums>(part.count, corners, weights, s.grad_columns.data() + done,
+                                                   s.columns.data() + done, grad_corners, sums);
+    if constexpr (Sums) {
+      s.grad_y.at(plane, i) += sample.grad_y(m, sums);
+      s.grad_x.at(plane, i) += sample.grad_x(m, sums);
+      s.grad_m.at(plane, i) += sample.grad_mask(sums);
+    }
+  }
+
+  template <bool Columns, bool Scatter, bool Sums>
+  void differentiate_sample_twice(const Segment& part, int64_t t, int64_t i, int64_t done, Scratch<C, Second>& s,
+                                  Rows& rows) const {
+    const int64_t plane = part.offset_group * at_.taps + t;
+    const BilinearSample<C> sample(s.y.at(plane, i), s.x.at(plane, i), at_.height, at_.width);
+    const C m = s.m.at(plane, i), vy = s.vy.at(plane, i), vx = s.vx.at(plane, i), vm = s.vm.at(plane, i);
+    const C *corners[4], *v_corners[4];
+    C* grad_corners[4] = {};
+    C weights[4], moved[4], of_input[4], of_moved[4], of_weight[4];
+    rows.pixels.corners(sample, part.channel, corners);
+    if (rows.v_pixels) {
+      rows.v_pixels->corners(sample, part.channel, v_corners);
+    } else {
+      std::fill(v_corners, v_corners + 4, s.zeros.data());
+    }
+    if constexpr (Scatter) rows.grad.corners(sample, part.channel, grad_corners);
+    for (int q = 0; q < 4; ++q) {
+      weights[q] = sample.weight(q, m);
+      moved[q] = sample.moved_weight(q, m, vy, vx, vm);
+    }
+    const C* h = on_.v_weight.data ? s.h_columns.data() + done : s.zeros.data();
+    differentiate_channels_twice<Columns, Scatter, Sums>(
+        part.count, corners, v_corners, weights, moved, s.grad_columns.data() + done, h, s.columns.data() + done,
+        s.moved_columns.data() + done, grad_corners, of_input, of_moved, of_weight);
+    if constexpr (Sums) {
+      s.grad_y.at(plane, i) += sample.grad_y_twice(m, vx, vm, of_input, of_moved, of_weight);
+      s.grad_x.at(plane, i) += sample.grad_x_twice(m, vy, vm, of_input, of_moved, of_weight);
+      s.grad_m.at(plane, i) += sample.grad_mask_twice(vy, vx, of_input, of_moved, of_weight);
+    }
+  }
+
+  void add_grad_weight(const Tile& tile, int64_t group, Scratch<C, Second>& s, std::vector<C>& weight_sum) const {
+    const Tensor g = cpu_matrix(s.g.plane(group * at_.group_out), at_.group_out, tile.count, plan_.tile, 1);
+    cpu_matmul(weight_of(weight_sum, group), g, as_rows(Second ? s.moved_columns : s.columns, tile), true);
+  }
+
+  void store_grad_grad_output(const Tile& tile, int64_t group, Scratch<C, Second>& s) const {
+    const Tensor result = cpu_matrix(s.result.plane(0), at_.group_out, tile.count, plan_.tile, 1);
+    if (on_.moves()) cpu_matmul(result, weight_of(matrix_, group), as_columns(s.moved_columns, tile), false);
+    if (on_.v_weight.data) cpu_matmul(result, weight_of(v_matrix_, group), as_columns(s.columns, tile), on_.moves());
+    if (!on_.moves() && !on_.v_weight.data) s.result.fill(C(0));
+    for (int64_t k = 0; k < at_.group_out; ++k) {
+      const int64_t o = group * at_.group_out + k;
+      C* of_channel = s.result.plane(k);
+      const C value = v_bias_[static_cast<size_t>(o)];
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < tile.count; ++i) of_channel[i] += value;
+      store_plane(at_, of_channel, tile.unit.image, o, tile.begin, tile.count, on_.grad_grad_output);
+    }
+  }
+
+  void store_grad_offset(const Tile& tile, Scratch<C, Second>& s) const {
+    const int64_t n = tile.unit.image;
+    for (int64_t plane = 0; on_.grad_offset.data && plane < planes_; ++plane) {
+      store_plane(at_, s.grad_y.plane(plane), n, 2 * plane, tile.begin, tile.count, on_.grad_offset);
+      store_plane(at_, s.grad_x.plane(plane), n, 2 * plane + 1, tile.begin, tile.count, on_.grad_offset);
+    }
+    for (int64_t plane = 0; on_.grad_mask.data && plane < planes_; ++plane) {
+      store_plane(at_, s.grad_m.plane(plane), n, plane, tile.begin, tile.count, on_.grad_mask);
+    }
+  }
+
+  void store_grad_input() const {
+    parallel_for(at_.batch * at_.height, at_.width * at_.channels, [&](int64_t begin, int64_t end) {
+      std::vector<C> row(static_cast<size_t>(at_.width * at_.channels)), line(static_cast<size_t>(at_.width));
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t n = i / at.height;
-        store_grad_row(at, grads.data() + n * plan.bands, plan.bands, n, i % at.height, row.data(), line.data(),
-                       on.grad_input);
+        const int64_t n = i / at_.height;
+        store_grad_row(at_, grads_.data() + n * plan_.bands, plan_.bands, n, i % at_.height, row.data(), line.data(),
+                       on_.grad_input);
       }
     });
   }
-  for (int64_t o = 0; o < at.out_channels; ++o) {
-    for (int64_t t = 0; t < at.taps; ++t) {
-      for (int64_t c = 0; c < at.group_channels; ++c) {
-        const size_t i = static_cast<size_t>(o * plan.width + t * at.group_channels + c);
-        C sum = 0;
-        for (const std::vector<C>& of_lane : weight_sums) sum += of_lane[i];
-        *on.grad_weight.at(o, c, t / at.kernel_w, t % at.kernel_w) = narrow<T>(sum);
+
+  void store_grad_weight() const {
+    for (int64_t o = 0; o < at_.out_channels; ++o) {
+      for (int64_t t = 0; t < at_.taps; ++t) {
+        for (int64_t c = 0; c < at_.group_channels; ++c) {
+          const size_t i = static_cast<size_t>(o * plan_.width + t * at_.group_channels + c);
+          C sum = 0;
+          for (const std::vector<C>& of_lane : weight_sums_) sum += of_lane[i];
+          *on_.grad_weight.at(o, c, t / at_.kernel_w, t % at_.kernel_w) = narrow<T>(sum);
+        }
       }
     }
-    if (!Second) {
+  }
+
+  void store_grad_bias() const {
+    for (int64_t o = 0; o < at_.out_channels; ++o) {
       C sum = 0;
-      for (const std::vector<C>& of_lane : bias_sums) sum += of_lane[static_cast<size_t>(o)];
-      on.grad_bias[o] = narrow<T>(sum);
+      for (const std::vector<C>& of_lane : bias_sums_) sum += of_lane[static_cast<size_t>(o)];
+      on_.grad_bias[o] = narrow<T>(sum);
     }
   }
-}
+
+  const Geometry& at_;
+  const Operands<T>& on_;
+  const Plan plan_;
+  const int64_t planes_;
+  // What is made of the samples.
+  const bool columns_, scatter_, sums_;
+  std::vector<C> matrix_, v_matrix_, v_bias_;
+  std::vector<std::vector<C>> weight_sums_, bias_sums_;
+  std::vector<GradRows<C>> grads_;
+};
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cpu(
     const Tensor& grad_output, const Tensor& input, const Tensor& offset, const Tensor& weight,
     const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t padding_h, int64_t padding_w,
-    int64_t dilation_h, int64_t dilation_w, bool) {
+    int64_t dilation_h, int64_t dilation_w, bool /*deterministic: always*/, const std::vector<bool>& output_mask) {
   const Geometry at = check_arguments(input, offset, weight, std::nullopt, mask,
                                       {stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w});
   check_grad_output(at, grad_output, input);
-  const Tensor grad_input = empty_gradient(input), grad_offset = empty_gradient(offset);
-  const Tensor grad_weight = empty_gradient(weight), grad_bias = empty_bias(at, input);
-  const Tensor grad_mask = mask ? empty_gradient(*mask) : empty_placeholder(input);
-
-  dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    Operands<T, false> on{};
-    on.grad_output = field<T>(grad_output), on.input = field<T>(input), on.offset = field<T>(offset);
-    on.weight = field<T>(weight), on.has_mask = mask.has_value();
-    on.grad_input = mutable_field<T>(grad_input), on.grad_offset = mutable_field<T>(grad_offset);
-    on.grad_weight = mutable_field<T>(grad_weight), on.grad_bias = grad_bias.mutable_data_ptr<T>();
-    if (mask) on.mask = field<T>(*mask), on.grad_mask = mutable_field<T>(grad_mask);
-    differentiate(at, on);
-  });
-  return {grad_input, grad_offset, grad_weight, grad_bias, grad_mask};
+  const Gradients to = Gradients::backward(at, input, offset, weight, mask, output_mask);
+  if (to.any()) {
+    dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      const Operands<T> on = operands<T>(grad_output, input, offset, weight, mask, to);
+      Differentiation<T, false>(at, on).run();
+    });
+  }
+  return {to.input, to.offset, to.weight, to.bias, to.mask};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward_cpu(
-    const Tensor& grad_grad_input, const Tensor& grad_grad_offset, const Tensor& grad_grad_weight,
-    const Tensor& grad_grad_bias, const Tensor& grad_grad_mask, const Tensor& grad_output, const Tensor& input,
-    const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w,
-    int64_t padding_h, int64_t padding_w, int64_t dilation_h, int64_t dilation_w, bool) {
+    const std::optional<Tensor>& grad_grad_input, const std::optional<Tensor>& grad_grad_offset,
+    const std::optional<Tensor>& grad_grad_weight, const std::optional<Tensor>& grad_grad_bias,
+    const std::optional<Tensor>& grad_grad_mask, const Tensor& grad_output, const Tensor& input, const Tensor& offset,
+    const Tensor& weight, const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t padding_h,
+    int64_t padding_w, int64_t dilation_h, int64_t dilation_w, bool /*deterministic: always*/,
+    const std::vector<bool>& output_mask) {
   const Geometry at = check_arguments(input, offset, weight, std::nullopt, mask,
                                       {stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w});
   check_grad_output(at, grad_output, input);
-  check_second(at, grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias, grad_grad_mask, input, offset,
-               weight, mask);
-  const Tensor grad_grad_output = empty_output(at, input);
-  const Tensor grad_input = empty_gradient(input), grad_offset = empty_gradient(offset);
-  const Tensor grad_weight = empty_gradient(weight);
-  const Tensor grad_mask = mask ? empty_gradient(*mask) : empty_placeholder(input);
-
-  dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    Operands<T, true> on{};
-    on.grad_output = field<T>(grad_output), on.input = field<T>(input), on.offset = field<T>(offset);
-    on.weight = field<T>(weight), on.has_mask = mask.has_value();
-    on.grad_input = mutable_field<T>(grad_input), on.grad_offset = mutable_field<T>(grad_offset);
-    on.grad_weight = mutable_field<T>(grad_weight), on.grad_grad_output = mutable_field<T>(grad_grad_output);
-    on.v_input = field<T>(grad_grad_input), on.v_offset = field<T>(grad_grad_offset);
-    on.v_weight = field<T>(grad_grad_weight);
-    on.v_bias = grad_grad_bias.const_data_ptr<T>(), on.v_bias_stride = grad_grad_bias.strides()[0];
-    if (mask) {
-      on.mask = field<T>(*mask), on.v_mask = field<T>(grad_grad_mask);
-      on.grad_mask = mutable_field<T>(grad_mask);
-    }
-    differentiate(at, on);
-  });
-  return {grad_grad_output, grad_input, grad_offset, grad_weight, grad_mask};
+  const Directions along{grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias, grad_grad_mask};
+  check_directions(at, along, input, offset, weight, mask);
+  Gradients to = Gradients::double_backward(at, input, offset, weight, mask, output_mask);
+  to.clear_what_stands_still(along);
+  if (to.any()) {
+    dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      Operands<T> on = operands<T>(grad_output, input, offset, weight, mask, to);
+      set_directions(on, along);
+      Differentiation<T, true>(at, on).run();
+    });
+  }
+  return {to.grad_output, to.input, to.offset, to.weight, to.mask};
 }
 
 }  // namespace

@@ -10,10 +10,10 @@
 // channel of an image in the order of positions and taps: slower, and the same to the bit on every run.
 #include <algorithm>
 
-#include "cuda/access.cuh"
-#include "deform_conv2d_host.h"
-#include "cuda/launch.cuh"
 #include "abi/registration.h"
+#include "cuda/access.cuh"
+#include "cuda/launch.cuh"
+#include "deform_conv2d_host.h"
 
 #if defined(HANDGRAD_EMULATED)
 #include "cpu/matmul.h"
@@ -169,16 +169,28 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
 }
 
-// What the double backward has beside: the moving tensors, and the gradient h of the columns by grad_grad_weight.
+// What the double backward has beside: the directions, of which those that are None have no data, and the gradient h of
+// the columns with respect to grad_grad_weight.
 template <class T>
 struct Moved {
   Field<const T> input, offset, mask;
   const Compute<T>* h_columns;
   Compute<T>* columns;
+
+  using C = Compute<T>;
+  // How one sample's offset and mask move.
+  __device__ void load_at(const Look<T>& look, int64_t plane, C& vy, C& vx, C& vm) const {
+    if (offset.data) {
+      vy = widen(load(offset.at(look.image, 2 * plane, look.out_y, look.out_x)));
+      vx = widen(load(offset.at(look.image, 2 * plane + 1, look.out_y, look.out_x)));
+    }
+    if (mask.data) vm = widen(load(mask.at(look.image, plane, look.out_y, look.out_x)));
+  }
+  __device__ C h_at(int64_t place) const { return h_columns ? load(h_columns + place) : C(0); }
 };
 
-// The columns once more, and the gradients of offset and mask; for Second the changed columns too. In double
-// that takes more registers than two blocks leave each other.
+// The columns once more, and the gradients of offset and mask; for Second the changed columns too. What is not asked
+// for is null. In double that takes more registers than two blocks leave each other.
 template <class T, bool Second>
 __global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
     differentiate_kernel(Geometry at, Chunk chunk, Sampled<T> on, Moved<T> moved, const Compute<T>* grad_columns,
@@ -190,16 +202,12 @@ __global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
   const Look<T> look(at, chunk, on, i);
   const int64_t plane = look.group * at.taps + look.tap;
   C vy = 0, vx = 0, vm = 0;
-  if constexpr (Second) {
-    vy = widen(load(moved.offset.at(look.image, 2 * plane, look.out_y, look.out_x)));
-    vx = widen(load(moved.offset.at(look.image, 2 * plane + 1, look.out_y, look.out_x)));
-    if (on.has_mask) vm = widen(load(moved.mask.at(look.image, plane, look.out_y, look.out_x)));
-  }
+  if constexpr (Second) moved.load_at(look, plane, vy, vx, vm);
   C of_input[4] = {}, of_moved[4] = {}, of_weight[4] = {};
   const int64_t first = look.group * at.offset_channels;
   for (int64_t c = first; c < first + at.offset_channels; ++c) {
     const int64_t place = (c * at.taps + look.tap) * chunk.count + look.in_chunk;
-    const C g = load(grad_columns + place), h = Second ? load(moved.h_columns + place) : C(0);
+    const C g = grad_columns ? load(grad_columns + place) : C(0), h = Second ? moved.h_at(place) : C(0);
     C value = 0, change = 0;
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
@@ -207,14 +215,14 @@ __global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
       value += weight * x;
       of_input[q] += g * x;
       if constexpr (Second) {
-        const C v = look.corner(moved.input, c, q);
+        const C v = moved.input.data ? look.corner(moved.input, c, q) : C(0);
         change += look.sample.moved_weight(q, look.mask, vy, vx, vm) * x + weight * v;
         of_moved[q] += g * v;
         of_weight[q] += h * x;
       }
     }
-    store(columns + place, value);
-    if constexpr (Second) store(moved.columns + place, change);
+    if (columns) store(columns + place, value);
+    if (Second && moved.columns) store(moved.columns + place, change);
   }
   C grad_y, grad_x, grad_m;
   if constexpr (Second) {
@@ -226,26 +234,23 @@ __global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
     grad_x = look.sample.grad_x(look.mask, of_input);
     grad_m = look.sample.grad_mask(of_input);
   }
-  store(grad_offset.at(look.image, 2 * plane, look.out_y, look.out_x), narrow<T>(grad_y));
-  store(grad_offset.at(look.image, 2 * plane + 1, look.out_y, look.out_x), narrow<T>(grad_x));
-  if (on.has_mask) store(grad_mask.at(look.image, plane, look.out_y, look.out_x), narrow<T>(grad_m));
+  if (grad_offset.data) {
+    store(grad_offset.at(look.image, 2 * plane, look.out_y, look.out_x), narrow<T>(grad_y));
+    store(grad_offset.at(look.image, 2 * plane + 1, look.out_y, look.out_x), narrow<T>(grad_x));
+  }
+  if (grad_mask.data) store(grad_mask.at(look.image, plane, look.out_y, look.out_x), narrow<T>(grad_m));
 }
 
 // What one sample adds to channel c of its corners; add(element, value).
 template <class T, bool Second, class Add>
-__device__ void scatter(const Geometry& at, const Chunk& chunk, const Sampled<T>& on, const Moved<T>& moved,
-                        const Look<T>& look, const Compute<T>* grad_columns, int64_t c,
-                        const Field<Compute<T>>& grad_input, const Add& add) {
+__device__ void scatter(const Geometry& at, const Chunk& chunk, const Moved<T>& moved, const Look<T>& look,
+                        const Compute<T>* grad_columns, int64_t c, const Field<Compute<T>>& grad_input,
+                        const Add& add) {
   using C = Compute<T>;
   const int64_t place = (c * at.taps + look.tap) * chunk.count + look.in_chunk;
-  const C g = load(grad_columns + place), h = Second ? load(moved.h_columns + place) : C(0);
+  const C g = load(grad_columns + place), h = Second ? moved.h_at(place) : C(0);
   C vy = 0, vx = 0, vm = 0;
-  if constexpr (Second) {
-    const int64_t plane = look.group * at.taps + look.tap;
-    vy = widen(load(moved.offset.at(look.image, 2 * plane, look.out_y, look.out_x)));
-    vx = widen(load(moved.offset.at(look.image, 2 * plane + 1, look.out_y, look.out_x)));
-    if (on.has_mask) vm = widen(load(moved.mask.at(look.image, plane, look.out_y, look.out_x)));
-  }
+  if constexpr (Second) moved.load_at(look, look.group * at.taps + look.tap, vy, vx, vm);
   for (int q = 0; q < 4; ++q) {
     if (!look.sample.has(q)) continue;
     C value = look.sample.weight(q, look.mask) * (Second ? h : g);
@@ -265,7 +270,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const Look<T> look(at, chunk, on, i);
   const int64_t first = look.group * at.offset_channels;
   for (int64_t c = first; c < first + at.offset_channels; ++c) {
-    scatter<T, Second>(at, chunk, on, moved, look, grad_columns, c, grad_input,
+    scatter<T, Second>(at, chunk, moved, look, grad_columns, c, grad_input,
                        [](C* element, C value) { atomicAdd(element, value); });
   }
 }
@@ -283,7 +288,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   for (int64_t position = first > chunk.begin ? first : chunk.begin; position < (last < end ? last : end); ++position) {
     for (int64_t t = 0; t < at.taps; ++t) {
       const Look<T> look(at, on, position - chunk.begin, image, position - first, t, c / at.offset_channels);
-      scatter<T, Second>(at, chunk, on, moved, look, grad_columns, c, grad_input,
+      scatter<T, Second>(at, chunk, moved, look, grad_columns, c, grad_input,
                          [](C* element, C value) { store(element, load(element) + value); });
     }
   }
@@ -291,17 +296,13 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    narrow_input_kernel(Geometry at, const Field<Compute<T>> from, Field<T> to, bool clear) {
+    narrow_input_kernel(Geometry at, Field<Compute<T>> from, Field<T> to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= at.batch * at.channels * at.height * at.width) return;
   const int64_t x = i % at.width, y = i / at.width % at.height, plane = i / at.width / at.height;
   const int64_t n = plane / at.channels, c = plane % at.channels;
-  if (clear) {
-    store(from.at(n, c, y, x), Compute<T>(0));
-  } else {
-    store(to.at(n, c, y, x), narrow<T>(load(from.at(n, c, y, x))));
-  }
+  store(to.at(n, c, y, x), narrow<T>(load(from.at(n, c, y, x))));
 }
 
 // The bias' gradient over a chunk, one thread for each channel, positions in order.
@@ -317,15 +318,10 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks) finish_bias_kernel(Geometry at, Compute<T>* sums, T* to) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks) narrow_bias_kernel(Geometry at, const Compute<T>* sums, T* to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t o = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (o >= at.out_channels) return;
-  if (to) {
-    store(to + o, narrow<T>(load(sums + o)));
-  } else {
-    store(sums + o, Compute<T>(0));
-  }
+  if (o < at.out_channels) store(to + o, narrow<T>(load(sums + o)));
 }
 
 // ---- host entries
@@ -380,156 +376,220 @@ Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& offset, const Tenso
   return output;
 }
 
-struct SecondTensors {
-  const Tensor &input, &offset, &weight, &bias, &mask;
-  Tensor grad_grad_output;
+// The tensors of a backward or double backward.
+struct Tensors {
+  const Tensor &grad_output, &input, &offset, &weight;
+  const std::optional<Tensor>& mask;
+  const Directions& along;
+  const Gradients& to;
 };
 
-struct Gradients {
-  Tensor input, offset, weight, bias, mask;
-};
-
-// Backward, and for Second the double backward. (A function, not a lambda inside the dispatch: in nested generic
-// lambdas nvcc 13.0 forgets what T stands for.)
+// Backward, and for Second the double backward: chunk by chunk, the gradient of the columns, what is made of the
+// samples, and from these the gradients of the weight and of grad_output.
 template <class T, bool Second>
-void differentiate(const Geometry& at, const Tensor& grad_output, const Tensor& input, const Tensor& offset,
-                   const Tensor& weight, const std::optional<Tensor>& mask, bool in_order, const SecondTensors* second,
-                   const Gradients& grads_of) {
+class Differentiation {
+ public:
   using C = Compute<T>;
-  const DeviceOf device(input);
-  const Sampled<T> on{field<T>(input), field<T>(offset), field<T>(mask ? *mask : offset), mask.has_value()};
-  const Field<T> to_offset = mutable_field<T>(grads_of.offset);
-  const Field<T> to_mask = mask ? mutable_field<T>(grads_of.mask) : to_offset;
-  const int64_t width = at.group_channels * at.taps, rows = at.channels * at.taps;
-  const int64_t pixels = at.batch * at.channels * at.height * at.width;
-  const Tensor w = widened_weight<T>(at, device, weight);
-  const Tensor w_transposed = matrices<C>(w, at.groups, width, at.group_out, true);
-  std::optional<Tensor> v_w;
-  Moved<T> moved{};
-  if constexpr (Second) {
-    v_w = widened_weight<T>(at, device, second->weight);
-    moved.input = field<T>(second->input), moved.offset = field<T>(second->offset);
-    moved.mask = field<T>(mask ? second->mask : second->offset);
+
+  Differentiation(const Geometry& at, const Tensors& on, bool in_order)
+      : at_(at),
+        on_(on),
+        in_order_(in_order),
+        device_(on.input),
+        width_(at.group_channels * at.taps),
+        rows_(at.channels * at.taps),
+        sampled_{field<T>(on.input), field<T>(on.offset), on.mask ? field<T>(*on.mask) : Field<const T>{},
+                 on.mask.has_value()},
+        moves_(on.along.moves()),
+        moved_columns_(moves_ && (on.to.wants_weight || on.to.wants_grad_output)),
+        columns_(Second ? on.along.weight && on.to.wants_grad_output : on.to.wants_weight),
+        scatter_(on.to.wants_input),
+        sums_(on.to.wants_offset || on.to.wants_mask) {}
+
+  void run() {
+    prepare();
+    const int64_t numbers = rows_ * (Second ? 4 : 2) + at_.out_channels * (Second ? 2 : 1);
+    for_each_chunk<C>(at_, numbers, [&](const Chunk& chunk) { take(chunk); });
+    finish();
   }
 
-  // The scatter adds in the compute type: in the result itself where that is its type.
-  std::optional<Tensor> wide;
-  Field<C> sums;
-  if constexpr (std::is_same_v<T, C>) {
-    sums = mutable_field<C>(grads_of.input);
-  } else {
-    wide = empty_vector<C>(pixels, input);
-    const int64_t plane = at.height * at.width;
-    sums = {wide->template mutable_data_ptr<C>(), {at.channels * plane, plane, at.width, 1}};
+ private:
+  bool needs_grad_columns() const { return scatter_ || sums_; }
+
+  Tensor groups(const Tensor& memory, int64_t rows, int64_t columns, bool transposed = false) const {
+    return matrices<C>(memory, at_.groups, rows, columns, transposed);
   }
-  const Field<T> to_input = mutable_field<T>(grads_of.input);
-  launch("deform_conv2d_clear", narrow_input_kernel<T>, device, blocks_for(pixels), at, sums, to_input, true);
-  const Tensor weight_sums = empty_vector<C>(at.out_channels * width, input);
-  const Tensor bias_sums = empty_vector<C>(at.out_channels, input);
-  C* const bias_data = bias_sums.mutable_data_ptr<C>();
-  launch("deform_conv2d_clear_bias", finish_bias_kernel<T>, device, blocks_for(at.out_channels), at, bias_data,
-         nullptr);
 
-  bool first = true;
-  for_each_chunk<C>(at, rows * (Second ? 4 : 2) + at.out_channels * (Second ? 2 : 1), [&](const Chunk& chunk) {
-    const Tensor g = empty_vector<C>(at.out_channels * chunk.count, input);
-    const Tensor columns = empty_vector<C>(rows * chunk.count, input);
-    const Tensor grad_columns = empty_vector<C>(rows * chunk.count, input);
-    std::optional<Tensor> h_columns, moved_columns;
-    launch("deform_conv2d_load", load_chunk_kernel<T>, device, blocks_for(at.out_channels * chunk.count), at, chunk,
-           field<T>(grad_output), g.mutable_data_ptr<C>());
-    const Tensor g_matrices = matrices<C>(g, at.groups, at.group_out, chunk.count, false);
-    const auto as_columns = [&](const Tensor& memory) {
-      return matrices<C>(memory, at.groups, width, chunk.count, false);
-    };
-    matmul_groups(as_columns(grad_columns), w_transposed, g_matrices, false);
-    if constexpr (Second) {
-      h_columns = empty_vector<C>(rows * chunk.count, input);
-      moved_columns = empty_vector<C>(rows * chunk.count, input);
-      matmul_groups(as_columns(*h_columns), matrices<C>(*v_w, at.groups, width, at.group_out, true), g_matrices, false);
-      moved.h_columns = h_columns->template const_data_ptr<C>();
-      moved.columns = moved_columns->template mutable_data_ptr<C>();
+  void prepare() {
+    weight_ = widened_weight<T>(at_, device_, on_.weight);
+    if (on_.along.weight) v_weight_ = widened_weight<T>(at_, device_, *on_.along.weight);
+    if (on_.along.input) moved_.input = field<T>(*on_.along.input);
+    if (on_.along.offset) moved_.offset = field<T>(*on_.along.offset);
+    if (on_.along.mask) moved_.mask = field<T>(*on_.along.mask);
+    if (scatter_) {
+      // The scatter adds in the compute type: in the result itself where that is its type.
+      if constexpr (std::is_same_v<T, C>) {
+        fill_zero(on_.to.input);
+        input_sums_ = mutable_field<C>(on_.to.input);
+      } else {
+        const int64_t plane = at_.height * at_.width;
+        wide_input_ = empty_vector<C>(at_.batch * at_.channels * plane, on_.input);
+        fill_zero(*wide_input_);
+        input_sums_ = {wide_input_->template mutable_data_ptr<C>(), {at_.channels * plane, plane, at_.width, 1}};
+      }
     }
-    const C* const grads = grad_columns.const_data_ptr<C>();
-    const Blocks samples = blocks_for(at.offset_groups * at.taps * chunk.count);
-    launch("deform_conv2d_differentiate", differentiate_kernel<T, Second>, device, samples, at, chunk, on, moved, grads,
-           columns.mutable_data_ptr<C>(), to_offset, to_mask);
-    if (in_order) {
-      const int64_t images = (chunk.begin + chunk.count - 1) / at.positions - chunk.begin / at.positions + 1;
-      launch("deform_conv2d_scatter_in_order", scatter_in_order_kernel<T, Second>, device,
-             blocks_for(images * at.channels), at, chunk, on, moved, grads, sums);
-    } else {
-      launch("deform_conv2d_scatter", scatter_kernel<T, Second>, device, samples, at, chunk, on, moved, grads, sums);
+    if (on_.to.wants_weight) {
+      weight_sums_ = empty_vector<C>(at_.out_channels * width_, on_.input);
+      // The first chunk overwrites; without a single image there is none.
+      if (at_.batch == 0) fill_zero(*weight_sums_);
     }
-    const Tensor transposed = matrices<C>(Second ? *moved_columns : columns, at.groups, chunk.count, width, true);
-    matmul_groups(matrices<C>(weight_sums, at.groups, at.group_out, width, false), g_matrices, transposed, !first);
-    first = false;
-    if constexpr (Second) {
-      // grad_output's matrix has served.
-      matmul_groups(g_matrices, matrices<C>(w, at.groups, at.group_out, width, false), as_columns(*moved_columns),
-                    false);
-      matmul_groups(g_matrices, matrices<C>(*v_w, at.groups, at.group_out, width, false), as_columns(columns), true);
-      launch("deform_conv2d_store", store_chunk_kernel<T>, device, blocks_for(at.out_channels * chunk.count), at, chunk,
-             g.const_data_ptr<C>(), second->bias.template const_data_ptr<T>(), second->bias.strides()[0],
-             mutable_field<T>(second->grad_grad_output));
-    } else {
-      launch("deform_conv2d_sum_bias", sum_bias_kernel<C>, device, blocks_for(at.out_channels), at, chunk,
-             g.const_data_ptr<C>(), bias_data);
+    if (on_.to.wants_bias) {
+      bias_sums_ = empty_vector<C>(at_.out_channels, on_.input);
+      fill_zero(*bias_sums_);
     }
-  });
-
-  if (wide) {
-    launch("deform_conv2d_narrow", narrow_input_kernel<T>, device, blocks_for(pixels), at, sums, to_input, false);
   }
-  // Without a single image nothing was added.
-  if (first) STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(weight_sums.get()));
-  launch("deform_conv2d_narrow_weight", narrow_weight_kernel<T>, device, blocks_for(at.out_channels * width), at,
-         weight_sums.const_data_ptr<C>(), mutable_field<T>(grads_of.weight));
-  launch("deform_conv2d_finish_bias", finish_bias_kernel<T>, device, blocks_for(at.out_channels), at, bias_data,
-         grads_of.bias.mutable_data_ptr<T>());
-}
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> differentiate(const Geometry& at, const Tensor& grad_output,
-                                                                 const Tensor& input, const Tensor& offset,
-                                                                 const Tensor& weight,
-                                                                 const std::optional<Tensor>& mask, bool in_order,
-                                                                 const SecondTensors* second) {
-  const Gradients grads_of{empty_gradient(input), empty_gradient(offset), empty_gradient(weight), empty_bias(at, input),
-                           mask ? empty_gradient(*mask) : empty_placeholder(input)};
-  dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
-    dispatch_bool(second != nullptr, [&](auto is_second) {
-      differentiate<typename decltype(tag)::type, decltype(is_second)::value>(at, grad_output, input, offset, weight,
-                                                                              mask, in_order, second, grads_of);
-    });
-  });
-  return {grads_of.input, grads_of.offset, grads_of.weight, grads_of.bias, grads_of.mask};
+  void take(const Chunk& chunk) {
+    const Tensor g = empty_vector<C>(at_.out_channels * chunk.count, on_.input);
+    const Tensor g_matrices = groups(g, at_.group_out, chunk.count);
+    if (needs_grad_columns() || on_.to.wants_weight || on_.to.wants_bias) {
+      launch("deform_conv2d_load", load_chunk_kernel<T>, device_, blocks_for(at_.out_channels * chunk.count), at_,
+             chunk, field<T>(on_.grad_output), g.mutable_data_ptr<C>());
+    }
+    const auto memory = [&](bool needed) { return empty_vector<C>(needed ? rows_ * chunk.count : 0, on_.input); };
+    const Tensor columns = memory(columns_), moved_columns = memory(moved_columns_);
+    differentiate_samples(chunk, g_matrices, columns, moved_columns);
+    if (on_.to.wants_weight) {
+      matmul_groups(groups(*weight_sums_, at_.group_out, width_), g_matrices,
+                    groups(Second ? moved_columns : columns, chunk.count, width_, true), chunk.begin > 0);
+    }
+    if (on_.to.wants_bias) {
+      launch("deform_conv2d_sum_bias", sum_bias_kernel<C>, device_, blocks_for(at_.out_channels), at_, chunk,
+             g.const_data_ptr<C>(), bias_sums_->template mutable_data_ptr<C>());
+    }
+    // grad_output's matrix is no longer needed: its memory is reused.
+    if (on_.to.wants_grad_output) store_grad_grad_output(chunk, g, columns, moved_columns);
+  }
+
+  // The gradient of the columns, and all that is made of the samples.
+  void differentiate_samples(const Chunk& chunk, const Tensor& g_matrices, const Tensor& columns,
+                             const Tensor& moved_columns) {
+    const Blocks samples = blocks_for(at_.offset_groups * at_.taps * chunk.count);
+    const C* grads = nullptr;
+    std::optional<Tensor> grad_columns, h_columns;
+    if (needs_grad_columns()) {
+      grad_columns = empty_vector<C>(rows_ * chunk.count, on_.input);
+      matmul_groups(groups(*grad_columns, width_, chunk.count), groups(*weight_, width_, at_.group_out, true),
+                    g_matrices, false);
+      grads = grad_columns->template const_data_ptr<C>();
+      if (v_weight_) {
+        h_columns = empty_vector<C>(rows_ * chunk.count, on_.input);
+        matmul_groups(groups(*h_columns, width_, chunk.count), groups(*v_weight_, width_, at_.group_out, true),
+                      g_matrices, false);
+        moved_.h_columns = h_columns->template const_data_ptr<C>();
+      }
+    }
+    C* const to_columns = columns_ ? columns.mutable_data_ptr<C>() : nullptr;
+    moved_.columns = moved_columns_ ? moved_columns.mutable_data_ptr<C>() : nullptr;
+    if (sums_ || moved_columns_) {
+      launch("deform_conv2d_differentiate", differentiate_kernel<T, Second>, device_, samples, at_, chunk, sampled_,
+             moved_, grads, to_columns, on_.to.wants_offset ? mutable_field<T>(on_.to.offset) : Field<T>{},
+             on_.to.wants_mask ? mutable_field<T>(on_.to.mask) : Field<T>{});
+    } else if (columns_) {
+      launch("deform_conv2d_columns", columns_kernel<T>, device_, samples, at_, chunk, sampled_, to_columns);
+    }
+    if (scatter_ && in_order_) {
+      const int64_t images = (chunk.begin + chunk.count - 1) / at_.positions - chunk.begin / at_.positions + 1;
+      launch("deform_conv2d_scatter_in_order", scatter_in_order_kernel<T, Second>, device_,
+             blocks_for(images * at_.channels), at_, chunk, sampled_, moved_, grads, input_sums_);
+    } else if (scatter_) {
+      launch("deform_conv2d_scatter", scatter_kernel<T, Second>, device_, samples, at_, chunk, sampled_, moved_, grads,
+             input_sums_);
+    }
+  }
+
+  void store_grad_grad_output(const Chunk& chunk, const Tensor& memory, const Tensor& columns,
+                              const Tensor& moved_columns) const {
+    const Tensor result = groups(memory, at_.group_out, chunk.count);
+    if (moves_) {
+      matmul_groups(result, groups(*weight_, at_.group_out, width_), groups(moved_columns, width_, chunk.count), false);
+    }
+    if (v_weight_) {
+      matmul_groups(result, groups(*v_weight_, at_.group_out, width_), groups(columns, width_, chunk.count), moves_);
+    }
+    if (!moves_ && !v_weight_) fill_zero(memory);
+    const std::optional<Tensor>& bias = on_.along.bias;
+    launch("deform_conv2d_store", store_chunk_kernel<T>, device_, blocks_for(at_.out_channels * chunk.count), at_,
+           chunk, memory.const_data_ptr<C>(), bias ? bias->const_data_ptr<T>() : nullptr, bias ? bias->strides()[0] : 0,
+           mutable_field<T>(on_.to.grad_output));
+  }
+
+  void finish() const {
+    if (wide_input_) {
+      launch("deform_conv2d_narrow", narrow_input_kernel<T>, device_,
+             blocks_for(at_.batch * at_.channels * at_.height * at_.width), at_, input_sums_,
+             mutable_field<T>(on_.to.input));
+    }
+    if (on_.to.wants_weight) {
+      launch("deform_conv2d_narrow_weight", narrow_weight_kernel<T>, device_, blocks_for(at_.out_channels * width_),
+             at_, weight_sums_->template const_data_ptr<C>(), mutable_field<T>(on_.to.weight));
+    }
+    if (on_.to.wants_bias) {
+      launch("deform_conv2d_narrow_bias", narrow_bias_kernel<T>, device_, blocks_for(at_.out_channels), at_,
+             bias_sums_->template const_data_ptr<C>(), on_.to.bias.mutable_data_ptr<T>());
+    }
+  }
+
+  const Geometry& at_;
+  const Tensors& on_;
+  const bool in_order_;
+  const DeviceOf device_;
+  const int64_t width_, rows_;
+  const Sampled<T> sampled_;
+  Moved<T> moved_{};
+  // Whether the samples move, and what is made of them.
+  const bool moves_, moved_columns_, columns_, scatter_, sums_;
+  std::optional<Tensor> weight_, v_weight_, wide_input_, weight_sums_, bias_sums_;
+  Field<C> input_sums_{};
+};
+
+template <bool Second>
+void differentiate(const Geometry& at, const Tensors& on, bool in_order) {
+  if (!on.to.any()) return;
+  dispatch_floating(kOp, on.input.scalar_type(),
+                    [&](auto tag) { Differentiation<typename decltype(tag)::type, Second>(at, on, in_order).run(); });
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cuda(
     const Tensor& grad_output, const Tensor& input, const Tensor& offset, const Tensor& weight,
     const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t padding_h, int64_t padding_w,
-    int64_t dilation_h, int64_t dilation_w, bool deterministic) {
+    int64_t dilation_h, int64_t dilation_w, bool deterministic, const std::vector<bool>& output_mask) {
   const Geometry at = check_arguments(input, offset, weight, std::nullopt, mask,
                                       {stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w});
   check_grad_output(at, grad_output, input);
-  return differentiate(at, grad_output, input, offset, weight, mask, deterministic, nullptr);
+  const Gradients to = Gradients::backward(at, input, offset, weight, mask, output_mask);
+  const std::optional<Tensor> none;
+  differentiate<false>(at, {grad_output, input, offset, weight, mask, {none, none, none, none, none}, to},
+                       deterministic);
+  return {to.input, to.offset, to.weight, to.bias, to.mask};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward_cuda(
-    const Tensor& grad_grad_input, const Tensor& grad_grad_offset, const Tensor& grad_grad_weight,
-    const Tensor& grad_grad_bias, const Tensor& grad_grad_mask, const Tensor& grad_output, const Tensor& input,
-    const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w,
-    int64_t padding_h, int64_t padding_w, int64_t dilation_h, int64_t dilation_w, bool deterministic) {
+    const std::optional<Tensor>& grad_grad_input, const std::optional<Tensor>& grad_grad_offset,
+    const std::optional<Tensor>& grad_grad_weight, const std::optional<Tensor>& grad_grad_bias,
+    const std::optional<Tensor>& grad_grad_mask, const Tensor& grad_output, const Tensor& input, const Tensor& offset,
+    const Tensor& weight, const std::optional<Tensor>& mask, int64_t stride_h, int64_t stride_w, int64_t padding_h,
+    int64_t padding_w, int64_t dilation_h, int64_t dilation_w, bool deterministic,
+    const std::vector<bool>& output_mask) {
   const Geometry at = check_arguments(input, offset, weight, std::nullopt, mask,
                                       {stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w});
   check_grad_output(at, grad_output, input);
-  check_second(at, grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias, grad_grad_mask, input, offset,
-               weight, mask);
-  const SecondTensors second{grad_grad_input, grad_grad_offset, grad_grad_weight,
-                             grad_grad_bias,  grad_grad_mask,   empty_output(at, input)};
-  const auto [grad_input, grad_offset, grad_weight, grad_bias, grad_mask] =
-      differentiate(at, grad_output, input, offset, weight, mask, deterministic, &second);
-  return {second.grad_grad_output, grad_input, grad_offset, grad_weight, grad_mask};
+  const Directions along{grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias, grad_grad_mask};
+  check_directions(at, along, input, offset, weight, mask);
+  Gradients to = Gradients::double_backward(at, input, offset, weight, mask, output_mask);
+  to.clear_what_stands_still(along);
+  differentiate<true>(at, {grad_output, input, offset, weight, mask, along, to}, deterministic);
+  return {to.grad_output, to.input, to.offset, to.weight, to.mask};
 }
 
 }  // namespace

@@ -4,9 +4,10 @@
 #include <optional>
 
 #include "abi/check.h"
-#include "deform_conv2d_math.h"
 #include "abi/dtype.h"
 #include "abi/image.h"
+#include "abi/output_mask.h"
+#include "deform_conv2d_math.h"
 
 namespace handgrad::deform_conv2d {
 
@@ -131,16 +132,27 @@ inline void check_grad_output(const Geometry& at, const Tensor& grad_output, con
               "(batch, out_channels, out_h, out_w)");
 }
 
-inline void check_second(const Geometry& at, const Tensor& grad_grad_input, const Tensor& grad_grad_offset,
-                         const Tensor& grad_grad_weight, const Tensor& grad_grad_bias, const Tensor& grad_grad_mask,
-                         const Tensor& input, const Tensor& offset, const Tensor& weight,
-                         const std::optional<Tensor>& mask) {
-  check_like(kOp, "grad_grad_input", grad_grad_input, "input", input);
-  check_like(kOp, "grad_grad_offset", grad_grad_offset, "offset", offset);
-  check_like(kOp, "grad_grad_weight", grad_grad_weight, "weight", weight);
-  check_mate("grad_grad_bias", grad_grad_bias, input);
-  check_sizes("grad_grad_bias", grad_grad_bias, {at.out_channels}, "(out_channels,)");
-  if (mask) check_like(kOp, "grad_grad_mask", grad_grad_mask, "mask", *mask);
+// What the double backward differentiates along; each may be None: zero.
+struct Directions {
+  const std::optional<Tensor>&input, &offset, &weight, &bias, &mask;
+
+  // Of the samples.
+  bool moves() const { return input || offset || mask; }
+  bool any() const { return moves() || weight || bias; }
+};
+
+inline void check_directions(const Geometry& at, const Directions& along, const Tensor& input, const Tensor& offset,
+                             const Tensor& weight, const std::optional<Tensor>& mask) {
+  if (along.input) check_like(kOp, "grad_grad_input", *along.input, "input", input);
+  if (along.offset) check_like(kOp, "grad_grad_offset", *along.offset, "offset", offset);
+  if (along.weight) check_like(kOp, "grad_grad_weight", *along.weight, "weight", weight);
+  if (along.bias) {
+    check_mate("grad_grad_bias", *along.bias, input);
+    check_sizes("grad_grad_bias", *along.bias, {at.out_channels}, "(out_channels,)");
+  }
+  HANDGRAD_CHECK(mask || !along.mask, kOp, ": grad_grad_mask must be None where mask is; got a tensor of shape ",
+                 along.mask ? shape_text(*along.mask) : "");
+  if (along.mask) check_like(kOp, "grad_grad_mask", *along.mask, "mask", *mask);
 }
 
 inline Tensor empty_output(const Geometry& at, const Tensor& input) {
@@ -152,5 +164,65 @@ inline Tensor empty_bias(const Geometry& at, const Tensor& input) {
   const int64_t one = 1;
   return empty_strided(Sizes(&at.out_channels, 1), Sizes(&one, 1), input);
 }
+
+// The results of a backward or double backward; of the two that only one of them has, the other's is a placeholder.
+struct Gradients {
+  Tensor grad_output, input, offset, weight, bias, mask;
+  bool wants_grad_output = false, wants_input, wants_offset, wants_weight, wants_bias = false, wants_mask;
+
+  static Gradients backward(const Geometry& at, const Tensor& input, const Tensor& offset, const Tensor& weight,
+                            const std::optional<Tensor>& mask, const std::vector<bool>& output_mask) {
+    const auto wanted = as_output_mask<5>(kOp, output_mask);
+    Gradients to(input, offset, weight, mask, wanted[0], wanted[1], wanted[2], wanted[4]);
+    to.wants_bias = wanted[3];
+    if (to.wants_bias) to.bias = empty_bias(at, input);
+    return to;
+  }
+
+  static Gradients double_backward(const Geometry& at, const Tensor& input, const Tensor& offset, const Tensor& weight,
+                                   const std::optional<Tensor>& mask, const std::vector<bool>& output_mask) {
+    const auto wanted = as_output_mask<5>(kOp, output_mask);
+    Gradients to(input, offset, weight, mask, wanted[1], wanted[2], wanted[3], wanted[4]);
+    to.wants_grad_output = wanted[0];
+    if (to.wants_grad_output) to.grad_output = empty_output(at, input);
+    return to;
+  }
+
+  // Zeros for what is zero whatever the numbers are; it is then wanted no more.
+  void clear_what_stands_still(const Directions& along) {
+    if (!along.any()) clear(wants_grad_output, grad_output);
+    // grad_input is linear in grad_output and does not depend on input; the same with grad_weight and weight.
+    if (!along.offset && !along.mask && !along.weight) clear(wants_input, input);
+    if (!along.moves()) clear(wants_weight, weight);
+    if (!along.moves() && !along.weight) {
+      clear(wants_offset, offset);
+      clear(wants_mask, mask);
+    }
+  }
+
+  bool any() const {
+    return wants_grad_output || wants_input || wants_offset || wants_weight || wants_bias || wants_mask;
+  }
+
+ private:
+  Gradients(const Tensor& like_input, const Tensor& like_offset, const Tensor& like_weight,
+            const std::optional<Tensor>& like_mask, bool input_wanted, bool offset_wanted, bool weight_wanted,
+            bool mask_wanted)
+      : grad_output(empty_placeholder(like_input)),
+        input(input_wanted ? empty_gradient(like_input) : empty_placeholder(like_input)),
+        offset(offset_wanted ? empty_gradient(like_offset) : empty_placeholder(like_offset)),
+        weight(weight_wanted ? empty_gradient(like_weight) : empty_placeholder(like_weight)),
+        bias(empty_placeholder(like_input)),
+        mask(mask_wanted && like_mask ? empty_gradient(*like_mask) : empty_placeholder(like_input)),
+        wants_input(input_wanted),
+        wants_offset(offset_wanted),
+        wants_weight(weight_wanted),
+        wants_mask(mask_wanted && like_mask) {}
+
+  static void clear(bool& wanted, const Tensor& result) {
+    if (wanted) fill_zero(result);
+    wanted = false;
+  }
+};
 
 }  // namespace handgrad::deform_conv2d

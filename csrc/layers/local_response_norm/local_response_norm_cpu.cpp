@@ -7,10 +7,10 @@
 // rearranging.
 //
 // Nothing is kept from forward to backward but the input: the sums of squares cost less to compute than to load.
-#include "math/convert.h"
-#include "local_response_norm_host.h"
-#include "cpu/parallel.h"
 #include "abi/registration.h"
+#include "cpu/parallel.h"
+#include "local_response_norm_host.h"
+#include "math/convert.h"
 
 namespace handgrad {
 namespace {
@@ -173,8 +173,9 @@ Tensor local_response_norm_cpu(const Tensor& input, int64_t size, double alpha, 
 }
 
 Tensor local_response_norm_backward_cpu(const Tensor& grad_output, const Tensor& input, int64_t size, double alpha,
-                                        double beta, double k) {
+                                        double beta, double k, const std::vector<bool>& output_mask) {
   check_backward(grad_output, input, size);
+  if (!as_output_mask<1>(kOp, output_mask)[0]) return empty_placeholder(input);
   const Tensor grad_input = empty_output(input);
 
   with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
@@ -208,29 +209,30 @@ Tensor local_response_norm_backward_cpu(const Tensor& grad_output, const Tensor&
   return grad_input;
 }
 
-std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(const Tensor& grad_grad_input,
+std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(const std::optional<Tensor>& grad_grad_input,
                                                                    const Tensor& grad_output, const Tensor& input,
-                                                                   int64_t size, double alpha, double beta, double k) {
+                                                                   int64_t size, double alpha, double beta, double k,
+                                                                   const std::vector<bool>& output_mask) {
   check_double_backward(grad_grad_input, grad_output, input, size);
-  const Tensor grad_grad_output = empty_output(input), grad_input = empty_output(input);
+  const DoubleBackward call(grad_grad_input, input, as_output_mask<2>(kOp, output_mask));
+  if (call.nothing_to_do()) return {call.grad_grad_output, call.grad_input};
 
   with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
-    const Operand<T> in(input), grad(grad_output), grad_grad(grad_grad_input);
+    const Operand<T> in(input), grad_grad(*grad_grad_input);
+    // Read for grad_input alone.
+    const Operand<T> grad(call.wants_grad_input ? grad_output : input);
     const Plan plan(input, in.layout, size, sizeof(C));
-    T *out_grad_grad = grad_grad_output.mutable_data_ptr<T>(), *out_grad = grad_input.mutable_data_ptr<T>();
-    const Layout out_layout = *as_layout(grad_input);
+    const Layout out_layout = *as_layout(call.wants_grad_input ? call.grad_input : call.grad_grad_output);
 
-    for_each_slab<C>(plan, 9, [&](Slab<C>& slab) {
-      C *x = slab.buffer(0), *g = slab.buffer(1), *v = slab.buffer(2), *inverse = slab.buffer(3),
-        *shrink = slab.buffer(4);
-      C *sum_vx = slab.buffer(5), *sum_sent = slab.buffer(6), *sum_sent_twice = slab.buffer(7);
+    for_each_slab<C>(plan, call.wants_grad_input ? 9 : 6, [&](Slab<C>& slab) {
+      C *x = slab.buffer(1), *v = slab.buffer(2), *inverse = slab.buffer(3), *shrink = slab.buffer(4),
+        *sum_vx = slab.buffer(5);
       slab.load(in, x);
-      slab.load(grad, g);
       slab.load(grad_grad, v);
-      sum_squares(slab, x, slab.padded_buffer(8), inverse);
-      C* padded = slab.padded_buffer(8);
+      sum_squares(slab, x, slab.padded_buffer(0), inverse);
+      C* padded = slab.padded_buffer(0);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) {
         const C sum = inverse[i];
@@ -239,27 +241,34 @@ std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(const Tensor&
         padded[i] = v[i] * x[i];
       }
       slab.sum_over_window(padded, sum_vx);
-      HANDGRAD_SIMD
-      for (int64_t i = 0; i < slab.count(); ++i) padded[i] = norm.sent(g[i], x[i], {shrink[i], inverse[i]});
-      slab.sum_over_mirrored_window(padded, sum_sent);
-      HANDGRAD_SIMD
-      for (int64_t i = 0; i < slab.count(); ++i) {
-        padded[i] = norm.sent_twice(v[i], g[i], x[i], {shrink[i], inverse[i]}, sum_vx[i]);
+      if (call.wants_grad_input) {
+        C *g = slab.buffer(6), *sum_sent = slab.buffer(7), *sum_sent_twice = slab.buffer(8);
+        slab.load(grad, g);
+        HANDGRAD_SIMD
+        for (int64_t i = 0; i < slab.count(); ++i) padded[i] = norm.sent(g[i], x[i], {shrink[i], inverse[i]});
+        slab.sum_over_mirrored_window(padded, sum_sent);
+        HANDGRAD_SIMD
+        for (int64_t i = 0; i < slab.count(); ++i) {
+          padded[i] = norm.sent_twice(v[i], g[i], x[i], {shrink[i], inverse[i]}, sum_vx[i]);
+        }
+        slab.sum_over_mirrored_window(padded, sum_sent_twice);
+        HANDGRAD_SIMD
+        for (int64_t i = 0; i < slab.count(); ++i) {
+          sum_sent[i] = norm.grad_input_twice(v[i], g[i], x[i], {shrink[i], inverse[i]}, sum_vx[i], sum_sent[i],
+                                              sum_sent_twice[i]);
+        }
+        slab.store(sum_sent, call.grad_input.template mutable_data_ptr<T>(), out_layout);
       }
-      slab.sum_over_mirrored_window(padded, sum_sent_twice);
-      HANDGRAD_SIMD
-      for (int64_t i = 0; i < slab.count(); ++i) {
-        const C of_output = norm.grad_grad_output(v[i], x[i], {shrink[i], inverse[i]}, sum_vx[i]);
-        const C of_input =
-            norm.grad_input_twice(v[i], g[i], x[i], {shrink[i], inverse[i]}, sum_vx[i], sum_sent[i], sum_sent_twice[i]);
-        sum_vx[i] = of_output;
-        sum_sent[i] = of_input;
+      if (call.wants_grad_grad_output) {
+        HANDGRAD_SIMD
+        for (int64_t i = 0; i < slab.count(); ++i) {
+          sum_vx[i] = norm.grad_grad_output(v[i], x[i], {shrink[i], inverse[i]}, sum_vx[i]);
+        }
+        slab.store(sum_vx, call.grad_grad_output.template mutable_data_ptr<T>(), out_layout);
       }
-      slab.store(sum_vx, out_grad_grad, out_layout);
-      slab.store(sum_sent, out_grad, out_layout);
     });
   });
-  return {grad_grad_output, grad_input};
+  return {call.grad_grad_output, call.grad_input};
 }
 
 }  // namespace

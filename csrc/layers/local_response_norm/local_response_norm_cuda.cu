@@ -8,10 +8,10 @@
 // sectors in NCHW and in channels_last alike.
 #include <algorithm>
 
+#include "abi/registration.h"
 #include "cuda/access.cuh"
 #include "cuda/launch.cuh"
 #include "local_response_norm_host.h"
-#include "abi/registration.h"
 
 namespace handgrad {
 namespace {
@@ -206,6 +206,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   });
 }
 
+// Either result may be null. Without grad_input, grad_output is not read, and two scratch arrays are enough.
 template <class Index, class T, class Norm>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     local_response_norm_double_backward_kernel(SlabPlan<Index> plan, Compute<T>* global_scratch, Norm norm,
@@ -215,9 +216,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   HANDGRAD_DYNAMIC_SHARED(C, shared);
-  for_each_slab(plan, 4, global_scratch, shared, [&](const Slab<C, Index>& slab) {
-    C *x = slab.array(0), *vx = slab.array(1), *sent = slab.array(2), *sent_twice = slab.array(3);
-    const auto grads = slab.open(grad_output, grad);
+  for_each_slab(plan, grad_input ? 4 : 2, global_scratch, shared, [&](const Slab<C, Index>& slab) {
+    C *x = slab.array(0), *vx = slab.array(1);
     const auto grad_grads = slab.open(grad_grad_input, grad_grad);
     slab.for_each(
         [&](Index at, const T* of_input, const T* of_grad_grad) {
@@ -226,7 +226,19 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
         },
         slab.open(input, in), grad_grads);
     __syncthreads();
+    if (!grad_input) {
+      slab.for_each(
+          [&](Index at, const T* of_grad_grad, T* to_grad_grad) {
+            const auto of = norm.factors(slab.over_window(x, at, Square()));
+            const C v = widen(load(of_grad_grad)), of_vx = slab.over_window(vx, at, Same());
+            store(to_grad_grad, narrow<T>(norm.grad_grad_output(v, x[at], of, of_vx)));
+          },
+          grad_grads, slab.open(grad_grad_output, out));
+      return;
+    }
     // The sums over windows are taken again where they are needed again: cheaper than two more arrays.
+    C *sent = slab.array(2), *sent_twice = slab.array(3);
+    const auto grads = slab.open(grad_output, grad);
     slab.for_each(
         [&](Index at, const T* of_grad, const T* of_grad_grad) {
           const C g = widen(load(of_grad)), v = widen(load(of_grad_grad));
@@ -243,10 +255,11 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
           const C of_vx = slab.over_window(vx, at, Same());
           const C of_sent = slab.over_mirrored_window(sent, at, Same());
           const C of_sent_twice = slab.over_mirrored_window(sent_twice, at, Same());
-          store(to_grad_grad, narrow<T>(norm.grad_grad_output(v, x[at], of, of_vx)));
+          if (grad_grad_output) store(to_grad_grad, narrow<T>(norm.grad_grad_output(v, x[at], of, of_vx)));
           store(to_grad, narrow<T>(norm.grad_input_twice(v, g, x[at], of, of_vx, of_sent, of_sent_twice)));
         },
-        grads, grad_grads, slab.open(grad_grad_output, out), slab.open(grad_input, out));
+        grads, grad_grads, slab.open(grad_grad_output ? grad_grad_output : grad_input, out),
+        slab.open(grad_input, out));
   });
 }
 
@@ -342,8 +355,9 @@ Tensor local_response_norm_cuda(const Tensor& input, int64_t size, double alpha,
 }
 
 Tensor local_response_norm_backward_cuda(const Tensor& grad_output, const Tensor& input, int64_t size, double alpha,
-                                         double beta, double k) {
+                                         double beta, double k, const std::vector<bool>& output_mask) {
   check_backward(grad_output, input, size);
+  if (!as_output_mask<1>(kOp, output_mask)[0]) return empty_placeholder(input);
   const Tensor grad_input = empty_output(input);
   const DeviceOf device(input);
   with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
@@ -357,23 +371,28 @@ Tensor local_response_norm_backward_cuda(const Tensor& grad_output, const Tensor
   return grad_input;
 }
 
-std::tuple<Tensor, Tensor> local_response_norm_double_backward_cuda(const Tensor& grad_grad_input,
+std::tuple<Tensor, Tensor> local_response_norm_double_backward_cuda(const std::optional<Tensor>& grad_grad_input,
                                                                     const Tensor& grad_output, const Tensor& input,
-                                                                    int64_t size, double alpha, double beta, double k) {
+                                                                    int64_t size, double alpha, double beta, double k,
+                                                                    const std::vector<bool>& output_mask) {
   check_double_backward(grad_grad_input, grad_output, input, size);
-  const Tensor grad_grad_output = empty_output(input), grad_input = empty_output(input);
+  const DoubleBackward call(grad_grad_input, input, as_output_mask<2>(kOp, output_mask));
+  if (call.nothing_to_do()) return {call.grad_grad_output, call.grad_input};
   const DeviceOf device(input);
   with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
     using T = typename decltype(tag)::type;
-    const Operand<T> in(input), grad(grad_output), grad_grad(grad_grad_input);
-    const Work<Compute<T>> work(input, in.layout, size, 4);
+    // grad_output is read for grad_input alone.
+    const Operand<T> in(input), grad(call.wants_grad_input ? grad_output : input), grad_grad(*grad_grad_input);
+    const Work<Compute<T>> work(input, in.layout, size, call.wants_grad_input ? 4 : 2);
+    T* const to_grad_grad = call.wants_grad_grad_output ? call.grad_grad_output.mutable_data_ptr<T>() : nullptr;
+    T* const to_grad = call.wants_grad_input ? call.grad_input.mutable_data_ptr<T>() : nullptr;
     work.run("local_response_norm_double_backward", device,
              local_response_norm_double_backward_kernel<int32_t, T, decltype(norm)>,
              local_response_norm_double_backward_kernel<int64_t, T, decltype(norm)>, norm, in.data, in.layout,
-             grad.data, grad.layout, grad_grad.data, grad_grad.layout, grad_grad_output.mutable_data_ptr<T>(),
-             grad_input.mutable_data_ptr<T>(), *as_layout(grad_input));
+             grad.data, grad.layout, grad_grad.data, grad_grad.layout, to_grad_grad, to_grad,
+             *as_layout(to_grad ? call.grad_input : call.grad_grad_output));
   });
-  return {grad_grad_output, grad_input};
+  return {call.grad_grad_output, call.grad_input};
 }
 
 }  // namespace

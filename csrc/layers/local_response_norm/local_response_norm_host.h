@@ -5,6 +5,7 @@
 
 #include "abi/check.h"
 #include "abi/dtype.h"
+#include "abi/output_mask.h"
 #include "local_response_norm_math.h"
 
 namespace handgrad::local_response_norm {
@@ -23,10 +24,10 @@ inline void check_backward(const Tensor& grad_output, const Tensor& input, int64
   check_like(kOp, "grad_output", grad_output, "input", input);
 }
 
-inline void check_double_backward(const Tensor& grad_grad_input, const Tensor& grad_output, const Tensor& input,
-                                  int64_t size) {
+inline void check_double_backward(const std::optional<Tensor>& grad_grad_input, const Tensor& grad_output,
+                                  const Tensor& input, int64_t size) {
   check_backward(grad_output, input, size);
-  check_like(kOp, "grad_grad_input", grad_grad_input, "input", input);
+  if (grad_grad_input) check_like(kOp, "grad_grad_input", *grad_grad_input, "input", input);
 }
 
 // Calls body(tag, norm) with the element type of `input` and the formula for this beta.
@@ -96,5 +97,24 @@ inline Tensor empty_output(const Tensor& input) {
   const bool keep = input.is_contiguous() || is_channels_last(input);
   return empty_strided(input.sizes(), keep ? input.strides() : Sizes(contiguous.data(), contiguous.size()), input);
 }
+
+// The results of the double backward; for a direction of None they are zeros already.
+struct DoubleBackward {
+  bool wants_grad_grad_output, wants_grad_input, is_zero;
+  Tensor grad_grad_output, grad_input;
+
+  DoubleBackward(const std::optional<Tensor>& grad_grad_input, const Tensor& input, const std::array<bool, 2>& wanted)
+      : wants_grad_grad_output(wanted[0]),
+        wants_grad_input(wanted[1]),
+        is_zero(!grad_grad_input),
+        grad_grad_output(wanted[0] ? empty_output(input) : empty_placeholder(input)),
+        grad_input(wanted[1] ? empty_output(input) : empty_placeholder(input)) {
+    if (!is_zero) return;
+    fill_zero(grad_grad_output);
+    fill_zero(grad_input);
+  }
+
+  bool nothing_to_do() const { return is_zero || (!wants_grad_grad_output && !wants_grad_input); }
+};
 
 }  // namespace handgrad::local_response_norm

@@ -9,9 +9,9 @@
 // and its memory beside the results is one block.
 #include <limits>
 
-#include "math/convert.h"
-#include "cpu/parallel.h"
 #include "abi/registration.h"
+#include "cpu/parallel.h"
+#include "math/convert.h"
 #include "roi_align_host.h"
 
 namespace handgrad {
@@ -473,23 +473,6 @@ inline void scatter(const C* __restrict from, const C (&weights)[Count], C* cons
   }
 }
 
-template <int64_t Width, class C>
-inline void gather_bin(const Plane<const C>& plane, const Taps<C>& rows, const Taps<C>& columns, C* to) {
-  for (int64_t r = 0; r < rows.count; ++r) {
-    const Tap<C>& row = rows.data[r];
-    by_fours(columns.count, [&](auto count, int64_t first) {
-      const C* pixels[count.value];
-      C weights[count.value];
-      for (int k = 0; k < count.value; ++k) {
-        const Tap<C>& column = columns.data[first + k];
-        pixels[k] = plane.at(row.pixel, column.pixel);
-        weights[k] = row.weight * column.weight;
-      }
-      gather<Width>(pixels, weights, to);
-    });
-  }
-}
-
 // How the coordinates of one box move, for forward mode and second derivatives.
 template <class C>
 struct Motion {
@@ -498,6 +481,26 @@ struct Motion {
   C row(const Tap<C>& tap) const { return y1 * tap.by_first + y2 * tap.by_second; }
   C column(const Tap<C>& tap) const { return x1 * tap.by_first + x2 * tap.by_second; }
 };
+
+// Adds the pixels of a bin by their weights; with a motion, by how these change.
+template <int64_t Width, bool Moving, class C>
+inline void gather_bin(const Plane<const C>& plane, const Taps<C>& rows, const Taps<C>& columns,
+                       const Motion<C>& motion, C* to) {
+  for (int64_t r = 0; r < rows.count; ++r) {
+    const Tap<C>& row = rows.data[r];
+    by_fours(columns.count, [&](auto count, int64_t first) {
+      const C* pixels[count.value];
+      C weights[count.value];
+      for (int k = 0; k < count.value; ++k) {
+        const Tap<C>& column = columns.data[first + k];
+        pixels[k] = plane.at(row.pixel, column.pixel);
+        weights[k] =
+            Moving ? motion.row(row) * column.weight + row.weight * motion.column(column) : row.weight * column.weight;
+      }
+      gather<Width>(pixels, weights, to);
+    });
+  }
+}
 
 // Adds to the pixels of a bin what they weigh; with a motion, how what they weigh changes.
 template <int64_t Width, bool Moving, class C>
@@ -524,8 +527,12 @@ template <class C, int64_t Width>
 struct RowSums {
   alignas(64) C plain[Width], first[Width], second[Width];
 
-  void load(const Plane<const C>& plane, int64_t y, const Taps<C>& columns) {
+  void clear() {
     for (int64_t c = 0; c < Width; ++c) plain[c] = first[c] = second[c] = C(0);
+  }
+
+  void load(const Plane<const C>& plane, int64_t y, const Taps<C>& columns) {
+    clear();
     by_fours(columns.count, [&](auto count, int64_t start) {
       constexpr int Count = count.value;
       const Tap<C>* taps = columns.data + start;
@@ -591,7 +598,12 @@ inline void differentiate_bin_twice(const Plane<const C>& plane, const Plane<con
     const C row_change = motion.row(row);
     RowSums<C, Width> in, in_moving;
     in.load(plane, row.pixel, columns);
-    in_moving.load(moving, row.pixel, columns);
+    // An image that does not move has no plane.
+    if (moving.data) {
+      in_moving.load(moving, row.pixel, columns);
+    } else {
+      in_moving.clear();
+    }
     HANDGRAD_SIMD
     for (int64_t c = 0; c < Width; ++c) {
       const C along_row = in_moving.plain[c] + motion.x1 * in.first[c] + motion.x2 * in.second[c];
@@ -636,7 +648,7 @@ Tensor roi_align_cpu(const Tensor& input, const Tensor& boxes, int64_t pooled_h,
               std::fill(tile.memory.begin(), tile.memory.end(), nothing);
               for (int64_t y = 0; y < count; ++y) {
                 for (int64_t x = 0; x < at.options.pooled_w; ++x) {
-                  gather_bin<Width>(plane, box.rows(p + y), box.columns(x), tile.at(y, x));
+                  gather_bin<Width, false>(plane, box.rows(p + y), box.columns(x), Motion<C>{}, tile.at(y, x));
                 }
               }
               tile.store(to, k, unit, p, count, lines);
@@ -672,20 +684,24 @@ std::vector<C> coordinate_sums(const Geometry& at, bool wanted) {
 
 std::tuple<Tensor, Tensor> roi_align_backward_cpu(const Tensor& grad_output, const Tensor& input, const Tensor& boxes,
                                                   int64_t pooled_h, int64_t pooled_w, double spatial_scale,
-                                                  int64_t sampling_ratio, bool aligned, bool boxes_grad) {
+                                                  int64_t sampling_ratio, bool aligned,
+                                                  const std::vector<bool>& output_mask) {
   const Backward call(grad_output, input, boxes, {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned},
-                      boxes_grad);
+                      output_mask);
   const Geometry& at = call.at;
   const Tensor &grad_input = call.grad_input, &grad_boxes = call.grad_boxes;
+  const bool wants_input = call.wants_input, wants_boxes = call.wants_boxes;
+  if (!wants_input && !wants_boxes) return {grad_input, grad_boxes};
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
     const Boxes<C> on(at, boxes);
     const Field<const T> from = field<T>(input), grads = field<T>(grad_output);
-    const Field<T> to = mutable_field<T>(grad_input);
+    Field<T> to{};
+    if (wants_input) to = mutable_field<T>(grad_input);
     dispatch_width(at.channels, [&](auto width) {
       constexpr int64_t Width = width.value;
-      std::vector<C> partial = coordinate_sums<C, Width>(at, boxes_grad);
+      std::vector<C> partial = coordinate_sums<C, Width>(at, wants_boxes);
       for_each_unit<Width>(at, [&](int64_t begin, int64_t end) {
         Tile<C, Width> tile(at);
         Lines<C, Width> lines(std::max(at.width, tile.rows * tile.columns));
@@ -694,8 +710,9 @@ std::tuple<Tensor, Tensor> roi_align_backward_cpu(const Tensor& grad_output, con
           const Unit unit = unit_of<Width>(at, index);
           const Window window(on, unit.image);
           Plane<const C> plane;
-          if (boxes_grad) plane = load_plane<Width, T>(from, unit, window, memory, lines);
-          const Plane<C> grad_plane = clear_gradient<Width, T>(at, to, unit, window, grad_memory);
+          if (wants_boxes) plane = load_plane<Width, T>(from, unit, window, memory, lines);
+          Plane<C> grad_plane;
+          if (wants_input) grad_plane = clear_gradient<Width, T>(at, to, unit, window, grad_memory);
           for (int64_t i = on.starts[static_cast<size_t>(unit.image)];
                i < on.starts[static_cast<size_t>(unit.image + 1)]; ++i) {
             const int64_t k = on.order[static_cast<size_t>(i)];
@@ -706,43 +723,46 @@ std::tuple<Tensor, Tensor> roi_align_backward_cpu(const Tensor& grad_output, con
               for (int64_t y = 0; y < count; ++y) {
                 for (int64_t x = 0; x < at.options.pooled_w; ++x) {
                   const Taps<C> rows = box.rows(p + y), columns = box.columns(x);
-                  scatter_bin<Width, false>(tile.at(y, x), rows, columns, Motion<C>{}, grad_plane);
-                  if (boxes_grad) differentiate_bin<Width>(plane, rows, columns, tile.at(y, x), sums);
+                  if (wants_input) scatter_bin<Width, false>(tile.at(y, x), rows, columns, Motion<C>{}, grad_plane);
+                  if (wants_boxes) differentiate_bin<Width>(plane, rows, columns, tile.at(y, x), sums);
                 }
               }
             });
-            if (boxes_grad) sums.store(partial.data() + (unit.first / Width * at.boxes + k) * 4);
+            if (wants_boxes) sums.store(partial.data() + (unit.first / Width * at.boxes + k) * 4);
           }
-          store_gradient<Width, T>(at, grad_plane, unit, window, lines, to);
+          if (wants_input) store_gradient<Width, T>(at, grad_plane, unit, window, lines, to);
         }
       });
-      if (boxes_grad) store_grad_boxes(at, partial, grad_boxes);
+      if (wants_boxes) store_grad_boxes(at, partial, grad_boxes);
     });
   });
   return {grad_input, grad_boxes};
 }
 
-std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cpu(const Tensor& grad_grad_input,
-                                                                 const Tensor& grad_grad_boxes,
-                                                                 const Tensor& grad_output, const Tensor& input,
-                                                                 const Tensor& boxes, int64_t pooled_h,
-                                                                 int64_t pooled_w, double spatial_scale,
-                                                                 int64_t sampling_ratio, bool aligned) {
+std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cpu(
+    const std::optional<Tensor>& grad_grad_input, const std::optional<Tensor>& grad_grad_boxes,
+    const Tensor& grad_output, const Tensor& input, const Tensor& boxes, int64_t pooled_h, int64_t pooled_w,
+    double spatial_scale, int64_t sampling_ratio, bool aligned, const std::vector<bool>& output_mask) {
   const DoubleBackward call(grad_grad_input, grad_grad_boxes, grad_output, input, boxes,
-                            {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned});
+                            {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned}, output_mask);
   const Geometry& at = call.at;
   const Tensor &grad_grad_output = call.grad_grad_output, &grad_input = call.grad_input, &grad_boxes = call.grad_boxes;
+  const bool wants_output = call.wants_grad_output, wants_input = call.wants_input, wants_boxes = call.wants_boxes;
+  if (!wants_output && !wants_input && !wants_boxes) return {grad_grad_output, grad_input, grad_boxes};
+  const bool image_moves = grad_grad_input.has_value(), boxes_move = grad_grad_boxes.has_value();
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
     const Boxes<C> on(at, boxes);
-    const BoxTable<const C> motions = box_table<C>(grad_grad_boxes);
-    const Field<const T> from = field<T>(input), from_moving = field<T>(grad_grad_input);
+    const BoxTable<const C> motions = box_table<C>(boxes_move ? *grad_grad_boxes : boxes);
+    const Field<const T> from = field<T>(input), from_moving = field<T>(image_moves ? *grad_grad_input : input);
     const Field<const T> grads = field<T>(grad_output);
-    const Field<T> to = mutable_field<T>(grad_input), changes = mutable_field<T>(grad_grad_output);
+    Field<T> to{}, changes{};
+    if (wants_input) to = mutable_field<T>(grad_input);
+    if (wants_output) changes = mutable_field<T>(grad_grad_output);
     dispatch_width(at.channels, [&](auto width) {
       constexpr int64_t Width = width.value;
-      std::vector<C> partial = coordinate_sums<C, Width>(at, true);
+      std::vector<C> partial = coordinate_sums<C, Width>(at, wants_boxes);
       for_each_unit<Width>(at, [&](int64_t begin, int64_t end) {
         Tile<C, Width> tile(at), change(at);
         Lines<C, Width> lines(std::max(at.width, tile.rows * tile.columns));
@@ -750,35 +770,44 @@ std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cpu(const Tensor& g
         for (int64_t index = begin; index < end; ++index) {
           const Unit unit = unit_of<Width>(at, index);
           const Window window(on, unit.image);
-          const Plane<const C> plane = load_plane<Width, T>(from, unit, window, memory, lines);
-          const Plane<const C> moving = load_plane<Width, T>(from_moving, unit, window, moving_memory, lines);
-          const Plane<C> grad_plane = clear_gradient<Width, T>(at, to, unit, window, grad_memory);
+          Plane<const C> plane, moving;
+          Plane<C> grad_plane;
+          if (boxes_move || wants_boxes) plane = load_plane<Width, T>(from, unit, window, memory, lines);
+          if (image_moves) moving = load_plane<Width, T>(from_moving, unit, window, moving_memory, lines);
+          if (wants_input) grad_plane = clear_gradient<Width, T>(at, to, unit, window, grad_memory);
           for (int64_t i = on.starts[static_cast<size_t>(unit.image)];
                i < on.starts[static_cast<size_t>(unit.image + 1)]; ++i) {
             const int64_t k = on.order[static_cast<size_t>(i)];
             const BoxTaps<C>& box = on[k];
-            const Motion<C> motion{*motions.at(k, 1), *motions.at(k, 2), *motions.at(k, 3), *motions.at(k, 4)};
+            Motion<C> motion{};
+            if (boxes_move) motion = {*motions.at(k, 1), *motions.at(k, 2), *motions.at(k, 3), *motions.at(k, 4)};
             const C nothing = box.lost ? std::numeric_limits<C>::quiet_NaN() : C(0);
             CoordinateSums<C, Width> sums;
             tile.for_each(at, [&](int64_t p, int64_t count) {
-              tile.load(grads, k, unit, p, count, lines);
+              if (wants_input || wants_boxes) tile.load(grads, k, unit, p, count, lines);
               std::fill(change.memory.begin(), change.memory.end(), nothing);
               for (int64_t y = 0; y < count; ++y) {
                 for (int64_t x = 0; x < at.options.pooled_w; ++x) {
                   const Taps<C> rows = box.rows(p + y), columns = box.columns(x);
-                  scatter_bin<Width, true>(tile.at(y, x), rows, columns, motion, grad_plane);
-                  differentiate_bin_twice<Width>(plane, moving, rows, columns, motion, tile.at(y, x), change.at(y, x),
-                                                 sums);
+                  if (wants_input) scatter_bin<Width, true>(tile.at(y, x), rows, columns, motion, grad_plane);
+                  if (wants_boxes) {
+                    // Of this the change is a part.
+                    differentiate_bin_twice<Width>(plane, moving, rows, columns, motion, tile.at(y, x), change.at(y, x),
+                                                   sums);
+                  } else if (wants_output) {
+                    if (boxes_move) gather_bin<Width, true>(plane, rows, columns, motion, change.at(y, x));
+                    if (image_moves) gather_bin<Width, false>(moving, rows, columns, motion, change.at(y, x));
+                  }
                 }
               }
-              change.store(changes, k, unit, p, count, lines);
+              if (wants_output) change.store(changes, k, unit, p, count, lines);
             });
-            sums.store(partial.data() + (unit.first / Width * at.boxes + k) * 4);
+            if (wants_boxes) sums.store(partial.data() + (unit.first / Width * at.boxes + k) * 4);
           }
-          store_gradient<Width, T>(at, grad_plane, unit, window, lines, to);
+          if (wants_input) store_gradient<Width, T>(at, grad_plane, unit, window, lines, to);
         }
       });
-      store_grad_boxes(at, partial, grad_boxes);
+      if (wants_boxes) store_grad_boxes(at, partial, grad_boxes);
     });
   });
   return {grad_grad_output, grad_input, grad_boxes};

@@ -11,10 +11,10 @@
 // The gradient of the boxes is a block for each box, with sums of fixed order.
 #include <limits>
 
+#include "abi/registration.h"
 #include "cuda/access.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
-#include "abi/registration.h"
 #include "roi_align_host.h"
 
 namespace handgrad {
@@ -36,7 +36,7 @@ __device__ __forceinline__ Box<C> load_box(const BoxTable<const C>& boxes, int64
   return {load(boxes.at(k, 0)), load(boxes.at(k, 1)), load(boxes.at(k, 2)), load(boxes.at(k, 3)), load(boxes.at(k, 4))};
 }
 
-// What is differentiated, and how it moves (Second only).
+// What is differentiated, and how it moves (Second only; what is null stands still).
 template <class T>
 struct Operands {
   Field<const T> input, v_input;
@@ -73,7 +73,7 @@ struct Motion {
 template <bool Second, class C>
 __device__ __forceinline__ Motion<C> load_motion(const BoxTable<const C>& v_boxes, int64_t k) {
   Motion<C> motion;
-  if constexpr (Second) {
+  if (Second && v_boxes.data) {
     motion.x1 = load(v_boxes.at(k, 1)), motion.y1 = load(v_boxes.at(k, 2));
     motion.x2 = load(v_boxes.at(k, 3)), motion.y2 = load(v_boxes.at(k, 4));
   }
@@ -120,7 +120,8 @@ __global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
           const C weight = row.weight[a] * column.weight[b], pixel = widen(load(on.input.at(image, c, y, x)));
           if constexpr (Second) {
             const C change = row.change[a] * column.weight[b] + row.weight[a] * column.change[b];
-            sums[j] += weight * widen(load(on.v_input.at(image, c, y, x))) + change * pixel;
+            const C moving = on.v_input.data ? widen(load(on.v_input.at(image, c, y, x))) : C(0);
+            sums[j] += weight * moving + change * pixel;
           } else {
             sums[j] += weight * pixel;
           }
@@ -250,7 +251,8 @@ __global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
           const int a = corner / 2, b = corner % 2;
           const C pixel = widen(load(on.input.at(image, c, row.pixel[a], column.pixel[b])));
           if constexpr (Second) {
-            const C moving = widen(load(on.v_input.at(image, c, row.pixel[a], column.pixel[b])));
+            const C moving =
+                on.v_input.data ? widen(load(on.v_input.at(image, c, row.pixel[a], column.pixel[b]))) : C(0);
             of_row[a] += column.weight[b] * moving + column.change[b] * pixel;
             of_column[b] += row.weight[a] * moving + row.change[a] * pixel;
           } else {
@@ -304,9 +306,7 @@ void launch_grad_boxes(const Geometry& at, const DeviceOf& device, const Operand
 
 template <class T>
 Operands<T> operands(const Tensor& input, const Tensor& boxes) {
-  const Field<const T> image = field<T>(input);
-  const BoxTable<const Compute<T>> table = box_table<Compute<T>>(boxes);
-  return {image, image, table, table};
+  return {field<T>(input), {}, box_table<Compute<T>>(boxes), {}};
 }
 
 Tensor roi_align_cuda(const Tensor& input, const Tensor& boxes, int64_t pooled_h, int64_t pooled_w,
@@ -323,39 +323,43 @@ Tensor roi_align_cuda(const Tensor& input, const Tensor& boxes, int64_t pooled_h
 
 std::tuple<Tensor, Tensor> roi_align_backward_cuda(const Tensor& grad_output, const Tensor& input, const Tensor& boxes,
                                                    int64_t pooled_h, int64_t pooled_w, double spatial_scale,
-                                                   int64_t sampling_ratio, bool aligned, bool boxes_grad) {
+                                                   int64_t sampling_ratio, bool aligned,
+                                                   const std::vector<bool>& output_mask) {
   const Backward call(grad_output, input, boxes, {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned},
-                      boxes_grad);
+                      output_mask);
   const Geometry& at = call.at;
   const Tensor &grad_input = call.grad_input, &grad_boxes = call.grad_boxes;
   const DeviceOf device(input);
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Operands<T> on = operands<T>(input, boxes);
-    launch_grad_input<T, false>(at, device, on, grad_output, grad_input);
-    if (boxes_grad) launch_grad_boxes<T, false>(at, device, on, grad_output, grad_boxes);
+    if (call.wants_input) launch_grad_input<T, false>(at, device, on, grad_output, grad_input);
+    if (call.wants_boxes) launch_grad_boxes<T, false>(at, device, on, grad_output, grad_boxes);
   });
   return {grad_input, grad_boxes};
 }
 
-std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cuda(const Tensor& grad_grad_input,
-                                                                  const Tensor& grad_grad_boxes,
-                                                                  const Tensor& grad_output, const Tensor& input,
-                                                                  const Tensor& boxes, int64_t pooled_h,
-                                                                  int64_t pooled_w, double spatial_scale,
-                                                                  int64_t sampling_ratio, bool aligned) {
+std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cuda(
+    const std::optional<Tensor>& grad_grad_input, const std::optional<Tensor>& grad_grad_boxes,
+    const Tensor& grad_output, const Tensor& input, const Tensor& boxes, int64_t pooled_h, int64_t pooled_w,
+    double spatial_scale, int64_t sampling_ratio, bool aligned, const std::vector<bool>& output_mask) {
   const DoubleBackward call(grad_grad_input, grad_grad_boxes, grad_output, input, boxes,
-                            {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned});
+                            {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned}, output_mask);
   const Geometry& at = call.at;
   const Tensor &grad_grad_output = call.grad_grad_output, &grad_input = call.grad_input, &grad_boxes = call.grad_boxes;
   const DeviceOf device(input);
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     Operands<T> on = operands<T>(input, boxes);
-    on.v_input = field<T>(grad_grad_input), on.v_boxes = box_table<Compute<T>>(grad_grad_boxes);
-    launch_output<T, true>(at, device, on, grad_grad_output);
-    launch_grad_input<T, true>(at, device, on, grad_output, grad_input);
-    launch_grad_boxes<T, true>(at, device, on, grad_output, grad_boxes);
+    if (grad_grad_input) on.v_input = field<T>(*grad_grad_input);
+    if (grad_grad_boxes) on.v_boxes = box_table<Compute<T>>(*grad_grad_boxes);
+    if (call.wants_grad_output && grad_grad_boxes) launch_output<T, true>(at, device, on, grad_grad_output);
+    // The output is linear in the image.
+    if (call.wants_grad_output && !grad_grad_boxes) {
+      launch_output<T, false>(at, device, operands<T>(*grad_grad_input, boxes), grad_grad_output);
+    }
+    if (call.wants_input) launch_grad_input<T, true>(at, device, on, grad_output, grad_input);
+    if (call.wants_boxes) launch_grad_boxes<T, true>(at, device, on, grad_output, grad_boxes);
   });
   return {grad_grad_output, grad_input, grad_boxes};
 }

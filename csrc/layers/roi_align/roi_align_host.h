@@ -1,9 +1,12 @@
 // What the host entries of all devices share: the sizes of a call and its checks.
 #pragma once
 
+#include <optional>
+
 #include "abi/check.h"
 #include "abi/dtype.h"
 #include "abi/image.h"
+#include "abi/output_mask.h"
 #include "roi_align_math.h"
 
 namespace handgrad::roi_align {
@@ -102,39 +105,63 @@ inline Geometry check_backward(const Tensor& grad_output, const Tensor& input, c
   return at;
 }
 
-inline Geometry check_double_backward(const Tensor& grad_grad_input, const Tensor& grad_grad_boxes,
-                                      const Tensor& grad_output, const Tensor& input, const Tensor& boxes,
-                                      const Options& options) {
+inline Geometry check_double_backward(const std::optional<Tensor>& grad_grad_input,
+                                      const std::optional<Tensor>& grad_grad_boxes, const Tensor& grad_output,
+                                      const Tensor& input, const Tensor& boxes, const Options& options) {
   const Geometry at = check_backward(grad_output, input, boxes, options);
-  check_like(kOp, "grad_grad_input", grad_grad_input, "input", input);
-  check_like(kOp, "grad_grad_boxes", grad_grad_boxes, "boxes", boxes);
+  if (grad_grad_input) check_like(kOp, "grad_grad_input", *grad_grad_input, "input", input);
+  if (grad_grad_boxes) check_like(kOp, "grad_grad_boxes", *grad_grad_boxes, "boxes", boxes);
   return at;
 }
 
 // The head of the backward on every device: the checks, and then its outputs to be filled.
 struct Backward {
   Geometry at;
+  bool wants_input, wants_boxes;
   Tensor grad_input, grad_boxes;
 
-  Backward(const Tensor& grad_output, const Tensor& input, const Tensor& boxes, const Options& options, bool boxes_grad)
-      : Backward(check_backward(grad_output, input, boxes, options), input, boxes, boxes_grad) {}
+  Backward(const Tensor& grad_output, const Tensor& input, const Tensor& boxes, const Options& options,
+           const std::vector<bool>& output_mask)
+      : Backward(check_backward(grad_output, input, boxes, options), input, boxes,
+                 as_output_mask<2>(kOp, output_mask)) {}
 
  protected:
-  Backward(const Geometry& checked, const Tensor& input, const Tensor& boxes, bool boxes_grad)
+  Backward(const Geometry& checked, const Tensor& input, const Tensor& boxes, const std::array<bool, 2>& wanted)
       : at(checked),
-        grad_input(empty_gradient(input)),
-        grad_boxes(boxes_grad ? empty_grad_boxes(at, boxes) : empty_placeholder(boxes)) {}
+        wants_input(wanted[0]),
+        wants_boxes(wanted[1]),
+        grad_input(wants_input ? empty_gradient(input) : empty_placeholder(input)),
+        grad_boxes(wants_boxes ? empty_grad_boxes(at, boxes) : empty_placeholder(boxes)) {}
 };
 
-// The same for the double backward.
+// The same for the double backward, along directions of which each may be None: zero.
 struct DoubleBackward : Backward {
+  bool wants_grad_output;
   Tensor grad_grad_output;
 
-  DoubleBackward(const Tensor& grad_grad_input, const Tensor& grad_grad_boxes, const Tensor& grad_output,
-                 const Tensor& input, const Tensor& boxes, const Options& options)
-      : Backward(check_double_backward(grad_grad_input, grad_grad_boxes, grad_output, input, boxes, options), input,
-                 boxes, true),
-        grad_grad_output(empty_output(at, input)) {}
+  DoubleBackward(const std::optional<Tensor>& grad_grad_input, const std::optional<Tensor>& grad_grad_boxes,
+                 const Tensor& grad_output, const Tensor& input, const Tensor& boxes, const Options& options,
+                 const std::vector<bool>& output_mask)
+      : DoubleBackward(check_double_backward(grad_grad_input, grad_grad_boxes, grad_output, input, boxes, options),
+                       input, boxes, as_output_mask<3>(kOp, output_mask)) {
+    // Nothing is to be done for what is zero whatever the numbers are: everything without a direction, and the image's
+    // gradient without one of the boxes, since grad_input does not depend on input.
+    const bool moves = grad_grad_input || grad_grad_boxes;
+    if (!moves) clear(wants_grad_output, grad_grad_output);
+    if (!moves) clear(wants_boxes, grad_boxes);
+    if (!grad_grad_boxes) clear(wants_input, grad_input);
+  }
+
+ private:
+  DoubleBackward(const Geometry& checked, const Tensor& input, const Tensor& boxes, const std::array<bool, 3>& wanted)
+      : Backward(checked, input, boxes, {wanted[1], wanted[2]}),
+        wants_grad_output(wanted[0]),
+        grad_grad_output(wants_grad_output ? empty_output(at, input) : empty_placeholder(input)) {}
+
+  static void clear(bool& wanted, const Tensor& result) {
+    if (wanted) fill_zero(result);
+    wanted = false;
+  }
 };
 
 // The boxes and what is like them: row k is five numbers.
