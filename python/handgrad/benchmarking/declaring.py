@@ -1,6 +1,7 @@
 """What a bench file declares.
 
-``bench_<op>.py``, anywhere under ``benchmarks/``, has one function ``benchmark(quick)``; it returns a :class:`Benchmark`.
+``bench_<op>.py``, anywhere under ``benchmarks/``, has one function, ``benchmark(quick)``, which returns a
+:class:`Benchmark`.
 """
 
 from __future__ import annotations

@@ -27,15 +27,15 @@ def _clean(axes: Axes) -> None:
 def _bars(axes: Axes, table: Table) -> None:
     rows = sorted((row for row in table.rows if row.time is not None), key=lambda row: row.time.median)  # type: ignore[union-attr]
     rows.sort(key=lambda row: row is not table.ours)
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         assert row.time is not None
         ms = row.time.median * 1e3
         color = OURS if row is table.ours else AS_FOUND if row.as_found else PEER
-        axes.barh(place, ms, color=color, height=0.68)
-        axes.plot([row.time.low * 1e3, row.time.high * 1e3], [place, place], color=INK, linewidth=1)
+        axes.barh(index, ms, color=color, height=0.68)
+        axes.plot([row.time.low * 1e3, row.time.high * 1e3], [index, index], color=INK, linewidth=1)
         text = duration(row.time.median) + ("" if row is table.ours else f"  ·  {row.ratio:.1f}x")
         axes.annotate(
-            text, (max(ms, row.time.high * 1e3), place), (5, 0), textcoords="offset points", va="center", fontsize=8.5,
+            text, (max(ms, row.time.high * 1e3), index), (5, 0), textcoords="offset points", va="center", fontsize=8.5,
             color=INK, fontweight="bold" if row is table.ours else "normal",
         )  # fmt: skip
     axes.axvline(table.floor * 1e3, color=INK, linewidth=1.1, linestyle=(0, (3, 2)))

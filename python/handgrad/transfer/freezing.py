@@ -59,7 +59,7 @@ def freeze(model: nn.Module, until: str | None = None) -> FreezeReport:
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: ``model`` has no submodule ``until`` (the sentence names those that come close), or is already
+        ValueError: ``model`` has no submodule ``until`` (the error message names those that come close), or is already
             wrapped for distributed training or compiled.
 
     Example::

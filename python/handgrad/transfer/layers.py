@@ -106,31 +106,31 @@ def replace_layers(
             "call the factory on it directly"
         )
 
-    places: dict[nn.Module, list[tuple[nn.Module, str, str]]] = {}
+    uses: dict[nn.Module, list[tuple[nn.Module, str, str]]] = {}
     for parent, name, path, child in children(model, stop=types):
         if isinstance(child, types):
-            places.setdefault(child, []).append((parent, name, path))
+            uses.setdefault(child, []).append((parent, name, path))
 
     # Every factory call comes before the first change, so that a factory that fails halfway leaves the model whole.
-    made = {old: factory(old) for old in places}
+    made = {old: factory(old) for old in uses}
     sources: dict[nn.Module, nn.Module] = {}
     for old, new in made.items():
-        where = places[old][0][2]
+        where = uses[old][0][2]
         if not isinstance(new, nn.Module):
             raise TypeError(f"factory must return a module; got {described(new)} for the layer {where}")
         if new is not old and sources.setdefault(new, old) is not old and has_tensors(new):
             raise ValueError(
                 f"factory must return a new layer for each old one, but returned one {type(new).__name__} with weights "
-                f"for both {places[sources[new]][0][2]} and {where}"
+                f"for both {uses[sources[new]][0][2]} and {where}"
             )
 
     replaced = []
     for old, new in made.items():
         if new is old:
             continue
-        parent = places[old][0][0]
-        replaced.append(_take_over(tuple(path for *_, path in places[old]), old, new, (parent, model), keep_weights))
-        for parent, name, _ in places[old]:
+        parent = uses[old][0][0]
+        replaced.append(_take_over(tuple(path for *_, path in uses[old]), old, new, (parent, model), keep_weights))
+        for parent, name, _ in uses[old]:
             parent._modules[name] = new
     return ReplaceReport(wanted, tuple(replaced))
 
