@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from handgrad._layout import empty_image
 from handgrad.arguments import check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
+from handgrad.tracing import traceable
 
 _OP = "deform_conv2d"
 _LARGEST_INT = 2**31 - 1
@@ -19,6 +20,7 @@ _LARGEST_INT = 2**31 - 1
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def deform_conv2d(
     input: Tensor,
     offset: Tensor,
@@ -554,7 +556,8 @@ def _onnx(
         "strides": [stride_h, stride_w],
     }
     shape = (input.shape[0], out_channels, *offset.shape[2:])
-    return operator("DeformConv", [input, weight, offset, bias, mask], attributes, dtype=input.dtype, shape=shape)
+    inputs = [input, weight, offset, bias, mask]
+    return operator("DeformConv", inputs, attributes, dtype=input.dtype, shape=shape, since=19)
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from handgrad.arguments import check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
+from handgrad.tracing import traceable
 
 _OP = "local_response_norm"
 _LARGEST = sys.float_info.max
@@ -24,6 +25,7 @@ _LARGEST_INT = 2**63 - 1
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
     r"""Divides each activation by the energy of its neighbours across channels (Krizhevsky et al., `ImageNet
     Classification with Deep Convolutional Neural Networks

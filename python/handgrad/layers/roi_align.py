@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from handgrad._layout import empty_image
 from handgrad.arguments import check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
+from handgrad.tracing import traceable
 
 _OP = "roi_align"
 _LARGEST = sys.float_info.max
@@ -22,6 +23,7 @@ _FINEST_GRID = 65536
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def roi_align(
     input: Tensor,
     boxes: Tensor | Sequence[Tensor],
@@ -489,7 +491,7 @@ def _onnx(
     }
     shape = (boxes.shape[0], input.shape[1], pooled_h, pooled_w)
     inputs = [input, boxes[:, 1:], boxes[:, 0].long()]
-    return operator("RoiAlign", inputs, attributes, dtype=input.dtype, shape=shape)
+    return operator("RoiAlign", inputs, attributes, dtype=input.dtype, shape=shape, since=16)
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from handgrad.arguments import check_like, check_range, check_tensor, is_sharded
 from handgrad.reductions import reduce, reduce_samples, reduction_code, sample_scale
 from handgrad.registration import batch_first, register, through_reference
+from handgrad.tracing import traceable
 
 _OP = "asymmetric_loss"
 _LARGEST = sys.float_info.max
@@ -18,6 +19,7 @@ _LARGEST = sys.float_info.max
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def asymmetric_loss(
     inputs: Tensor,
     targets: Tensor,

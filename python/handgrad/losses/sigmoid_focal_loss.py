@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from handgrad.arguments import check_like, check_range, check_tensor, is_sharded
 from handgrad.reductions import reduce, reduce_samples, reduction_code, sample_scale
 from handgrad.registration import batch_first, register, through_reference
+from handgrad.tracing import traceable
 
 _OP = "sigmoid_focal_loss"
 _LARGEST = sys.float_info.max
@@ -20,6 +21,7 @@ _LARGEST = sys.float_info.max
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def sigmoid_focal_loss(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
 ) -> Tensor:
