@@ -14,7 +14,7 @@ from ops_table import BEGIN, END, table
 
 ROOT = Path(__file__).resolve().parent.parent
 # Packages of handgrad that hold no ops.
-MACHINERY = {"benchmarking", "sdk", "testing"}
+MACHINERY = {"benchmarking", "onnx", "sdk", "testing"}
 FAMILIES = sorted(p.parent.name for p in ROOT.glob("python/handgrad/*/__init__.py") if p.parent.name not in MACHINERY)
 OPS = sorted((p.parent.name, p.name) for family in FAMILIES for p in (ROOT / "csrc" / family).iterdir())
 IDS = [op for _, op in OPS]
