@@ -1,5 +1,5 @@
-"""Rooms, not halls: budgets for the length of handgrad's Python files and functions, and for nesting. What is beyond them
-today is listed; it may shrink, and an entry that nothing needs must go."""
+"""Rooms, not halls: budgets for the length of handgrad's Python files and functions, and for nesting. What is beyond
+them today is listed; it may shrink, and an entry that nothing needs must go."""
 
 import ast
 from pathlib import Path
@@ -13,18 +13,8 @@ PACKAGE = ROOT / "python/handgrad"
 FILE, FUNCTION, NESTING = 350, 60, 5
 
 # Each with the number that it may have.
-LONG_FILES = {
-    "_scaffold.py": 358,
-    "benchmarking/harness.py": 640,
-    "layers/deform_conv2d.py": 614,
-    "layers/roi_align.py": 545,
-    "losses/asymmetric_loss.py": 386,
-    "losses/sigmoid_focal_loss.py": 374,
-    "onnx.py": 739,
-    "registration.py": 425,
-    "transfer.py": 817,
-}
-LONG_FUNCTIONS = {"onnx.py: export": 96, "registration.py: register": 75}
+LONG_FILES = {"layers/deform_conv2d.py": 382, "layers/roi_align.py": 370}
+LONG_FUNCTIONS: dict[str, int] = {}
 DEEP_FUNCTIONS: dict[str, int] = {}
 
 BLOCKS = (
