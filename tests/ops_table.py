@@ -5,6 +5,7 @@ python tests/ops_table.py --write   writes it into README.md
 """
 
 import argparse
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- ops: begin (make table) -->", "<!-- ops: end -->"
 
 
+@functools.cache
 def specs() -> dict[str, OpSpec]:
     """Every SPEC under tests/, by ``family.op``."""
     found = {}
@@ -32,7 +34,8 @@ def table() -> str:
         "| op | " + " | ".join(map(str, numbers)) + " |",
         "|---|" + ":-:|" * len(numbers),
     ]
-    notes = []
+    # By tick and reason, so that what holds for several ops is said once.
+    notes: dict[tuple[int, str], list[str]] = {}
     for name, spec in specs().items():
         family, op = name.split(".")
         marks = []
@@ -40,10 +43,14 @@ def table() -> str:
             marks.append("·" if tick in spec.not_applicable else " " if tick in spec.pending else "✓")
             for kind, reasons in (("does not apply", spec.not_applicable), ("to come", spec.pending)):
                 if tick in reasons:
-                    notes.append(f"{op}, {tick}: {kind}, {reasons[tick]}.")
+                    notes.setdefault((tick, f"{kind}, {reasons[tick]}"), []).append(op)
         lines.append(f"| [`{name}`](docs/{family}/{op}.md) | " + " | ".join(marks) + " |")
     legend = "; ".join(f"{number} {promise}" for number, (_, promise) in TICKS.items())
-    return "\n".join([*lines, "", f"Ticks: {legend}.", "", *notes])
+    said = [
+        f"{tick}, {'all ops' if len(ops) == len(specs()) else ', '.join(ops)}: {note}."
+        for (tick, note), ops in sorted(notes.items())
+    ]
+    return "\n".join([*lines, "", f"Ticks: {legend}.", "", *said])
 
 
 def readme_with_table(text: str) -> str:

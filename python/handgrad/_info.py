@@ -148,7 +148,9 @@ def _loaded() -> tuple[Any, list[str]]:
     """What was loaded, and the names of the ops. Raises the ImportError that loading ends in."""
     from handgrad import _library
     from handgrad.registration import OPERATORS
+    from handgrad.sdk import lazy
 
+    lazy.load_all("handgrad")
     return _library.LOADED, [name for name in OPERATORS if name.startswith("handgrad::")]
 
 
