@@ -101,7 +101,9 @@ def test_targets_of_exactly_zero_are_negatives(gamma):
     """The derivative with respect to such a target is that of the negatives' formula, on both sides of the step."""
     inputs = torch.tensor([-1.5, 0.3, 2.0], dtype=torch.float64, requires_grad=True)
     targets = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    expected = torch.autograd.grad(varifocal_loss_reference(inputs, targets, 0.75, gamma, True).sum(), (inputs, targets))
+    expected = torch.autograd.grad(
+        varifocal_loss_reference(inputs, targets, 0.75, gamma, True).sum(), (inputs, targets)
+    )
     actual = torch.autograd.grad(varifocal_loss(inputs, targets, gamma=gamma).sum(), (inputs, targets))
     torch.testing.assert_close(actual, expected)
 

@@ -89,9 +89,7 @@ class VarifocalLoss(LossModule):
 # ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------
 
 
-def varifocal_loss_reference(
-    inputs: Tensor, targets: Tensor, alpha: float, gamma: float, iou_weighted: bool
-) -> Tensor:
+def varifocal_loss_reference(inputs: Tensor, targets: Tensor, alpha: float, gamma: float, iou_weighted: bool) -> Tensor:
     """Plain PyTorch, each element's loss. To be trusted because it is the paper's formula, over torch's stable
     softplus(-x) = -log p; p - t is written without a difference of numbers near 1."""
     distance = (1 - targets) * torch.sigmoid(inputs) - targets * torch.sigmoid(-inputs)
