@@ -1,5 +1,5 @@
-// A logit x and a target t, as losses of their binary cross entropy see them: by the distance a = |x|, and by m, the part
-// of the target on the other side of 0 than x. Such a loss is the same for (x, t) and (-x, 1 - t), and in a and m
+// A logit x and a target t, as losses of their binary cross entropy see them: by the distance a = |x|, and by m, the
+// part of the target on the other side of 0 than x. Such a loss is the same for (x, t) and (-x, 1 - t), and in a and m
 //
 //   ce = m a + log(1 + e^-a),   m = 1 - t for x >= 0, t for x < 0
 //

@@ -48,7 +48,8 @@ struct VarifocalLoss {
   HANDGRAD_MATH Curvature curvature(T x, T t) const {
     const LogitPoint<T> point(x, t);
     const Curvature easy = negative.curvature(x, t);
-    const T ce_x = point.signed_like_x(point.m - point.smaller), finite_x = point.signed_like_x(point.finite_distance());
+    const T ce_x = point.signed_like_x(point.m - point.smaller),
+            finite_x = point.signed_like_x(point.finite_distance());
     return {t > 0 ? weight(t) * point.variance() : alpha * easy.inputs_inputs,
             t > 0 ? weight_slope * ce_x - weight(t) : alpha * easy.inputs_targets,
             t > 0 ? -2 * weight_slope * finite_x : alpha * easy.targets_targets};

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from handgrad.arguments import FLOAT_MAX, check_range
 from handgrad.kinds.elementwise_loss import ElementwiseLoss, LossModule
+from handgrad.tracing import traceable
 
 _OP = "quality_focal_loss"
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def quality_focal_loss(inputs: Tensor, targets: Tensor, beta: float = 2.0, reduction: str = "none") -> Tensor:
     r"""Cross entropy with a soft target, the quality of a detection, discounted where the prediction is near it (Li et
     al., `Generalized Focal Loss <https://arxiv.org/abs/2006.04388>`_, 2020, equation 2).

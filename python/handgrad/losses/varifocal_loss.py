@@ -8,12 +8,14 @@ from torch import Tensor
 
 from handgrad.arguments import FLOAT_MAX, check_bool, check_range
 from handgrad.kinds.elementwise_loss import ElementwiseLoss, LossModule
+from handgrad.tracing import traceable
 
 _OP = "varifocal_loss"
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def varifocal_loss(
     inputs: Tensor,
     targets: Tensor,
