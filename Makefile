@@ -7,8 +7,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 ABI_TORCH ?= torch==2.13.0
 JOBS ?= 2
-# One architecture, to be quick; `make wheel HANDGRAD_CUDA_ARCHS=75,80,86,90,100,120` is for all devices.
+# One architecture, to be quick, unless a wheel is asked for: that is for all that handgrad supports.
+ifeq ($(filter wheel release,$(MAKECMDGOALS)),)
 export HANDGRAD_CUDA_ARCHS ?= 90
+endif
+
+# One wheel at a time is in dist/; its stamp says which architectures were asked for.
+comma := ,
+WHEEL := dist/.built-$(subst $(comma),-,$(subst ;,-,$(or $(HANDGRAD_CUDA_ARCHS),all)))
 
 BIN := .venv/bin
 ABI_BIN := .venv-abi/bin
@@ -17,7 +23,7 @@ SOURCES := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* python/hand
 OP_TESTS := $(patsubst csrc/%/,tests/%,$(filter-out csrc/common/ csrc/emulator/,$(wildcard csrc/*/)))
 CXX_FILES := $(shell find csrc examples tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build wheel test test-python test-levels test-emulated test-cuda test-device cuda-report test-sanitize test-abi demo detect bench lint format table clean
+.PHONY: help build wheel release costs test test-python test-levels test-emulated test-cuda test-device cuda-report test-sanitize test-abi native demo detect bench lint format table clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,9 +40,9 @@ build: .venv/.built  ## the virtual environment .venv with handgrad in it, edita
 	  $(BIN)/pip install $(PIP_FLAGS) --no-build-isolation -e ".[dev]"
 	@touch $@
 
-wheel: dist/.built  ## the wheel, in dist/
+wheel: $(WHEEL)  ## the wheel, in dist/, for all CUDA architectures
 
-dist/.built: .venv/.built $(shell find python -name '*.py') $(shell find templates -type f)
+$(WHEEL): .venv/.built $(shell find python -name '*.py') $(shell find templates -type f)
 	rm -rf dist && mkdir dist
 	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS=-DHANDGRAD_EMULATED=OFF $(BIN)/python -m build -q --no-isolation --sdist --wheel .
 	# auditwheel names the oldest C library that will do, and copies nothing in: torch brings what is needed.
@@ -45,6 +51,9 @@ dist/.built: .venv/.built $(shell find python -name '*.py') $(shell find templat
 	    --wheel-dir dist dist/*-linux_*.whl && rm dist/*-linux_*.whl; \
 	fi
 	@touch $@
+
+release: wheel  ## the wheel for everybody: refused unless it has all architectures
+	$(BIN)/python tools/release.py dist
 
 # Of tests a question is asked where it can fail, once: python/handgrad/testing/tiers.py says which where.
 PYTEST := -m pytest -q -n $(JOBS)
@@ -145,16 +154,32 @@ test-abi: wheel  ## the ops, from the wheel, under two versions of torch
 	$(BIN)/pip install $(PIP_FLAGS) --no-deps --target build/wheel-site $(PLUGIN)/dist/*.whl
 	cd $(PLUGIN) && PYTHONPATH="$(CURDIR)/build/wheel-site" "$(CURDIR)/$(BIN)/python" $(PYTEST) --tier torches tests/losses
 
-demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
-	$(BIN)/python examples/finetune.py --resume
+# An example needs what this machine runs: the whole build, where there is one, and a part of it otherwise. That part has
+# a folder of its own, so that neither build takes the other's place.
+NATIVE := $(CURDIR)/build/native/lib
+WITH_LIBRARIES = $(MAKE) -sq .venv/.built || export HANDGRAD_LIBRARY_DIR=$(NATIVE);
 
-detect: build  ## trains a small detector of trees on real photos
-	$(BIN)/python examples/detect.py
+.venv/.native: .venv/.torch $(SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" HANDGRAD_BUILD=native \
+	  $(BIN)/pip install $(PIP_FLAGS) --no-build-isolation -e ".[examples]"
+	@touch $@
+
+native:  ## what this machine runs of the libraries, and no more; in build/native
+	@$(MAKE) -sq .venv/.built || $(MAKE) -s .venv/.native
+
+demo: native  ## fine-tunes a network with handgrad's focal loss on real photos
+	$(WITH_LIBRARIES) $(BIN)/python examples/finetune.py --resume
+
+detect: native  ## trains a small detector of trees on real photos
+	$(WITH_LIBRARIES) $(BIN)/python examples/detect.py
+
+costs: build  ## what each op costs: core-seconds, bytes, lines; OP=name for one
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/costs.py --build --tests $(if $(OP),--op $(OP))
 
 bench: build wheel  ## times handgrad against its peers; writes benchmarks/results
 	$(BIN)/python -m benchmarks
 
-table: build  ## writes the table of ops into README.md
+table: build  ## writes the tables of ops into README.md and docs/contract.md
 	$(BIN)/python tests/ops_table.py --write
 
 lint: build  ## ruff, mypy, clang-format

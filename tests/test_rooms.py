@@ -16,15 +16,12 @@ FILE, FUNCTION, NESTING = 350, 60, 5
 
 # Each with the number that it may have.
 LONG_FILES = {
-    "_scaffold.py": 358,
-    "benchmarking/harness.py": 640,
     "layers/deform_conv2d.py": 614,
     "layers/roi_align.py": 545,
     "losses/asymmetric_loss.py": 386,
     "losses/sigmoid_focal_loss.py": 374,
-    "onnx.py": 739,
+    "onnx.py": 741,
     "registration.py": 425,
-    "transfer.py": 817,
 }
 LONG_FUNCTIONS = {"onnx.py: export": 96, "registration.py: register": 75}
 DEEP_FUNCTIONS: dict[str, int] = {}

@@ -14,9 +14,10 @@ from naming import names_op
 from ops_table import BEGIN, END, table
 
 ROOT = Path(__file__).resolve().parent.parent
-# Packages of handgrad that hold no ops.
-MACHINERY = {"benchmarking", "sdk", "testing"}
-FAMILIES = sorted(p.parent.name for p in ROOT.glob("python/handgrad/*/__init__.py") if p.parent.name not in MACHINERY)
+# Packages of handgrad: with ops, whose kernels lie in a folder of the same name, and those that hold none.
+PACKAGES = {path.parent.name for path in ROOT.glob("python/handgrad/*/__init__.py")}
+FAMILIES = sorted(name for name in PACKAGES if (ROOT / "csrc" / name).is_dir())
+MACHINERY = PACKAGES - set(FAMILIES)
 OPS = sorted((p.parent.name, p.name) for family in FAMILIES for p in (ROOT / "csrc" / family).iterdir())
 IDS = [op for _, op in OPS]
 CSRC = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"})
@@ -76,7 +77,7 @@ def test_only_the_familys_init_lists_an_op(family, op):
     """CMake, setup.py and the machinery find ops by their files' names."""
     assert not [name for name, text in machinery().items() if names_op(text, family, op)]
     exports = (ROOT / f"python/handgrad/{family}/__init__.py").read_text()
-    assert len(re.findall(rf"^from handgrad\.{family}\.{op} import ", exports, re.M)) == 1
+    assert len(re.findall(rf"^    from handgrad\.{family}\.{op} import ", exports, re.M)) == 1
 
 
 @pytest.mark.parametrize(
@@ -183,12 +184,20 @@ def test_handgrads_own_build_is_the_packages():
 
 
 def test_python_families_only_export():
+    """A docstring, the imports that handgrad.sdk.lazy makes happen on first use, and their names."""
     for family in FAMILIES:
-        tree = ast.parse((ROOT / f"python/handgrad/{family}/__init__.py").read_text())
-        for node in tree.body:
-            is_all = isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
-            is_doc = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-            assert isinstance(node, ast.ImportFrom) or is_all or is_doc, ast.unparse(node)
+        doc, *imports, ops, everything = ast.parse((ROOT / f"python/handgrad/{family}/__init__.py").read_text()).body
+        assert isinstance(doc, ast.Expr)
+        assert [ast.unparse(node) for node in imports] == [
+            "from typing import TYPE_CHECKING",
+            "from handgrad.sdk import lazy",
+        ]
+        assert isinstance(ops, ast.If)
+        assert ast.unparse(ops.test) == "TYPE_CHECKING or not lazy.exports(__name__)"
+        assert not ops.orelse
+        assert all(isinstance(node, ast.ImportFrom) for node in ops.body), family
+        names = sorted(alias.name for node in ops.body for alias in node.names)
+        assert ast.unparse(everything) == f"__all__ = {names}"
 
 
 def test_libraries_exist():

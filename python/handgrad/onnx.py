@@ -29,6 +29,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
 from handgrad.registration import OBSERVERS, OPERATORS, Operator
+from handgrad.sdk import lazy
 
 __all__ = ["Exported", "VerificationError", "decompositions", "export", "operator", "unknown_size", "verify"]
 
@@ -248,6 +249,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
         return decomposed
 
+    lazy.load_all()
     return {op.overload: decomposition(op) for op in OPERATORS.values()}
 
 

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from handgrad._boxes import check_boxes
-from handgrad.arguments import check_range, check_tensor
+from handgrad.arguments import INT32_MAX, check_range, check_tensor
 from handgrad.registration import register, without_derivatives
 
 _OP = "nms"
-_LARGEST_COUNT = 2**31 - 1
 
 # ---- public functions ------------------------------------------------------------------------------------------------
 
@@ -159,7 +158,7 @@ def _onnx(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: flo
         # A row for each class, in which the boxes of other classes are below what is looked at.
         classes = idxs.index_select(0, order)
         ranks = torch.where(classes == classes.unique()[:, None], ranks, -torch.inf)
-    most = torch.full((1,), _LARGEST_COUNT)
+    most = torch.full((1,), INT32_MAX)
     iou_limit = torch.full((1,), _rounded_down(iou_threshold, torch.float32))
     score_limit = torch.full((1,), -1e9)
     chosen = operator(

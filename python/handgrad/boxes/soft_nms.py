@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from handgrad._boxes import check_boxes
-from handgrad.arguments import check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_choice, check_range, check_tensor
 from handgrad.registration import register, without_derivatives
 
 _OP = "soft_nms"
 _METHODS = ("linear", "gaussian")
-_LARGEST = sys.float_info.max
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -64,12 +63,9 @@ def soft_nms(
     check_tensor(_OP, "boxes", boxes)
     check_tensor(_OP, "scores", scores)
     check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
-    check_range(_OP, "sigma", sigma, sys.float_info.min, _LARGEST, "a number above 0")
-    check_range(_OP, "min_score", min_score, 0.0, _LARGEST, "a finite number, at least 0")
-    if not isinstance(method, str):
-        raise TypeError(f"{_OP}: method must be one of {', '.join(_METHODS)}; got {method!r}")
-    if method not in _METHODS:
-        raise ValueError(f"{_OP}: method must be one of {', '.join(_METHODS)}; got {method!r}")
+    check_range(_OP, "sigma", sigma, sys.float_info.min, FLOAT_MAX, "a number above 0")
+    check_range(_OP, "min_score", min_score, 0.0, FLOAT_MAX, "a finite number, at least 0")
+    check_choice(_OP, "method", method, _METHODS)
     return _soft_nms(boxes, scores, iou_threshold, sigma, min_score, method == "gaussian")
 
 
