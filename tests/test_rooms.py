@@ -1,5 +1,7 @@
-"""Rooms, not halls: budgets for the length of handgrad's Python files and functions, and for nesting. What is beyond
-them today is listed; it may shrink, and an entry that nothing needs must go."""
+"""Rooms, not halls: budgets for the length of files and functions of handgrad's Python, and for nesting.
+
+What is beyond them today is listed; it may shrink, and an entry that nothing needs must go.
+"""
 
 import ast
 from pathlib import Path

@@ -14,7 +14,7 @@ FIRST, *OTHERS = "elementwise_loss", "no_gradient", "normalisation", "pointwise_
 # Of the kinds after the first, what their own kernels and formulas decide; the rest is the same code for all.
 QUICK = (
     "01_cpu or 03_derivatives or 04_strides or 05_empty or opcheck or 08_autocast or vmap or 10_reference or 11_onnx "
-    "or 12_deterministic or 13_sentences or 16_documented"
+    "or 12_deterministic or 13_messages or 16_documented"
 )
 
 
