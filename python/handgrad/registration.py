@@ -144,7 +144,7 @@ def register(
             # The raw op's autocast rule would act inside Function.forward, too late for what backward sees.
             args = _autocast(args, autocast)
         if transforms_active() or (differentiable and forward_ad._current_level >= 0):
-            return apply(*args)
+            return overload(*args) if _in_vmap_of_raw_op() else apply(*args)
         if differentiable and is_grad_enabled():
             for place in places:
                 tensor = args[place]
@@ -366,6 +366,12 @@ def _outside_its_level(jvp: Callable[..., Any]) -> Callable[..., Any]:
         return tree_map_only(torch.Tensor, lambda tensor: _wrap_for_grad(tensor, level), result)
 
     return lowered
+
+
+def _in_vmap_of_raw_op() -> bool:
+    """Whether the vmap rule of a raw op is at work: there torch has switched off the batching of this level, and hands
+    other ops on to the next; a Function it would take for one more of this level."""
+    return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchBatched)
 
 
 def _autocast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:

@@ -399,14 +399,16 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        grads = _backward(grad_output, *ctx.saved_tensors, *ctx.steps, _deterministic())
+        # Read once: each reading unpacks them, and activation checkpointing lets that happen once.
+        *tensors, mask = ctx.saved_tensors
+        grads = _backward(grad_output, *tensors, mask, *ctx.steps, _deterministic())
         grad_input, grad_offset, grad_weight, grad_bias, grad_mask = grads
         return (
             grad_input,
             grad_offset,
             grad_weight,
             grad_bias if ctx.has_bias else None,
-            None if ctx.saved_tensors[3] is None else grad_mask,
+            None if mask is None else grad_mask,
             # stride, padding and dilation are numbers
             *[None] * 6,
         )
@@ -447,9 +449,10 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_grads: Tensor) -> Any:
-        *grads, grad_mask = _double_backward(*grad_grads, *ctx.saved_tensors, *ctx.steps)
+        *tensors, mask = ctx.saved_tensors
+        *grads, grad_mask = _double_backward(*grad_grads, *tensors, mask, *ctx.steps)
         # stride, padding, dilation and deterministic are no tensors
-        return *grads, None if ctx.saved_tensors[4] is None else grad_mask, *[None] * 7
+        return *grads, None if mask is None else grad_mask, *[None] * 7
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
