@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from handgrad._layout import empty_image
-from handgrad.arguments import check_like, check_range, check_tensor
+from handgrad.arguments import INT32_MAX, check_int, check_like, check_pair, check_tensor
 from handgrad.registration import batch_first, register, through_reference
 from handgrad.tracing import traceable
 
 _OP = "deform_conv2d"
-_LARGEST_INT = 2**31 - 1
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -71,24 +70,14 @@ def deform_conv2d(
         check_tensor(_OP, "bias", bias)
     if mask is not None:
         check_tensor(_OP, "mask", mask)
-    stride_h, stride_w = _pair(_OP, "stride", stride, 1)
-    padding_h, padding_w = _pair(_OP, "padding", padding, 0)
-    dilation_h, dilation_w = _pair(_OP, "dilation", dilation, 1)
+    stride_h, stride_w = check_pair(_OP, "stride", stride, 1)
+    padding_h, padding_w = check_pair(_OP, "padding", padding, 0)
+    dilation_h, dilation_w = check_pair(_OP, "dilation", dilation, 1)
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(input.device.type):
         offset, weight = offset.to(input.dtype), weight.to(input.dtype)
         bias = None if bias is None else bias.to(input.dtype)
         mask = None if mask is None else mask.to(input.dtype)
     return _forward(input, offset, weight, bias, mask, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w)
-
-
-def _pair(op: str, name: str, value: Any, low: int) -> tuple[int, int]:
-    values = tuple(value) if isinstance(value, (tuple, list)) and len(value) == 2 else (value, value)
-    expected = f"a whole number, at least {low}, or two of them"
-    for number in values:
-        check_range(op, name, number, low, _LARGEST_INT, expected)
-        if not isinstance(number, (int, torch.SymInt)):
-            raise TypeError(f"{op}: {name} must be {expected}; got {value!r}")
-    return values[0], values[1]
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------
@@ -129,17 +118,18 @@ class DeformConv2d(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        check_range(name, "groups", groups, 1, _LARGEST_INT, "a whole number, at least 1")
+        groups = check_int(name, "groups", groups, 1, INT32_MAX)
+        in_channels = check_int(name, "in_channels", in_channels, 1, INT32_MAX)
+        out_channels = check_int(name, "out_channels", out_channels, 1, INT32_MAX)
         for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            check_range(name, argument, channels, 1, _LARGEST_INT, "a whole number, at least 1")
             if channels % groups:
                 raise ValueError(f"{name}: {argument} must be a multiple of groups, {groups}; got {channels}")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = _pair(name, "kernel_size", kernel_size, 1)
-        self.stride = _pair(name, "stride", stride, 1)
-        self.padding = _pair(name, "padding", padding, 0)
-        self.dilation = _pair(name, "dilation", dilation, 1)
+        self.kernel_size = check_pair(name, "kernel_size", kernel_size, 1)
+        self.stride = check_pair(name, "stride", stride, 1)
+        self.padding = check_pair(name, "padding", padding, 0)
+        self.dilation = check_pair(name, "dilation", dilation, 1)
         self.groups = groups
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         if bias:
@@ -191,15 +181,15 @@ class DeformConv2dPack(DeformConv2d):
         bias: bool = True,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        check_range("DeformConv2dPack", "deform_groups", deform_groups, 1, _LARGEST_INT, "a whole number, at least 1")
-        if in_channels % deform_groups:
+        deform_groups = check_int("DeformConv2dPack", "deform_groups", deform_groups, 1, INT32_MAX)
+        if self.in_channels % deform_groups:
             raise ValueError(
                 f"DeformConv2dPack: deform_groups must divide in_channels, {in_channels}; got {deform_groups}"
             )
         self.deform_groups = deform_groups
         taps = self.kernel_size[0] * self.kernel_size[1]
         self.conv_offset = nn.Conv2d(
-            in_channels, 3 * deform_groups * taps, self.kernel_size, self.stride, self.padding, self.dilation
+            self.in_channels, 3 * deform_groups * taps, self.kernel_size, self.stride, self.padding, self.dilation
         )
         nn.init.zeros_(self.conv_offset.weight)
         assert self.conv_offset.bias is not None

@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handgrad.arguments import check_like, check_range, check_tensor
+from handgrad.arguments import check_int, check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
 from handgrad.tracing import traceable
 
 _OP = "local_response_norm"
 _LARGEST = sys.float_info.max
-_LARGEST_INT = 2**63 - 1
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -57,7 +56,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
         tensor([0.3333, 0.2500, 0.3333])
     """
     check_tensor(_OP, "input", input)
-    check_range(_OP, "size", size, 1, _LARGEST_INT, "a whole number, at least 1")
+    size = check_int(_OP, "size", size, 1)
     check_range(_OP, "alpha", alpha, -_LARGEST, _LARGEST, "a finite number")
     check_range(_OP, "beta", beta, -_LARGEST, _LARGEST, "a finite number")
     check_range(_OP, "k", k, -_LARGEST, _LARGEST, "a finite number")

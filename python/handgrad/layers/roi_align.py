@@ -10,13 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from handgrad._layout import empty_image
-from handgrad.arguments import check_like, check_range, check_tensor
+from handgrad.arguments import (
+    INT32_MAX,
+    INT64_MAX,
+    check_bool,
+    check_int,
+    check_like,
+    check_pair,
+    check_range,
+    check_tensor,
+)
 from handgrad.registration import batch_first, register, through_reference
 from handgrad.tracing import traceable
 
 _OP = "roi_align"
 _LARGEST = sys.float_info.max
-_LARGEST_INT = 2**31 - 1
 # As in csrc: places in a bin that follow from the size of the box are at most so many.
 _FINEST_GRID = 65536
 
@@ -76,17 +84,12 @@ def roi_align(
     """
     check_tensor(_OP, "input", input)
     boxes = _as_table(input, boxes)
-    pooled_h, pooled_w = _pair(output_size)
+    pooled_h, pooled_w = check_pair(_OP, "output_size", output_size, 1)
     check_range(_OP, "spatial_scale", spatial_scale, sys.float_info.min, _LARGEST, "a finite number greater than 0")
-    check_range(
-        _OP, "sampling_ratio", sampling_ratio, -sys.maxsize, _LARGEST_INT, "a whole number below 2^31, or at most 0"
-    )
-    if not isinstance(sampling_ratio, (int, torch.SymInt)):
-        raise TypeError(f"{_OP}: sampling_ratio must be a whole number; got {sampling_ratio!r}")
-    for name, value in (("aligned", aligned), ("boxes_grad", boxes_grad)):
-        if not isinstance(value, bool):
-            raise TypeError(f"{_OP}: {name} must be True or False; got {value!r}")
-    if not boxes_grad:
+    expected = "a whole number below 2^31, or at most 0"
+    sampling_ratio = check_int(_OP, "sampling_ratio", sampling_ratio, -INT64_MAX, INT32_MAX, expected)
+    aligned = check_bool(_OP, "aligned", aligned)
+    if not check_bool(_OP, "boxes_grad", boxes_grad):
         boxes = boxes.detach()
     return _forward(input, boxes, pooled_h, pooled_w, spatial_scale, max(sampling_ratio, 0), aligned)
 
@@ -126,17 +129,6 @@ def _check_boxes(name: str, boxes: Tensor, computed: torch.dtype) -> None:
             f"{_OP}: {name} must be of {wide}float32, bfloat16 or float16 beside an input that is computed in "
             f"{str(computed).removeprefix('torch.')}; got {str(boxes.dtype).removeprefix('torch.')}"
         )
-
-
-def _pair(output_size: Any) -> tuple[int, int]:
-    expected = "a whole number, at least 1, or two of them"
-    is_pair = isinstance(output_size, (tuple, list)) and len(output_size) == 2
-    values = tuple(output_size) if is_pair else (output_size, output_size)
-    for number in values:
-        check_range(_OP, "output_size", number, 1, _LARGEST_INT, expected)
-        if not isinstance(number, (int, torch.SymInt)):
-            raise TypeError(f"{_OP}: output_size must be {expected}; got {output_size!r}")
-    return values[0], values[1]
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------
