@@ -62,6 +62,10 @@ struct Output : Operand {
   Output() = default;
 };
 
+// Whether a body of one element is worth less code than others, for less speed.
+template <class Body>
+inline constexpr bool kIsRare = false;
+
 // The shared shape of up to kMaxOperands operands, dimensions merged where all operands allow it and ordered as the
 // first operand lies in memory; element i of every operand is found by walking it.
 class ElementLoop {

@@ -28,33 +28,32 @@ namespace detail {
 // over.
 inline constexpr int64_t kLanes = 32;
 
-// As many elements are taken at once as fit into a vector of the narrowest type in a loop. A type half as wide as C
-// makes that two vectors of C, which are computed side by side: formulas are long chains of operations that wait for
-// each other, and so a quarter of the time is saved. Nobody reads what is stored.
+// The loop over a run: inputs and outputs one after the other in `operands`, and four bytes of room for each element.
 template <class C>
-using HalfAsWide = std::conditional_t<std::is_same_v<C, double>, int32_t, int16_t>;
-
-// The loop over a run: inputs and outputs one after the other in `operands`.
-template <class C>
-using RunLoop = void (*)(const void* body, int64_t count, C* const* operands, HalfAsWide<C>* unread);
+using RunLoop = void (*)(const void* body, int64_t count, C* const* operands, void* room);
 
 template <class C, class Body, class In, class Out>
 struct RunOf;
 
 template <class C, class Body, size_t... In, size_t... Out>
 struct RunOf<C, Body, std::index_sequence<In...>, std::index_sequence<Out...>> {
-  static void loop(const void* memory, int64_t count, C* const* operands, HalfAsWide<C>* unread) {
+  static void loop(const void* memory, int64_t count, C* const* operands, void* room) {
     const Body body = *static_cast<const Body*>(memory);
     const C* const in[] = {operands[In]...};
     C* const out[] = {operands[sizeof...(In) + Out]...};
     const int64_t whole = count & -kLanes;
+    // As many elements are taken at once as fit into a vector of the narrowest type in the loop. One that is half as
+    // wide as C makes that two vectors of C, which are computed side by side: formulas are long chains of operations
+    // that wait for each other, and up to a quarter of the time is saved. Nobody reads what is stored.
+    using HalfAsWide = std::conditional_t<std::is_same_v<C, double>, int32_t, int16_t>;
+    [[maybe_unused]] HalfAsWide* const unread = static_cast<HalfAsWide*>(room);
     HANDGRAD_SIMD
     for (int64_t i = 0; i < whole; ++i) {
       const C element[] = {in[In][i]...};
       C result[sizeof...(Out)];
       body(element, result);
       ((out[Out][i] = result[Out]), ...);
-      unread[i] = 0;
+      if constexpr (!kIsRare<Body> || std::is_same_v<C, float>) unread[i] = 0;
     }
   }
 };
@@ -128,7 +127,7 @@ struct BlockSums {
 template <class C>
 [[gnu::noipa]] double run_blocks(const ElementJob<C>& job, int64_t begin, int64_t end) {
   alignas(64) C buffers[kMaxOperands][kBlock];
-  alignas(64) HalfAsWide<C> unread[kBlock];
+  alignas(64) unsigned char room[4 * kBlock];
   C* pointers[kMaxOperands];
   for (int k = 0; k < job.inputs; ++k) {
     pointers[k] = buffers[k];
@@ -149,7 +148,7 @@ template <class C>
         std::fill(buffers[k] + count, buffers[k] + filled, C(0));
       }
     }
-    job.loop(job.body, filled, pointers, unread);
+    job.loop(job.body, filled, pointers, room);
     if (job.summed) sums.add(pointers[job.inputs], count);
     for (int k = job.inputs; k < job.count; ++k) {
       if (pointers[k] == buffers[k] && job.operands[k].data) store_block(job, k, first, count, buffers[k]);

@@ -125,7 +125,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     const Tensor output = results.empty_loss();
     const Input in[] = {Input(inputs), Input(targets)};
     const Output out[] = {results.loss(true, output)};
-    const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula, auto) {
+    const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
       Device::template for_each_element<C>(Op::name, "", inputs, Value<C, Formula>{formula}, in, out);
     };
     with_formula<Op>(inputs.scalar_type(), loop, numbers...);
@@ -145,9 +145,9 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     const Input in[] = {Input(inputs), Input(targets), grad}, in_twice[] = {in[0], in[1], grad, grad};
     const Output out[] = {output_if(need[0], grad_inputs)};
     const Output both[] = {Output::nowhere(), out[0], output_if(need[1], grad_targets)};
-    const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula, auto left_over) {
+    const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
       const char* pass = "_backward";
-      if constexpr (!left_over) {
+      if constexpr (!kIsLeftOver<Formula>) {
         if (!need[1]) {
           Device::template for_each_element<C>(Op::name, pass, inputs, InputsGradient<C, Formula>{formula}, in, out);
           return;
@@ -178,7 +178,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     const Input without_grad[] = {in[0], in[1], in[2], in[3]};
     const Output out[] = {results.loss(need[0], grad_grad_output), output_if(need[1], grad_inputs),
                           output_if(need[2], grad_targets)};
-    const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula, auto) {
+    const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
       const char* pass = "_double_backward";
       if (need[1] || need[2]) {
         Device::template for_each_element<C>(Op::name, pass, inputs, SecondGradient<C, Formula>{formula}, in, out);

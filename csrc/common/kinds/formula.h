@@ -18,32 +18,45 @@
 
 #include "abi/dtype.h"
 #include "abi/registration.h"
+#include "cpu/element_loop.h"
 
 namespace handgrad {
+
+// A formula that serves what the special cases before it have left over, and so is worth less code than they are.
+template <class Formula>
+struct LeftOver : Formula {
+  using Formula::Formula;
+};
+template <class Formula>
+inline constexpr bool kIsLeftOver = false;
+template <class Formula>
+inline constexpr bool kIsLeftOver<LeftOver<Formula>> = true;
+template <template <class, class> class Body, class C, class Formula>
+inline constexpr bool kIsRare<Body<C, LeftOver<Formula>>> = true;
 
 namespace detail {
 
 template <class Formulas, size_t At, class Body, class... Number>
 void with_first_that_serves(const Body& body, Number... numbers) {
   using Formula = std::tuple_element_t<At, Formulas>;
-  const Formula formula(numbers...);
   if constexpr (At + 1 < std::tuple_size_v<Formulas>) {
-    if (!formula.serves()) return with_first_that_serves<Formulas, At + 1>(body, numbers...);
+    const Formula formula(numbers...);
+    if (formula.serves()) return body(formula);
+    with_first_that_serves<Formulas, At + 1>(body, numbers...);
+  } else {
+    const std::conditional_t<At == 0, Formula, LeftOver<Formula>> formula(numbers...);
+    body(formula);
   }
-  body(formula, std::bool_constant<(At > 0 && At + 1 == std::tuple_size_v<Formulas>)>());
 }
 
 }  // namespace detail
 
-// Calls body(TypeTag<C>{}, formula, left_over), C being the type that elements of `dtype` are computed in. left_over is
-// a std::bool_constant: whether the formula serves what special cases before it have left over, and so is not worth as
-// many loops as they are.
+// Calls body(TypeTag<C>{}, formula), C being the type that elements of `dtype` are computed in.
 template <class Op, class Body, class... Number>
 void with_formula(ScalarType dtype, const Body& body, Number... numbers) {
   dispatch_compute(Op::name, dtype, [&](auto tag) {
     using Formulas = typename Op::template Formulas<typename decltype(tag)::type>;
-    detail::with_first_that_serves<Formulas, 0>(
-        [&](const auto& formula, auto left_over) { body(tag, formula, left_over); }, numbers...);
+    detail::with_first_that_serves<Formulas, 0>([&](const auto& formula) { body(tag, formula); }, numbers...);
   });
 }
 
