@@ -51,8 +51,7 @@ def server() -> subprocess.Popen[str]:
 @pytest.fixture(scope="module", autouse=True)
 def _server_ends():
     yield
-    server().stdin.close()
-    server().wait()
+    server().communicate()
 
 
 def program(text: str) -> list[str]:

@@ -104,7 +104,7 @@ def as_text(report: dict[str, Any]) -> str:
         rows += [("libraries", "not loaded"), ("from", report["libraries_folder"])]
     else:
         paths = report["libraries"].values()
-        rows += [("libraries" if not place else "", path) for place, path in enumerate(paths)]
+        rows += [("" if index else "libraries", path) for index, path in enumerate(paths)]
         rows += [("CPU level", f"{report['cpu_level']} (this processor: {report['processor_level']})")]
     rows += [("CUDA built for", ", ".join(report["cuda_architectures"]) or "none")]
     if not report["error"]:

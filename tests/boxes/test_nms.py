@@ -127,6 +127,7 @@ SPEC = OpSpec(
     ],
     large=Sample("large", (around_one_place(1501).float(), scores_of(1501).float()), {"iou_threshold": 0.9}),
     empty=[Sample("no_boxes", (boxes_of(0), scores_of(0)), {"iou_threshold": 0.5})],
+    autocast=torch.float32,
     channels_last=False,
     derivatives=False,
     bad=[
@@ -185,6 +186,7 @@ BATCHED_SPEC = OpSpec(
         {"iou_threshold": 0.5},
     ),
     empty=[Sample("no_boxes", (boxes_of(0), scores_of(0), classes_of(0)), {"iou_threshold": 0.5})],
+    autocast=torch.float32,
     channels_last=False,
     derivatives=False,
     bad=[

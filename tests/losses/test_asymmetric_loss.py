@@ -10,10 +10,8 @@ from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 
 
 def reference(inputs, targets, gamma_neg=4.0, gamma_pos=1.0, clip=0.05, reduction="none"):
-    return reduce(
-        asymmetric_loss_reference(inputs, targets, gamma_neg, gamma_pos, clip),
-        reduction_code("asymmetric_loss", reduction),
-    )
+    loss = asymmetric_loss_reference(inputs, targets, gamma_neg, gamma_pos, clip)
+    return reduce(loss, reduction_code("asymmetric_loss", reduction))
 
 
 def tensors(*shape, dtype=torch.float64):

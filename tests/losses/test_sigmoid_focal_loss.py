@@ -13,9 +13,8 @@ from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 
 
 def reference(inputs, targets, alpha=0.25, gamma=2, reduction="none"):
-    return reduce(
-        sigmoid_focal_loss_reference(inputs, targets, alpha, gamma), reduction_code("sigmoid_focal_loss", reduction)
-    )
+    loss = sigmoid_focal_loss_reference(inputs, targets, alpha, gamma)
+    return reduce(loss, reduction_code("sigmoid_focal_loss", reduction))
 
 
 def tensors(*shape, hard=False, spread=2.0, dtype=torch.float64):

@@ -213,5 +213,5 @@ def _can_be_imported(package: str, path: Path) -> bool:
     if spec is None:
         return False
     # A folder without modules can be "imported" from the folder around it: so can the one that is to be filled.
-    places = list(spec.submodule_search_locations or ()) if spec.origin is None else []
-    return not places or any(Path(place).resolve() != path.resolve() for place in places)
+    folders = list(spec.submodule_search_locations or ()) if spec.origin is None else []
+    return not folders or any(Path(folder).resolve() != path.resolve() for folder in folders)

@@ -26,18 +26,18 @@ def render_op(named: Named) -> dict[str, str]:
     """The files of an op, and of nothing else."""
     op, family = named.op, named.family
     sources = {f"OP{end}": f"csrc/{family}/{op}/{op}{end}" for end in _SOURCES}
-    places = {
+    targets = {
         **sources,
         "OP.py": f"python/{named.package}/{family}/{op}.py",
         "test_OP.py": f"tests/{family}/test_{op}.py",
         "bench_OP.py": f"benchmarks/{family}/bench_{op}.py",
         "OP.md": f"docs/{family}/{op}.md",
     }
-    return _render(named, f"operator/{named.kind}", places)
+    return _render(named, f"operator/{named.kind}", targets)
 
 
-def _render(named: Named, folder: str, places: dict[str, str]) -> dict[str, str]:
-    """Fills in every template of ``folder``; ``places`` says where they go, where that is not where they lie."""
+def _render(named: Named, folder: str, targets: dict[str, str]) -> dict[str, str]:
+    """Fills in every template of ``folder``; ``targets`` says where they go, where that is not where they lie."""
     import jinja2  # torch needs it too, so that it is always there
 
     templates = sdk.templates_dir()
@@ -52,9 +52,9 @@ def _render(named: Named, folder: str, places: dict[str, str]) -> dict[str, str]
     texts = {}
     for source in sorted((templates / folder).rglob("*.jinja")):
         name = source.relative_to(templates / folder).as_posix().removesuffix(".jinja")
-        place = places.get(name, name.replace("PACKAGE", named.package).replace("OP", named.op))
+        target = targets.get(name, name.replace("PACKAGE", named.package).replace("OP", named.op))
         template = environment.get_template(source.relative_to(templates).as_posix())
-        texts[place] = template.render(named.values)
+        texts[target] = template.render(named.values)
     return texts
 
 

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from handgrad._layout import empty_image
 from handgrad.arguments import INT32_MAX, check_int, check_pair, check_tensor
 from handgrad.derivatives import BATCHED, Call, Derivatives, Role, unfold_batch
+from handgrad.tracing import traceable
 
 _OP = "deform_conv2d"
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def deform_conv2d(
     input: Tensor,
     offset: Tensor,
@@ -360,7 +362,8 @@ def _onnx(
         "strides": [stride_h, stride_w],
     }
     shape = (input.shape[0], out_channels, *offset.shape[2:])
-    return operator("DeformConv", [input, weight, offset, bias, mask], attributes, dtype=input.dtype, shape=shape)
+    inputs = [input, weight, offset, bias, mask]
+    return operator("DeformConv", inputs, attributes, dtype=input.dtype, shape=shape, since=19)
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------

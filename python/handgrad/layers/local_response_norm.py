@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from handgrad.arguments import FLOAT_MAX, check_int, check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
+from handgrad.tracing import traceable
 
 _OP = "local_response_norm"
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
     r"""Divides each activation by the energy of its neighbours across channels (Krizhevsky et al., `ImageNet
     Classification with Deep Convolutional Neural Networks

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from handgrad._layout import empty_image
 from handgrad.arguments import FLOAT_MAX, INT32_MAX, check_bool, check_int, check_pair, check_range, check_tensor
 from handgrad.derivatives import BATCHED, Call, Derivatives, Role, unfold_batch
+from handgrad.tracing import traceable
 
 _OP = "roi_align"
 # As in csrc: places in a bin that follow from the size of the box are at most so many.
@@ -20,6 +21,7 @@ _FINEST_GRID = 65536
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def roi_align(
     input: Tensor,
     boxes: Tensor | Sequence[Tensor],
@@ -345,7 +347,7 @@ def _onnx(
     }
     shape = (boxes.shape[0], input.shape[1], pooled_h, pooled_w)
     inputs = [input, boxes[:, 1:], boxes[:, 0].long()]
-    return operator("RoiAlign", inputs, attributes, dtype=input.dtype, shape=shape)
+    return operator("RoiAlign", inputs, attributes, dtype=input.dtype, shape=shape, since=16)
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from handgrad.arguments import FLOAT_MAX, check_range
 from handgrad.kinds.elementwise_loss import ElementwiseLoss, LossModule
+from handgrad.tracing import traceable
 
 _OP = "asymmetric_loss"
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def asymmetric_loss(
     inputs: Tensor,
     targets: Tensor,

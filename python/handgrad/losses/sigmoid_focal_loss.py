@@ -11,12 +11,14 @@ from torch import Tensor
 
 from handgrad.arguments import FLOAT_MAX, check_range
 from handgrad.kinds.elementwise_loss import ElementwiseLoss, LossModule
+from handgrad.tracing import traceable
 
 _OP = "sigmoid_focal_loss"
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def sigmoid_focal_loss(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
 ) -> Tensor:

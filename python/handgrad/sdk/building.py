@@ -87,9 +87,9 @@ class BuildLibraries(build_ext):
                 library.unlink()
         _check_schemas(root, self.packaged, _libraries(folder))
         if not in_place:
-            for place, source in self.copied.items():
+            for target, source in self.copied.items():
                 ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(root / source, package / place, ignore=ignored, dirs_exist_ok=True)
+                shutil.copytree(root / source, package / target, ignore=ignored, dirs_exist_ok=True)
 
     def _chosen(self, root: Path, build: Path, arguments: list[str], in_place: bool, native: bool) -> list[str]:
         """The levels and architectures to build for: those asked for, otherwise this machine's or all."""
@@ -118,7 +118,7 @@ class BuildLibraries(build_ext):
 
     def get_outputs(self) -> list[str]:
         package = Path(self.build_lib) / self.packaged
-        copies = (path for place in self.copied for path in (package / place).rglob("*") if path.is_file())
+        copies = (path for target in self.copied for path in (package / target).rglob("*") if path.is_file())
         return [str(path) for path in (*_libraries(package / "lib"), *copies)]
 
     def get_output_mapping(self) -> dict[str, str]:
@@ -178,7 +178,7 @@ def _check_library(root: Path, package: str, libraries: list[Path], sources: str
 
 
 def _lines_with(root: Path, text: str, sources: str) -> list[str]:
-    """The places in the sources that register an op by ``text``, as file:line."""
+    """The lines of the sources that register an op by ``text``, as file:line."""
     return [
         f"{path.relative_to(root)}:{number}"
         for path in sorted((root / "csrc").rglob(sources))
