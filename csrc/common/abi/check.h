@@ -96,4 +96,11 @@ inline void check_like(const char* op, const char* argument, const Tensor& tenso
   check_dtype_and_device(op, argument, tensor, model_name, model);
 }
 
+// `dimensions` names them, as in "(batch, channels, height, width)".
+inline void check_rank(const char* op, const char* argument, const Tensor& tensor, int64_t rank,
+                       const char* dimensions) {
+  HANDGRAD_CHECK(tensor.dim() == rank, op, ": ", argument, " must have ", rank, " dimensions ", dimensions, "; got ",
+                 shape_text(tensor));
+}
+
 }  // namespace handgrad

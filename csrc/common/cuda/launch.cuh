@@ -68,6 +68,11 @@ struct Blocks {
   int64_t shared_bytes = 0;
 };
 
+// A thread for each of `count` items, in blocks of so many.
+inline Blocks blocks_for(int64_t count, int threads_per_block) {
+  return {(count + threads_per_block - 1) / threads_per_block, dim3(static_cast<unsigned>(threads_per_block), 1, 1), 0};
+}
+
 // What a block gets without asking.
 inline constexpr int64_t kSharedWithoutAsking = 48 * 1024;
 

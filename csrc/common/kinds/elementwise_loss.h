@@ -107,10 +107,6 @@ struct Results {
   }
 };
 
-inline Tensor empty_if(bool wanted, const Tensor& like) { return wanted ? new_like(like) : empty_placeholder(like); }
-inline Output output_if(bool wanted, const Tensor& result) { return wanted ? Output(result) : Output::nowhere(); }
-inline Input input_or_zero(const std::optional<Tensor>& tensor) { return tensor ? Input(*tensor) : Input::zero(); }
-
 // ---- host entries ---------------------------------------------------------------------------------------------------
 
 template <class Op, class Device, class Numbers = typename Op::Numbers>

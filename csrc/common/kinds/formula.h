@@ -13,6 +13,7 @@
 // the last serves all numbers and need not say so.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -59,6 +60,12 @@ void with_formula(ScalarType dtype, const Body& body, Number... numbers) {
     detail::with_first_that_serves<Formulas, 0>([&](const auto& formula) { body(tag, formula); }, numbers...);
   });
 }
+
+// A result of a loop over elements, as the output_mask has it: where it is not asked for, nothing is written.
+inline Tensor empty_if(bool wanted, const Tensor& like) { return wanted ? new_like(like) : empty_placeholder(like); }
+inline Output output_if(bool wanted, const Tensor& result) { return wanted ? Output(result) : Output::nowhere(); }
+// A direction; one that is not given is zero.
+inline Input input_or_zero(const std::optional<Tensor>& tensor) { return tensor ? Input(*tensor) : Input::zero(); }
 
 // Registers an op and the private ops of its derivatives.
 template <auto Forward, auto Backward, auto DoubleBackward, class Library>
