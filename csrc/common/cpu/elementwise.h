@@ -10,8 +10,8 @@
 #include <array>
 #include <numeric>
 
-#include "math/convert.h"
 #include "cpu/parallel.h"
+#include "math/convert.h"
 
 namespace handgrad {
 

@@ -6,8 +6,8 @@
 // at), or one element at a time at any strides.
 #pragma once
 
-#include "cuda/access.cuh"
 #include "cpu/elementwise.h"
+#include "cuda/access.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
 

@@ -10,8 +10,8 @@
 
 #include <optional>
 
-#include "cpu/elementwise.h"
 #include "abi/reduction.h"
+#include "cpu/elementwise.h"
 
 namespace handgrad::elementwise_loss {
 
