@@ -134,7 +134,7 @@ def test_each_mistake_is_reported_in_a_sentence_that_leads_to_it(package):
 
     # 9: a missing export
     exports = "python/wrong_ops/losses/__init__.py"
-    text = package.change(exports, "from wrong_ops.losses.wrong_sign import WrongSign, wrong_sign\n", "")
+    text = package.change(exports, "from wrong_ops.losses.wrong_sign import WrongSign, wrong_sign\n", "pass\n")
     said = package.failure("wrong_sign", "01_cpu")
     assert re.search(r"cannot import name 'WrongSign' from 'wrong_ops.losses' \(.*__init__.py\)", said)
     (package.root / exports).write_text(text)

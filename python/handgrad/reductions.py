@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from handgrad.arguments import check_choice
+
 _CODES = {"none": 0, "mean": 1, "sum": 2}
 
 
@@ -12,7 +14,7 @@ def reduction_code(op: str, reduction: str) -> int:
     try:
         return _CODES[reduction]
     except (KeyError, TypeError):
-        raise ValueError(f"{op}: reduction must be 'none', 'mean' or 'sum'; got {reduction!r}") from None
+        return _CODES[check_choice(op, "reduction", reduction, _CODES)]
 
 
 def reduce(values: Tensor, reduction: int) -> Tensor:

@@ -16,7 +16,7 @@
 namespace handgrad {
 
 template <class... Parts>
-[[noreturn]] inline void fail(const Parts&... parts) {
+[[noreturn, gnu::cold, gnu::noinline]] void fail(const Parts&... parts) {
   std::ostringstream text;
   (text << ... << parts);
   // The stable ABI turns any std::exception into Python's RuntimeError with this text.

@@ -106,6 +106,12 @@ inline Tensor empty_indices(int64_t count, const Tensor& like) {
   return empty_strided(Sizes(&count, 1), Sizes(&one, 1), aoti_torch_dtype_int64(), like);
 }
 
+// One bool for each element of a tensor of `sizes`, contiguous.
+inline Tensor empty_bools(Sizes sizes, const Tensor& like) {
+  const std::vector<int64_t> strides = contiguous_strides(sizes);
+  return empty_strided(sizes, Sizes(strides.data(), strides.size()), aoti_torch_dtype_bool(), like);
+}
+
 // Zeros in place of what is there.
 inline void fill_zero(const Tensor& tensor) { STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(tensor.get())); }
 

@@ -35,15 +35,24 @@ __device__ __forceinline__ void store_block_sum(double value, double* partial) {
   if (threadIdx.x == 0) store(partial + blockIdx.x, total);
 }
 
-// The second stage, one block: partial sums to the result.
-template <class T>
-__global__ void __launch_bounds__(kSumThreads, kMinBlocks)
-    sum_partial_kernel(const double* partial, int64_t count, double factor, T* total) {
-  HANDGRAD_LAUNCH_BOUNDS(kSumThreads);
+// The second stage, one block: partial sums to the result, one element of `dtype`.
+template <int Threads>
+__global__ void __launch_bounds__(Threads, kMinBlocks)
+    sum_partial_kernel(const double* partial, int64_t count, double divisor, ScalarType dtype, void* total) {
+  HANDGRAD_LAUNCH_BOUNDS(Threads);
   double value = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kSumThreads) value += load(partial + i);
-  value = block_sum<kSumThreads>(value);
-  if (threadIdx.x == 0) store(total, narrow<T>(static_cast<Compute<T>>(value * factor)));
+#pragma unroll 1
+  for (int64_t i = threadIdx.x; i < count; i += Threads) value += load(partial + i);
+  value = block_sum<Threads>(value) / divisor;
+  if (threadIdx.x != 0) return;
+  if (dtype == ScalarType::Double) {
+    store(static_cast<double*>(total), value);
+  } else {
+    dispatch_storage<float>(dtype, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      store(static_cast<T*>(total), narrow<T>(static_cast<float>(value)));
+    });
+  }
 }
 
 }  // namespace handgrad

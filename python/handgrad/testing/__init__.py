@@ -15,6 +15,6 @@ Needs ``pip install handgrad[testing]``; the ONNX promise needs ``handgrad[onnx]
 """
 
 from handgrad.testing.matrix import TICKS, matrix
-from handgrad.testing.spec import Bad, OpSpec, Sample, far_apart, reseeded
+from handgrad.testing.spec import NOT_ON_A_DEVICE, Bad, OpSpec, Sample, far_apart, reseeded
 
-__all__ = ["TICKS", "Bad", "OpSpec", "Sample", "far_apart", "matrix", "reseeded"]
+__all__ = ["NOT_ON_A_DEVICE", "TICKS", "Bad", "OpSpec", "Sample", "far_apart", "matrix", "reseeded"]
