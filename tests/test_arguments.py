@@ -98,7 +98,7 @@ def test_a_limit_above_is_named_only_where_it_was_passed():
         ValueError, match="size must be a whole number, at least 1 and at most 2147483647; got 2147483648"
     ):
         integer(2**31)
-    with pytest.raises(ValueError, match="at least 1, or two of them and at most 2147483647; got"):
+    with pytest.raises(ValueError, match="at least 1 and at most 2147483647, or two of them; got"):
         pair((1, 2**31))
     with pytest.raises(ValueError, match=r"size must be odd; got 2$"):
         check_int("my_op", "size", 2, 3, expected="odd")

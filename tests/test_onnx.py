@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import subprocess
 import sys
 import warnings
@@ -220,10 +221,16 @@ def test_examples_in_the_docstrings_are_true(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), LocalResponseNorm(5)).eval()
     names = {"nn": nn, "handgrad": handgrad, "model": model}
-    for example in doctest.DocTestFinder().find(hg_onnx, "handgrad.onnx", extraglobs=names):
-        if example.name.endswith("verify"):
-            hg_onnx.export(model, torch.rand(1, 3, 32, 32), "model.onnx")  # which it says is there
-        assert doctest.DocTestRunner().run(example).failed == 0
+    tried = 0
+    for name in ("calls", "classic", "exporting", "operators", "verification"):
+        module = importlib.import_module(f"handgrad.onnx.{name}")
+        for example in doctest.DocTestFinder().find(module, extraglobs=names):
+            if example.name.endswith(".verify"):
+                hg_onnx.export(model, torch.rand(1, 3, 32, 32), "model.onnx")  # which it says is there
+            result = doctest.DocTestRunner().run(example)
+            assert result.failed == 0
+            tried += result.attempted
+    assert tried >= 8
 
 
 # ---- verification ----------------------------------------------------------------------------------------------------

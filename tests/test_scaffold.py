@@ -75,7 +75,6 @@ def test_bad_parameters_get_an_error_message(tmp_path, capsys, kind, parameters,
     [
         "torch",
         "self",
-        "float32",
         "fine",
         "training",
         "half",

@@ -80,7 +80,7 @@ def test_what_is_written_is_tidy(tmp_path, kind, capsys):
         assert text.endswith("\n") or not text, name
         assert not text.endswith("\n\n"), name
     family = _scaffold.KINDS[kind]
-    op = {f"csrc/{family}/my_own_op/my_own_op{end}" for end in (".cpp", "_math.h", "_host.h", "_cpu.cpp", "_cuda.cu")}
+    op = {f"csrc/{family}/my_own_op/my_own_op{end}" for end in (".cpp", "_math.h", "_cpu.cpp", "_cuda.cu")}
     op |= {f"python/some_ops/{family}/my_own_op.py", f"docs/{family}/my_own_op.md"}
     op |= {f"tests/{family}/test_my_own_op.py", f"benchmarks/{family}/bench_my_own_op.py"}
     package_files = {"CMakeLists.txt", "LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py", ".gitignore"}

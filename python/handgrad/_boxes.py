@@ -1,9 +1,14 @@
-"""Checks of boxes that go with a row of numbers, for fake kernels."""
+"""Boxes that go with a row of numbers: what public functions take for them, and checks for fake kernels."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def dequantized(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers that quantized boxes and scores stand for: decisions about them need no type of their own."""
+    return boxes.dequantize() if boxes.is_quantized else boxes, scores.dequantize() if scores.is_quantized else scores
 
 
 def check_boxes(op: str, boxes: Tensor, **rows: Tensor | None) -> None:

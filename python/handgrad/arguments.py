@@ -109,7 +109,7 @@ def check_int(op: str, name: str, value: Any, low: int, high: int = INT64_MAX, e
     """
     if type(value) is int and low <= value <= high:
         return value
-    return _checked_int(op, name, value, low, high, expected or f"a whole number, at least {low}", value)
+    return _checked_int(op, name, value, low, high, expected, value)
 
 
 def check_pair(
@@ -134,7 +134,7 @@ def check_pair(
         first, second = value
         if type(first) is int and type(second) is int and low <= first <= high and low <= second <= high:
             return value
-    return _checked_pair(op, name, value, low, high, expected or f"a whole number, at least {low}, or two of them")
+    return _checked_pair(op, name, value, low, high, expected)
 
 
 def check_bool(op: str, name: str, value: Any) -> bool:
@@ -176,32 +176,42 @@ def check_choice(op: str, name: str, value: Any, choices: Collection[str]) -> st
     raise error(f"{op}: {name} must be {expected}; got {value!r}")
 
 
-def _checked_pair(op: str, name: str, value: Any, low: int, high: int, expected: str) -> tuple[int, int]:
-    pair = value
+def _checked_pair(op: str, name: str, value: Any, low: int, high: int, expected: str | None) -> tuple[int, int]:
+    pair, said = value, expected or _said(low, pair=True)
     if not isinstance(value, (tuple, list)):
-        _refuse_gradient(op, name, value, expected)
+        _refuse_gradient(op, name, value, said)
         # numpy's arrays and numbers, and tensors
         pair = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(pair, Sequence) or isinstance(pair, str):
         pair = (pair, pair)
     if len(pair) != 2:
-        raise TypeError(f"{op}: {name} must be {expected}; got {value!r}")
+        raise TypeError(f"{op}: {name} must be {said}; got {value!r}")
     first, second = pair
     return (
-        _checked_int(op, name, first, low, high, expected, value),
-        _checked_int(op, name, second, low, high, expected, value),
+        _checked_int(op, name, first, low, high, expected, value, pair=True),
+        _checked_int(op, name, second, low, high, expected, value, pair=True),
     )
 
 
-def _checked_int(op: str, name: str, value: Any, low: int, high: int, expected: str, shown: Any) -> Any:
+def _checked_int(
+    op: str, name: str, value: Any, low: int, high: int, expected: str | None, shown: Any, pair: bool = False
+) -> Any:
     """``value``, which was given as a part of ``shown``, as an ``int`` or a symbolic size."""
-    whole = value if isinstance(value, torch.SymInt) else _whole(op, name, value, expected)
+    said = expected or _said(low, pair)
+    whole = value if isinstance(value, torch.SymInt) else _whole(op, name, value, said)
     if whole is None:
-        raise TypeError(f"{op}: {name} must be {expected}; got {shown!r}")
+        raise TypeError(f"{op}: {name} must be {said}; got {shown!r}")
     if low <= whole <= high:
         return whole
-    most = f" and at most {high}" if whole > high else ""
-    raise ValueError(f"{op}: {name} must be {expected}{most}; got {shown!r}")
+    if expected is None and whole > high:
+        said = _said(low, pair, high)
+    raise ValueError(f"{op}: {name} must be {said}; got {shown!r}")
+
+
+def _said(low: int, pair: bool, high: int | None = None) -> str:
+    """What an error message says was expected; the upper limit is worth a word only to those who pass it."""
+    most = "" if high is None else f" and at most {high}"
+    return f"a whole number, at least {low}{most}{', or two of them' if pair else ''}"
 
 
 def _whole(op: str, name: str, value: Any, expected: str) -> int | None:

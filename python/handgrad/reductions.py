@@ -11,7 +11,10 @@ _CODES = {"none": 0, "mean": 1, "sum": 2}
 
 def reduction_code(op: str, reduction: str) -> int:
     """torch's number of a reduction: what the kernels take."""
-    return _CODES[check_choice(op, "reduction", reduction, _CODES)]
+    try:
+        return _CODES[reduction]
+    except (KeyError, TypeError):
+        return _CODES[check_choice(op, "reduction", reduction, _CODES)]
 
 
 def reduce(values: Tensor, reduction: int) -> Tensor:

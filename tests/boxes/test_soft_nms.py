@@ -100,6 +100,7 @@ SPEC = OpSpec(
         Sample("no_boxes", (boxes_of(0), scores_of(0)), {}),
         Sample("none_is_high_enough", (boxes_of(5), scores_of(5)), {"min_score": 2.0}),
     ],
+    autocast=torch.float32,
     channels_last=False,
     derivatives=False,
     bad=[

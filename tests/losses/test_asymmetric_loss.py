@@ -5,13 +5,13 @@ import torch
 
 from handgrad.losses import AsymmetricLoss, asymmetric_loss, sigmoid_focal_loss
 from handgrad.losses.asymmetric_loss import asymmetric_loss_reference
+from handgrad.reductions import reduce, reduction_code
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
-
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
 def reference(inputs, targets, gamma_neg=4.0, gamma_pos=1.0, clip=0.05, reduction="none"):
-    return asymmetric_loss_reference(inputs, targets, gamma_neg, gamma_pos, clip, REDUCTIONS[reduction])
+    loss = asymmetric_loss_reference(inputs, targets, gamma_neg, gamma_pos, clip)
+    return reduce(loss, reduction_code("asymmetric_loss", reduction))
 
 
 def tensors(*shape, dtype=torch.float64):

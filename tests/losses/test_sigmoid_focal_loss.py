@@ -8,13 +8,13 @@ import torch.nn.functional as F
 
 from handgrad.losses import SigmoidFocalLoss, sigmoid_focal_loss
 from handgrad.losses.sigmoid_focal_loss import sigmoid_focal_loss_reference
+from handgrad.reductions import reduce, reduction_code
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
-
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
 def reference(inputs, targets, alpha=0.25, gamma=2, reduction="none"):
-    return sigmoid_focal_loss_reference(inputs, targets, alpha, gamma, REDUCTIONS[reduction])
+    loss = sigmoid_focal_loss_reference(inputs, targets, alpha, gamma)
+    return reduce(loss, reduction_code("sigmoid_focal_loss", reduction))
 
 
 def tensors(*shape, hard=False, spread=2.0, dtype=torch.float64):
@@ -112,7 +112,7 @@ test_matrix = matrix(SPEC)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("alpha", "gamma"), list(itertools.product([0.25, 1.0, 0.0, -1], [0, 0.5, 1, 2, 3.7])))
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_equals_torchvision(alpha, gamma, reduction, dtype):
     torchvision = pytest.importorskip("torchvision", reason="torchvision does not load beside this torch")
     logits, targets = tensors(301, 7, hard=True, dtype=dtype)

@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad._boxes import check_boxes
+from handgrad._boxes import check_boxes, dequantized
 from handgrad.arguments import INT32_MAX, check_range, check_tensor
-from handgrad.registration import register, without_derivatives
+from handgrad.registration import dynamic_size, register, without_derivatives
+from handgrad.tracing import traceable
 
 _OP = "nms"
 
 # ---- public functions ------------------------------------------------------------------------------------------------
 
 
+@traceable
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Keeps the best of boxes that overlap: from the highest score down, a box is dropped if its intersection over
     union with a box kept before is greater than ``iou_threshold``.
@@ -26,13 +28,14 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Args:
         boxes: (boxes, 4), rows of x1, y1, x2, y2; float32, float64, bfloat16 or float16 (computed in float32), any
-            strides. A box without an inside (x2 <= x1 or y2 <= y1), or with a corner or an area that is NaN or
-            infinite, is kept and suppresses no other.
-        scores: (boxes,), of the type of ``boxes``. Of equal ones the first comes first; NaN comes before all.
+            strides; or quantized, for the numbers that they stand for. A box without an inside (x2 <= x1 or y2 <= y1),
+            or with a corner or an area that is NaN or infinite, is kept and suppresses no other.
+        scores: (boxes,), of the type of ``boxes``. Of equal ones the first comes first; NaN comes before all. Under
+            autocast both are taken in float32, unless they are float64.
         iou_threshold: from 0 to 1.
 
     Returns:
-        int64, the places of the kept boxes in ``boxes``, by falling score. Their number depends on the values: under
+        int64, the indices of the kept boxes, sorted by decreasing score. How many they are depends on the values: under
         ``torch.compile`` and ``torch.export`` it is an unbacked size, and vmap refuses.
 
     Raises:
@@ -48,23 +51,24 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     check_tensor(_OP, "boxes", boxes)
     check_tensor(_OP, "scores", scores)
     check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
-    return _nms(boxes, scores, None, iou_threshold)
+    return _nms(*dequantized(boxes, scores), None, iou_threshold)
 
 
+@traceable
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """:func:`nms` of each class, image or level by itself, in one call: only boxes of the same ``idxs`` suppress one
     another.
 
     Signature of :func:`torchvision.ops.batched_nms`, and the values of the loop over classes. (torchvision moves the
-    boxes of each class to a place of their own instead where there are few; their coordinates are rounded on the way.)
+    boxes of each class to a region of their own instead where there are few; their coordinates are rounded on the way.)
 
     Args:
         boxes, scores, iou_threshold: see :func:`nms`.
         idxs: (boxes,), integers, whatever they are: their class.
 
     Returns:
-        int64, the places of the kept boxes of all classes in ``boxes``, by falling score; of equal scores the first
-        comes first.
+        int64, the indices of the kept boxes of all classes, sorted by decreasing score; of equal scores the first comes
+        first.
 
     Raises:
         ValueError, TypeError, RuntimeError: see :func:`nms`.
@@ -80,7 +84,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     if idxs.is_floating_point() or idxs.is_complex():
         raise TypeError(f"{_OP}: idxs must be a tensor of integers; got {idxs.dtype}")
     check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
-    return _nms(boxes, scores, idxs.to(torch.int64), iou_threshold)
+    return _nms(*dequantized(boxes, scores), idxs.to(torch.int64), iou_threshold)
 
 
 # ---- reference -------------------------------------------------------------------------------------------------------
@@ -108,8 +112,8 @@ def nms_reference(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_thresh
         if classes is not None:
             over &= classes[rows, None] == classes
         for row in range(over.shape[0]):
-            place = first + row
-            kept[place + 1 :] &= ~(kept[place] & over[row, place + 1 :])
+            index = first + row
+            kept[index + 1 :] &= ~(kept[index] & over[row, index + 1 :])
     return order[kept]
 
 
@@ -127,10 +131,10 @@ def _rounded_down(threshold: float, dtype: torch.dtype) -> float:
 
 def _fake(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
     check_boxes(_OP, boxes, scores=scores, idxs=idxs)
-    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+    return boxes.new_empty(dynamic_size(boxes.shape[0]), dtype=torch.int64)
 
 
-# ---- autograd, vmap: places have no derivative, and not all samples keep the same number of boxes --------------------
+# ---- autograd, vmap: indices have no derivative, and not all samples keep the same number of boxes -------------------
 
 _NoDerivatives = without_derivatives()
 
@@ -144,9 +148,12 @@ def _onnx(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: flo
     # onnxruntime runs this operator in float32 only.
     if boxes.dtype is not torch.float32:
         return NotImplemented
-    # The operator leaves the order of equal scores open, and that of NaN: so it gets the ranks, as falling numbers.
-    # (This sort becomes TopK, which is stable; torch's exporter does not know the one that says so.)
-    order = torch.where(scores.isnan(), torch.inf, scores).sort(descending=True).indices
+    # The operator leaves the order of equal scores open, and that of NaN: so it gets the ranks, as decreasing numbers.
+    # (This sort becomes TopK, which is stable; torch's exporter does not know the one that says so.) In float64 there
+    # is room between infinity and NaN, which comes first; but torch writes constants by way of float32.
+    values = scores.double() / 2
+    values = torch.where(values > 3e38, 3e38, values)
+    order = torch.where(scores.isnan(), torch.inf, values).sort(descending=True).indices
     boxes = boxes.index_select(0, order)
     # It would turn inverted boxes over; a box of no size is kept and suppresses none, as here.
     sizes = boxes[:, 2:] - boxes[:, :2]
@@ -166,6 +173,8 @@ def _onnx(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: flo
         [boxes[None], ranks[None], most, iou_limit, score_limit],
         dtype=torch.int64,
         shape=[unknown_size(boxes), 3],
+        # The operator is one version older, the sum that the ranks come from is not.
+        since=11,
     )
     # Rows of image, class and rank.
     return order.index_select(0, chosen[:, 2].sort().values)
@@ -173,4 +182,13 @@ def _onnx(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: flo
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
-_nms = register("handgrad::nms", autograd=_NoDerivatives, fake=_fake, reference=nms_reference, gathers=True, onnx=_onnx)
+_nms = register(
+    "handgrad::nms",
+    autograd=_NoDerivatives,
+    fake=_fake,
+    reference=nms_reference,
+    # Boxes may come in float32 from a regression beside scores in a half type from a classifier.
+    autocast=torch.float32,
+    gathers=True,
+    onnx=_onnx,
+)

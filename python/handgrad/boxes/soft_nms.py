@@ -7,9 +7,10 @@ import sys
 import torch
 from torch import Tensor
 
-from handgrad._boxes import check_boxes
+from handgrad._boxes import check_boxes, dequantized
 from handgrad.arguments import FLOAT_MAX, check_choice, check_range, check_tensor
-from handgrad.registration import register, without_derivatives
+from handgrad.registration import dynamic_size, register, without_derivatives
+from handgrad.tracing import traceable
 
 _OP = "soft_nms"
 _METHODS = ("linear", "gaussian")
@@ -17,6 +18,7 @@ _METHODS = ("linear", "gaussian")
 # ---- public function -------------------------------------------------------------------------------------------------
 
 
+@traceable
 def soft_nms(
     boxes: Tensor,
     scores: Tensor,
@@ -38,16 +40,18 @@ def soft_nms(
 
     Args:
         boxes: (boxes, 4), rows of x1, y1, x2, y2; float32, float64, bfloat16 or float16 (computed in float32), any
-            strides. A box without an inside, or with a corner or an area that is NaN or infinite, overlaps no other.
-        scores: (boxes,), of the type of ``boxes``. A box whose score is NaN is never chosen.
+            strides; or quantized, for the numbers that they stand for. A box without an inside, or with a corner or an
+            area that is NaN or infinite, overlaps no other.
+        scores: (boxes,), of the type of ``boxes``; under autocast both are taken in float32, unless they are float64. A
+            box whose score is NaN is never chosen.
         iou_threshold: from 0 to 1; for "linear".
         sigma: above 0; for "gaussian".
         min_score: at least 0.
         method: "linear" or "gaussian".
 
     Returns:
-        int64, the places of the chosen boxes in ``boxes``, in the order of choice (of equal scores the first), and
-        their scores by then, which fall. Neither has a derivative. Their number depends on the values: under
+        int64, the indices of the chosen boxes, in the order of choice (of equal scores the first), and their scores by
+        then, which are decreasing. Neither has a derivative. How many they are depends on the values: under
         ``torch.compile`` and ``torch.export`` it is an unbacked size, and vmap refuses.
 
     Raises:
@@ -66,7 +70,7 @@ def soft_nms(
     check_range(_OP, "sigma", sigma, sys.float_info.min, FLOAT_MAX, "a number above 0")
     check_range(_OP, "min_score", min_score, 0.0, FLOAT_MAX, "a finite number, at least 0")
     check_choice(_OP, "method", method, _METHODS)
-    return _soft_nms(boxes, scores, iou_threshold, sigma, min_score, method == "gaussian")
+    return _soft_nms(*dequantized(boxes, scores), iou_threshold, sigma, min_score, method == "gaussian")
 
 
 # ---- reference -------------------------------------------------------------------------------------------------------
@@ -82,20 +86,20 @@ def soft_nms_reference(
     areas = (high - low).prod(1)
     proper = (high > low).all(1) & (areas < torch.inf)
     left = scores.to(dtype)
-    places, final_scores = [scores.new_empty(0, dtype=torch.int64)], [left[:0]]
+    indices, final_scores = [scores.new_empty(0, dtype=torch.int64)], [left[:0]]
     for _ in range(len(boxes)):
         left = torch.where(left >= min_score, left, -torch.inf)
-        place = left.argmax(keepdim=True)
-        places.append(place)
-        final_scores.append(left.index_select(0, place))
-        shared = torch.minimum(high, high.index_select(0, place)) - torch.maximum(low, low.index_select(0, place))
-        shared = torch.where(proper & proper.index_select(0, place), shared.clamp(min=0).prod(1), 0.0)
-        iou = torch.where(shared > 0, shared / (areas + areas.index_select(0, place) - shared), 0.0)
+        best = left.argmax(keepdim=True)
+        indices.append(best)
+        final_scores.append(left.index_select(0, best))
+        shared = torch.minimum(high, high.index_select(0, best)) - torch.maximum(low, low.index_select(0, best))
+        shared = torch.where(proper & proper.index_select(0, best), shared.clamp(min=0).prod(1), 0.0)
+        iou = torch.where(shared > 0, shared / (areas + areas.index_select(0, best) - shared), 0.0)
         part = (-(iou * iou) / sigma).exp() if gaussian else torch.where(iou >= iou_threshold, 1 - iou, 1.0)
-        left = (left * part).index_fill(0, place, -torch.inf)
+        left = (left * part).index_fill(0, best, -torch.inf)
     chosen = torch.cat(final_scores)
     kept = chosen > -torch.inf
-    return torch.cat(places)[kept], chosen[kept].to(scores.dtype)
+    return torch.cat(indices)[kept], chosen[kept].to(scores.dtype)
 
 
 # ---- fake ------------------------------------------------------------------------------------------------------------
@@ -105,7 +109,7 @@ def _fake(
     boxes: Tensor, scores: Tensor, iou_threshold: float, sigma: float, min_score: float, gaussian: bool
 ) -> tuple[Tensor, Tensor]:
     check_boxes(_OP, boxes, scores=scores)
-    size = torch.library.get_ctx().new_dynamic_size()
+    size = dynamic_size(boxes.shape[0])
     return boxes.new_empty(size, dtype=torch.int64), boxes.new_empty(size)
 
 
@@ -117,5 +121,11 @@ _NoDerivatives = without_derivatives()
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 _soft_nms = register(
-    "handgrad::soft_nms", autograd=_NoDerivatives, fake=_fake, reference=soft_nms_reference, gathers=True
+    "handgrad::soft_nms",
+    autograd=_NoDerivatives,
+    fake=_fake,
+    reference=soft_nms_reference,
+    # Boxes may come in float32 from a regression beside scores in a half type from a classifier.
+    autocast=torch.float32,
+    gathers=True,
 )
