@@ -127,7 +127,7 @@ def test_focal_loss_is_the_number_nearest_to_the_formula_not_below_torchs_cross_
     logits, labels = logits_and_labels()
     losses = ops.sigmoid_focal_loss(logits, labels, alpha=-1, gamma=0).double()
     plain = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").double()
-    exact = F.binary_cross_entropy_with_logits(logits.double(), labels.double(), reduction="none")
+    exact = torch.log1p(torch.exp(torch.where(labels == 1, -logits.double(), logits.double())))
     ours, torchs = ((found - exact).abs() / exact for found in (losses, plain))
     assert (losses > plain).any()
     assert ours.max() < 1e-6

@@ -8,8 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handgrad.arguments import check_like, check_range, check_tensor, is_sharded
-from handgrad.reductions import reduce, reduce_samples, reduction_code, sample_scale
+from handgrad.arguments import check_like, check_range, check_tensor
+from handgrad.reductions import (
+    is_sharded_mean,
+    reduce,
+    reduce_samples,
+    reduction_code,
+    sample_scale,
+    sharded_mean,
+)
 from handgrad.registration import batch_first, register, through_reference
 from handgrad.tracing import traceable
 
@@ -65,9 +72,8 @@ def asymmetric_loss(
     if inputs.dtype != targets.dtype:
         inputs, targets = _promote(inputs, targets)
     code = reduction_code(_OP, reduction)
-    if code == 1 and is_sharded(inputs):
-        # A mean of shards' means is the mean only if the shards are of one size; a sum of sums is the sum.
-        return _forward(inputs, targets, gamma_neg, gamma_pos, clip, 2) / inputs.numel()
+    if is_sharded_mean(inputs, code):
+        return sharded_mean(_forward, inputs, targets, gamma_neg, gamma_pos, clip)
     return _forward(inputs, targets, gamma_neg, gamma_pos, clip, code)
 
 

@@ -10,8 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handgrad.arguments import check_like, check_range, check_tensor, is_sharded
-from handgrad.reductions import reduce, reduce_samples, reduction_code, sample_scale
+from handgrad.arguments import check_like, check_range, check_tensor
+from handgrad.reductions import (
+    is_sharded_mean,
+    reduce,
+    reduce_samples,
+    reduction_code,
+    sample_scale,
+    sharded_mean,
+)
 from handgrad.registration import batch_first, register, through_reference
 from handgrad.tracing import traceable
 
@@ -64,9 +71,8 @@ def sigmoid_focal_loss(
     if inputs.dtype != targets.dtype:
         inputs, targets = _promote(inputs, targets)
     code = reduction_code(_OP, reduction)
-    if code == 1 and is_sharded(inputs):
-        # A mean of shards' means is the mean only if the shards are of one size; a sum of sums is the sum.
-        return _forward(inputs, targets, alpha, gamma, 2) / inputs.numel()
+    if is_sharded_mean(inputs, code):
+        return sharded_mean(_forward, inputs, targets, alpha, gamma)
     return _forward(inputs, targets, alpha, gamma, code)
 
 
