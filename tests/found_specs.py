@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import handgrad
 from handgrad.testing import OpSpec
@@ -25,6 +25,22 @@ def found_specs() -> tuple[tuple[str, OpSpec], ...]:
         specs = [(name, value) for name, value in vars(module).items() if isinstance(value, OpSpec)]
         found += [(spec.name if name == "SPEC" else f"{spec.name}-{name}", spec) for name, spec in specs]
     return tuple(found)
+
+
+def module_of(spec: OpSpec, kwargs: dict[str, Any]) -> nn.Module:
+    """The op as a module that is called with all tensors of a sample, its weights among them."""
+    if spec.module is not None and not spec.own and not spec.module_kwargs:
+        return spec.module(**kwargs)
+    return _Functional(spec, kwargs)
+
+
+class _Functional(nn.Module):
+    def __init__(self, spec: OpSpec, kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.function, self.kwargs = spec.call, kwargs
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.function(*tensors, **self.kwargs)
 
 
 def public_function(spec: OpSpec):
