@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,3 @@ def public_function(spec: OpSpec):
 
 def outputs_of(result: Any) -> tuple[Tensor, ...]:
     return (result,) if isinstance(result, Tensor) else tuple(result)
-
-
-def tensor_names(spec: OpSpec, count: int) -> list[str]:
-    return list(inspect.signature(spec.function).parameters)[:count]

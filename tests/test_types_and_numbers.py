@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import handgrad
-from found_specs import found_specs, module_of, outputs_of, public_function, tensor_names
+from found_specs import found_specs, module_of, outputs_of, public_function
 
 SPECS = [pytest.param(spec, id=name) for name, spec in found_specs()]
 DECISIONS = [pytest.param(spec, id=name) for name, spec in found_specs() if not spec.derivatives]
@@ -75,7 +75,7 @@ def test_half_types_beside_float32_under_autocast(spec, low):
 @every_op
 def test_quantized_tensors_are_taken_for_their_numbers_or_refused_by_name(spec):
     sample = spec.samples[0].to(torch.float32)
-    for index, (name, tensor) in enumerate(zip(tensor_names(spec, len(sample.tensors)), sample.tensors, strict=True)):
+    for index, (name, tensor) in enumerate(zip(spec.tensor_names(len(sample.tensors)), sample.tensors, strict=True)):
         if not tensor.is_floating_point():
             continue
         with warnings.catch_warnings():
