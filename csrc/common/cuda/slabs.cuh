@@ -69,9 +69,8 @@ __device__ __forceinline__ Compute<T> read(const T* from) {
 template <class C>
 __device__ __forceinline__ C read(const Stored<const C>& from) {
   C value = 0;
-  dispatch_storage<C>(from.dtype, [&](auto tag) {
-    value = widen(load(from.template as<typename decltype(tag)::type>()));
-  });
+  dispatch_storage<C>(from.dtype,
+                      [&](auto tag) { value = widen(load(from.template as<typename decltype(tag)::type>())); });
   return value;
 }
 template <class T>
