@@ -7,8 +7,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 ABI_TORCH ?= torch==2.13.0
 JOBS ?= 2
-# One architecture, to be quick; `make wheel HANDGRAD_CUDA_ARCHS=75,80,86,90,100,120` is for all devices.
+# One architecture, to be quick, unless a wheel is asked for: that is for all that handgrad supports.
+ifeq ($(filter wheel release,$(MAKECMDGOALS)),)
 export HANDGRAD_CUDA_ARCHS ?= 90
+endif
+
+# One wheel at a time is in dist/; its stamp says which architectures were asked for.
+comma := ,
+WHEEL := dist/.built-$(subst $(comma),-,$(subst ;,-,$(or $(HANDGRAD_CUDA_ARCHS),all)))
 
 BIN := .venv/bin
 ABI_BIN := .venv-abi/bin
@@ -17,7 +23,7 @@ SOURCES := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* python/hand
 OP_TESTS := $(patsubst csrc/%/,tests/%,$(filter-out csrc/common/ csrc/emulator/,$(wildcard csrc/*/)))
 CXX_FILES := $(shell find csrc examples tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build wheel test test-python test-levels test-emulated test-cuda cuda-report test-sanitize test-abi demo detect bench lint format table clean
+.PHONY: help build wheel release costs test test-python test-levels test-emulated test-cuda test-device cuda-report test-sanitize test-abi native demo detect bench lint format table clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,9 +40,9 @@ build: .venv/.built  ## the virtual environment .venv with handgrad in it, edita
 	  $(BIN)/pip install $(PIP_FLAGS) --no-build-isolation -e ".[dev]"
 	@touch $@
 
-wheel: dist/.built  ## the wheel, in dist/
+wheel: $(WHEEL)  ## the wheel, in dist/, for all CUDA architectures
 
-dist/.built: .venv/.built $(shell find python -name '*.py') $(shell find templates -type f)
+$(WHEEL): .venv/.built $(shell find python -name '*.py') $(shell find templates -type f)
 	rm -rf dist && mkdir dist
 	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS=-DHANDGRAD_EMULATED=OFF $(BIN)/python -m build -q --no-isolation --sdist --wheel .
 	# auditwheel names the oldest C library that will do, and copies nothing in: torch brings what is needed.
@@ -46,7 +52,19 @@ dist/.built: .venv/.built $(shell find python -name '*.py') $(shell find templat
 	fi
 	@touch $@
 
-test: test-python test-levels test-emulated test-abi  ## every test
+release: wheel  ## the wheel for everybody: refused unless it has all architectures
+	$(BIN)/python tools/release.py dist
+
+# Of tests a question is asked where it can fail, once: python/handgrad/testing/tiers.py says which where.
+PYTEST := -m pytest -q -n $(JOBS)
+# Threads that wait do not spin: every process of pytest has as many as there are processors.
+test-% op-%: export OMP_WAIT_POLICY ?= passive
+
+ifdef OP
+test: test-op  ## every test; OP=name: one op, everywhere
+else
+test: test-python test-levels test-emulated test-abi
+endif
 
 # All but the ops: those are tested by test-abi, from the wheel, as people have them.
 test-python: build wheel
@@ -54,18 +72,42 @@ test-python: build wheel
 
 # The kernels for lesser processors than this one.
 test-levels: build
-	for level in v2 v3; do \
-	  HANDGRAD_CPU_LEVEL=$$level $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) -k "01_cpu or 12_deterministic or equals" || exit 1; \
-	done
+	for level in v2 v3; do HANDGRAD_CPU_LEVEL=$$level $(BIN)/python $(PYTEST) --tier levels $(OP_TESTS) || exit 1; done
 
 # The CUDA kernels, run on the CPU by the emulator, in place of the CPU kernels.
 test-emulated: build  ## the CUDA kernels in the emulator
-	HANDGRAD_BACKEND=emulated $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS)
+	HANDGRAD_BACKEND=emulated $(BIN)/python $(PYTEST) --tier kernels $(OP_TESTS)
+
+# One op: its author's loop. The tiers are asked side by side, each in one process; that of another torch where
+# `make test-abi` has made its environment.
+OP_FILE := $(wildcard tests/*/test_$(OP).py)
+ONE := -m pytest -q -p no:xdist $(OP_FILE)
+.PHONY: test-op op-whole op-kernels op-levels op-torches
+test-op: build
+	@test -n "$(OP_FILE)" || { echo "OP must be the name of an op, with a file tests/<family>/test_<OP>.py; got $(OP)"; exit 1; }
+	@$(MAKE) --no-print-directory -j $(JOBS) --output-sync=target op-whole op-kernels op-levels op-torches
+op-whole:
+	$(BIN)/python $(ONE)
+op-kernels:
+	HANDGRAD_BACKEND=emulated $(BIN)/python $(ONE) --tier kernels
+op-levels:
+	for level in v2 v3; do HANDGRAD_CPU_LEVEL=$$level $(BIN)/python $(ONE) --tier levels || exit 1; done
+op-torches:
+	@if [ -x $(ABI_BIN)/pytest ]; then PYTHONPATH=python $(ABI_BIN)/python $(ONE) --tier torches; \
+	else echo "Not asked of $(ABI_TORCH): make test-abi makes its environment, .venv-abi."; fi
 
 # The same matrix, its tensors on a GPU: for a machine that has one.
 test-cuda: build  ## the CUDA kernels on a GPU
-	@$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit('make test-cuda needs a GPU, and torch ' + torch.__version__ + ' finds none on this machine that it can use.')"
-	HANDGRAD_TEST_DEVICE=cuda $(BIN)/python -m pytest -q $(OP_TESTS) -k test_matrix
+	$(MAKE) test-device DEVICE_PYTHON=$(BIN)/python
+
+# With any Python that has torch and pytest, and libraries that lie in python/handgrad/lib: builds and installs nothing.
+# What is beyond 2^31 elements takes memory that processes side by side do not have.
+DEVICE_PYTHON ?= python3
+test-device:
+	@$(DEVICE_PYTHON) -c "import sys, torch; torch.cuda.is_available() or sys.exit('make test-cuda and test-device need a GPU, and torch ' + torch.__version__ + ' finds none on this machine that it can use.')"
+	export HANDGRAD_TEST_DEVICE=cuda PYTHONPATH="$(CURDIR)/python"; \
+	$(DEVICE_PYTHON) $(PYTEST) --dist worksteal $(OP_TESTS) -k "test_matrix and not 06_indexing" && \
+	$(DEVICE_PYTHON) -m pytest -q -p no:xdist $(OP_TESTS) -k "test_matrix and 06_indexing"
 
 # Registers, spills, occupancy, widths of accesses, bytes moved; no GPU needs to be there.
 cuda-report: build  ## what nvcc makes of the CUDA kernels
@@ -74,7 +116,8 @@ cuda-report: build  ## what nvcc makes of the CUDA kernels
 # The CPU kernels and the emulated CUDA kernels under AddressSanitizer and UBSan; the latter under the emulator's own
 # checks (races, unwritten shared memory) too. Every finding ends the run. About twenty minutes on two cores, so not part
 # of `test`.
-SANITIZED := -k "01_cpu or 03_derivatives or 04_strides or 05_empty or 12_deterministic or 13_sentences or equals"
+# Addresses far apart and counted memory are no sanitizer's.
+SANITIZED := --tier kernels -k "not 06_indexing and not 15_memory"
 test-sanitize: build  ## the kernels under sanitizers
 	for kind in address checked; do \
 	  PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/$$kind -G Ninja -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" \
@@ -84,12 +127,14 @@ test-sanitize: build  ## the kernels under sanitizers
 	for backend in "" emulated; do \
 	  HANDGRAD_BACKEND=$$backend HANDGRAD_LIBRARY_DIR="$(CURDIR)/build/address/lib" ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	    $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) $(SANITIZED) || exit 1; \
+	    $(BIN)/python $(PYTEST) $(OP_TESTS) $(SANITIZED) || exit 1; \
 	done
 	HANDGRAD_BACKEND=emulated HANDGRAD_LIBRARY_DIR="$(CURDIR)/build/checked/lib" \
-	  $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS) $(SANITIZED)
+	  $(BIN)/python $(PYTEST) $(OP_TESTS) $(SANITIZED)
 
-# One wheel, built once: with torch alone installed, then the ops' tests, under both versions of torch.
+# One wheel, built once: with torch alone installed, then the ops' tests, under both versions of torch. The oldest that is
+# promised and one that is newer than ours are asked by hand, as they are downloads of 4 GB:
+#   PIP_CONFIG_FILE=/dev/null make test-abi ABI_TORCH=torch==2.10.0
 PLUGIN := build/my-ops
 test-abi: wheel  ## the ops, from the wheel, under two versions of torch
 	$(PYTHON) -m venv --clear .venv-abi
@@ -97,30 +142,48 @@ test-abi: wheel  ## the ops, from the wheel, under two versions of torch
 	$(ABI_BIN)/pip install $(PIP_FLAGS) --no-deps dist/*.whl
 	cd / && "$(CURDIR)/$(ABI_BIN)/python" -W ignore -m handgrad info
 	$(ABI_BIN)/pip install $(PIP_FLAGS) "$$(ls dist/*.whl)[onnx,testing]" pytest-xdist
-	$(ABI_BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS)
+	$(ABI_BIN)/python $(PYTEST) --tier torches $(OP_TESTS)
+	# Plugins are built against the headers of any torch that is promised.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(ABI_BIN)/python tools/headers.py
 	rm -rf build/wheel-site
 	$(BIN)/pip install $(PIP_FLAGS) --no-deps --target build/wheel-site dist/*.whl
-	PYTHONPATH=build/wheel-site $(BIN)/python -m pytest -q -n $(JOBS) $(OP_TESTS)
+	PYTHONPATH=build/wheel-site $(BIN)/python $(PYTEST) $(OP_TESTS)
 	# A plugin's wheel keeps the same promise; where nvcc is found, it holds CUDA kernels too.
 	rm -rf $(PLUGIN)
 	PYTHONPATH=build/wheel-site $(BIN)/python -W ignore -m handgrad new $(PLUGIN) --op my_loss --kind elementwise_loss
 	cd $(PLUGIN) && PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)/build/wheel-site" HANDGRAD_CPU_LEVELS=v3 \
 	  "$(CURDIR)/$(BIN)/python" -m build -q --no-isolation --wheel .
 	$(ABI_BIN)/pip install $(PIP_FLAGS) --no-deps $(PLUGIN)/dist/*.whl
-	cd $(PLUGIN) && "$(CURDIR)/$(ABI_BIN)/python" -m pytest -q -n $(JOBS) tests/losses
+	cd $(PLUGIN) && "$(CURDIR)/$(ABI_BIN)/python" $(PYTEST) --tier torches tests/losses
 	$(BIN)/pip install $(PIP_FLAGS) --no-deps --target build/wheel-site $(PLUGIN)/dist/*.whl
-	cd $(PLUGIN) && PYTHONPATH="$(CURDIR)/build/wheel-site" "$(CURDIR)/$(BIN)/python" -m pytest -q -n $(JOBS) tests/losses
+	cd $(PLUGIN) && PYTHONPATH="$(CURDIR)/build/wheel-site" "$(CURDIR)/$(BIN)/python" $(PYTEST) --tier torches tests/losses
 
-demo: build  ## fine-tunes a network with handgrad's focal loss on real photos
-	$(BIN)/python examples/finetune.py --resume
+# An example needs what this machine runs: the whole build, where there is one, and a part of it otherwise. That part has
+# a folder of its own, so that neither build takes the other's place.
+NATIVE := $(CURDIR)/build/native/lib
+WITH_LIBRARIES = $(MAKE) -sq .venv/.built || export HANDGRAD_LIBRARY_DIR=$(NATIVE);
 
-detect: build  ## trains a small detector of trees on real photos
-	$(BIN)/python examples/detect.py
+.venv/.native: .venv/.torch $(SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" HANDGRAD_BUILD=native \
+	  $(BIN)/pip install $(PIP_FLAGS) --no-build-isolation -e ".[examples]"
+	@touch $@
+
+native:  ## what this machine runs of the libraries, and no more; in build/native
+	@$(MAKE) -sq .venv/.built || $(MAKE) -s .venv/.native
+
+demo: native  ## fine-tunes a network with handgrad's focal loss on real photos
+	$(WITH_LIBRARIES) $(BIN)/python examples/finetune.py --resume
+
+detect: native  ## trains a small detector of trees on real photos
+	$(WITH_LIBRARIES) $(BIN)/python examples/detect.py
+
+costs: build  ## what each op costs: core-seconds, bytes, lines; OP=name for one
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/costs.py --build --tests $(if $(OP),--op $(OP))
 
 bench: build wheel  ## times handgrad against its peers; writes benchmarks/results
 	$(BIN)/python -m benchmarks
 
-table: build  ## writes the table of ops into README.md
+table: build  ## writes the tables of ops into README.md and docs/contract.md
 	$(BIN)/python tests/ops_table.py --write
 
 lint: build  ## ruff, mypy, clang-format

@@ -22,10 +22,12 @@ set(HANDGRAD_CPU_LEVELS "v2;v3;v4" CACHE STRING "x86-64 levels to build the CPU 
 if(DEFINED ENV{HANDGRAD_CUDA_ARCHS})
   set(architectures "$ENV{HANDGRAD_CUDA_ARCHS}")
 else()
-  set(architectures "75;80;86;90;100;120")
+  # Machine code runs on later devices of its generation: that for 8.0 on 8.6 and 8.9 too, that for 12.0 on 12.1. What has
+  # none here, in a gap or yet to come, compiles the PTX.
+  set(architectures "75;80;90;100;120")
 endif()
 set(HANDGRAD_CUDA_ARCHS "${architectures}" CACHE STRING
-    "CUDA architectures to build, for example 80;90; PTX of the last goes in too; none: no CUDA library")
+    "CUDA architectures to build, for example 80;90; of several, PTX for all from 80 on too; none: no CUDA library")
 option(HANDGRAD_EMULATED "Build the CUDA kernels for the emulator" OFF)
 set(HANDGRAD_SANITIZER "" CACHE STRING "address: all libraries under AddressSanitizer and UBSan; checked: the emulator's own checks")
 
@@ -132,10 +134,14 @@ function(handgrad_add_library name)
 
   if(HANDGRAD_CUDA AND cuda_sources)
     _handgrad_add_one(${name}_cuda SOURCES ${cuda_sources})
-    list(GET HANDGRAD_CUDA_REAL -1 newest)
     list(TRANSFORM HANDGRAD_CUDA_REAL APPEND "-real" OUTPUT_VARIABLE architectures)
+    # PTX takes as long as an architecture, and as many bytes: who names one device builds for that one alone.
+    list(LENGTH HANDGRAD_CUDA_REAL count)
+    if(count GREATER 1)
+      list(APPEND architectures 80-virtual)
+    endif()
     set_target_properties(${name}_cuda PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON
-                          CUDA_RUNTIME_LIBRARY Static CUDA_ARCHITECTURES "${architectures};${newest}-virtual")
+                          CUDA_RUNTIME_LIBRARY Static CUDA_ARCHITECTURES "${architectures}")
     target_compile_definitions(${name}_cuda PRIVATE USE_CUDA)
     # Host constants are used in device code. Machine code for many architectures is large: it is compressed, and lines
     # for profilers (-lineinfo), which double it, are left to whoever profiles.

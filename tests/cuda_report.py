@@ -229,7 +229,7 @@ def _passes(spec: OpSpec, sample: Sample) -> Iterator[tuple[str, int]]:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     leaves = sample.leaves()
-    outputs = spec.function(*leaves, **sample.kwargs)
+    outputs = spec.call(*leaves, **sample.kwargs)
     outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
     yield "forward", size(*leaves, *outputs)
     if not spec.derivatives:

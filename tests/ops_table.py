@@ -1,11 +1,17 @@
-"""The table of ops in README.md, generated from the specs in the tests.
+"""The tables of ops, one for people and one by the contract, generated from what each op says of itself.
 
-python tests/ops_table.py           prints it
-python tests/ops_table.py --write   writes it into README.md
+python tests/ops_table.py           prints them
+python tests/ops_table.py --write   writes them into README.md and docs/contract.md
+
+The paragraph of its docs page that begins with "**In place of**" says what an op replaces and what is new in it;
+benchmarks/results says how fast it is, and its SPEC which promises it keeps.
 """
 
 import argparse
+import functools
 import importlib.util
+import json
+import re
 from pathlib import Path
 
 from handgrad.testing import TICKS, OpSpec
@@ -14,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- ops: begin (make table) -->", "<!-- ops: end -->"
 
 
+@functools.cache
 def specs() -> dict[str, OpSpec]:
     """Every SPEC under tests/, by ``family.op``."""
     found = {}
@@ -26,13 +33,63 @@ def specs() -> dict[str, OpSpec]:
     return found
 
 
+# ---- for people ------------------------------------------------------------------------------------------------------
+
+
 def table() -> str:
+    """What README shows: each op, what it stands in place of, what is new in it, and how fast it is."""
+    results = json.loads((ROOT / "benchmarks/results/results.json").read_text())
+    lines = ["| op | in place of | new | faster than the best peer |", "|---|---|---|---|"]
+    for name in specs():
+        family, op = name.split(".")
+        page = f"docs/{family}/{op}.md"
+        replaced, new = front(ROOT / page)
+        lines.append(f"| [`{op}`]({page}) | {replaced} | {new} | {speed(results, op)} |")
+    machine = results["machine"]
+    where = f"{machine['threads']} threads of an {machine['CPU']} with {machine['vector instructions']}"
+    note = (
+        "Faster: the least and the most over all cases of the op's benchmark, each against the fastest of its peers, "
+        "compiled ones included, and the peer that comes closest; forward+backward where there is a backward, on "
+        f"{where}, torch {machine['torch'].partition('+')[0]}. Every case: "
+        "[benchmarks/results](benchmarks/results/results.md)."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def front(page: Path) -> tuple[str, str]:
+    """What an op stands in place of, and what is new in it, as its page says."""
+    found = re.search(r"^\*\*In place of\*\* (.+?)\. \*\*New:\*\* (.+?)\.$", page.read_text(), re.M | re.S)
+    assert found, f'{page} must have a paragraph "**In place of** … . **New:** … ."'
+    replaced, new = (" ".join(part.split()) for part in found.groups())
+    assert "\n\n" not in found[0], f"{page}: it must be one paragraph"
+    return replaced, new
+
+
+def speed(results: dict, op: str) -> str:
+    """From the least to the most that the op is faster than the best of its peers, over the cases of its benchmark; and
+    who is closest."""
+    tables = [each for each in results["tables"] if each["op"] == op and each["device"] == "cpu"]
+    tables = [each for each in tables if each["threads"] == max(one["threads"] for one in tables)]
+    # The last pass of a case has all that it has.
+    last = {each["case"]: each for each in tables if each["ratio_to_best"] is not None}
+    if not last:
+        return "not measured"
+    order = sorted(last.values(), key=lambda each: each["ratio_to_best"])
+    ratios = order[0]["ratio_to_best"], order[-1]["ratio_to_best"]
+    low, high = (f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}" for ratio in ratios)
+    closest = order[0]["best_peer"]
+    return f"{low}x ({closest})" if low == high else f"{low} to {high}x ({closest})"
+
+
+# ---- by the contract -------------------------------------------------------------------------------------------------
+
+
+def contract() -> str:
+    """What docs/contract.md shows: each op by each promise, and why one does not apply or is to come."""
     numbers = list(TICKS)
-    lines = [
-        "| op | " + " | ".join(map(str, numbers)) + " |",
-        "|---|" + ":-:|" * len(numbers),
-    ]
-    notes = []
+    lines = ["| op | " + " | ".join(map(str, numbers)) + " |", "|---|" + ":-:|" * len(numbers)]
+    # By tick and reason, so that what holds for several ops is said once.
+    notes: dict[tuple[int, str], list[str]] = {}
     for name, spec in specs().items():
         family, op = name.split(".")
         marks = []
@@ -40,23 +97,37 @@ def table() -> str:
             marks.append("·" if tick in spec.not_applicable else " " if tick in spec.pending else "✓")
             for kind, reasons in (("does not apply", spec.not_applicable), ("to come", spec.pending)):
                 if tick in reasons:
-                    notes.append(f"{op}, {tick}: {kind}, {reasons[tick]}.")
-        lines.append(f"| [`{name}`](docs/{family}/{op}.md) | " + " | ".join(marks) + " |")
-    legend = "; ".join(f"{number} {promise}" for number, (_, promise) in TICKS.items())
-    return "\n".join([*lines, "", f"Ticks: {legend}.", "", *notes])
+                    notes.setdefault((tick, f"{kind}, {reasons[tick]}"), []).append(op)
+        lines.append(f"| [`{name}`]({family}/{op}.md) | " + " | ".join(marks) + " |")
+    legend = [f"{number}. {promise}" for number, (_, promise) in TICKS.items()]
+    said = [
+        f"- {tick}, {'all ops' if len(ops) == len(specs()) else ', '.join(ops)}: {note}."
+        for (tick, note), ops in sorted(notes.items())
+    ]
+    return "\n".join([*lines, "", *legend, "", *said])
 
 
-def readme_with_table(text: str) -> str:
-    head, rest = text.split(BEGIN)
+#: Which page has which table.
+PAGES = {ROOT / "README.md": table, ROOT / "docs" / "contract.md": contract}
+
+
+def current(page: Path) -> str:
+    """The table that a page has now."""
+    return page.read_text().split(BEGIN)[1].split(END)[0].strip()
+
+
+def write(page: Path) -> None:
+    head, rest = page.read_text().split(BEGIN)
     _, tail = rest.split(END)
-    return f"{head}{BEGIN}\n{table()}\n{END}{tail}"
+    page.write_text(f"{head}{BEGIN}\n{PAGES[page]()}\n{END}{tail}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write into README.md")
-    if parser.parse_args().write:
-        readme = ROOT / "README.md"
-        readme.write_text(readme_with_table(readme.read_text()))
-    else:
-        print(table())
+    parser.add_argument("--write", action="store_true", help="write into README.md and docs/contract.md")
+    asked = parser.parse_args()
+    for each, made in PAGES.items():
+        if asked.write:
+            write(each)
+        else:
+            print(made(), end="\n\n")

@@ -13,18 +13,24 @@ from torch import Tensor
 pytest.importorskip("matplotlib")
 pytest.importorskip("tabulate")
 
-from handgrad.benchmarking import command, harness
-from handgrad.benchmarking.harness import (
+from handgrad.benchmarking import (
     Benchmark,
     BenchmarkError,
     Case,
     Fact,
     Peer,
-    Run,
     Settings,
     Sweep,
-    Timing,
+    command,
+    compiled,
+    measuring,
+    peers,
+    running,
 )
+from handgrad.benchmarking.declaring import PASSES, Forward
+from handgrad.benchmarking.markdown import markdown
+from handgrad.benchmarking.results import Results, Row, Table, Timing, summarize
+from handgrad.benchmarking.running import Run
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -59,13 +65,13 @@ def case(**changes: object) -> Case:
 @pytest.fixture(autouse=True)
 def _small_and_tidy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # The bandwidth of memory needs a buffer larger than the cache; its arithmetic does not.
-    monkeypatch.setattr(harness, "last_level_cache", lambda: 2**12)
+    monkeypatch.setattr(running, "last_level_cache", lambda: 2**12)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
 
 
-def run(*benchmarks: Benchmark) -> harness.Results:
+def run(*benchmarks: Benchmark) -> Results:
     return Run(SETTINGS, log=lambda line: None).run(benchmarks)
 
 
@@ -89,7 +95,7 @@ def test_results_are_written_in_three_forms(tmp_path: Path) -> None:
     assert {"machine", "settings", "bandwidth", "tables", "sweeps", "facts"} <= data.keys()
     assert {"CPU", "threads", "torch", "date"} <= data["machine"].keys()
     threads = sorted({1, torch.get_num_threads()})
-    assert [(t["step"], t["threads"]) for t in data["tables"]] == [(s, n) for n in threads for s in harness.PASSES]
+    assert [(t["step"], t["threads"]) for t in data["tables"]] == [(s, n) for n in threads for s in PASSES]
     table = data["tables"][0]
     assert {"floor", "cached_floor", "floor_share", "best_peer", "ratio_to_best", "working_set"} <= table.keys()
     assert [row["implementation"] for row in table["rows"]] == ["handgrad", "pow", "pow (as found)", "absent"]
@@ -119,7 +125,7 @@ def test_threads_are_given_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("peer", "sentence"),
+    ("peer", "message"),
     [
         (lambda x: x * x + 0.01, "output of handgrad and wrong differ by 0.01"),
         # The same values with another gradient.
@@ -128,9 +134,9 @@ def test_threads_are_given_back() -> None:
         (lambda x: (x * x).sum(), "has shape"),
     ],
 )
-def test_wrong_values_stop_the_run(peer: harness.Forward, sentence: str) -> None:
+def test_wrong_values_stop_the_run(peer: Forward, message: str) -> None:
     wrong = case(peers={"wrong": peer}, handgrad=square)
-    with pytest.raises(BenchmarkError, match=sentence):
+    with pytest.raises(BenchmarkError, match=message):
         run(Benchmark("square", [wrong]))
 
 
@@ -152,7 +158,7 @@ def test_a_peer_that_cannot_run_is_a_row_with_the_reason() -> None:
 def test_a_peer_without_a_forward_pass_runs_in_the_other() -> None:
     def with_gradients(x: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.no_grad():
-            # _Runner asks for the gradient of a map through a random grad_output, of a scalar through 1.
+            # A runner asks for the gradient of a map through a random grad_output, of a scalar through 1.
             return (x * x).sum(), [2 * x]
 
     summed = case(handgrad=lambda x: (x * x).sum(), peers={"both": Peer(None, with_gradients, "a remark")})
@@ -174,19 +180,21 @@ def test_a_case_without_gradients_has_one_pass_and_compares_integers() -> None:
     results = run(Benchmark("largest", [plain], [sweep]))
     assert {table.step for table in results.tables} == {"forward"}
     assert results.sweeps[0].step == "forward"
-    assert "largest by rows: forward," in command.markdown(results)
+    assert "largest by rows: forward," in markdown(results)
     # One part in ten thousand, which a tolerance would let pass.
     wrong = case(inputs=plain.inputs, handgrad=largest, peers={"wrong": off_by_one})
     with pytest.raises(BenchmarkError, match="output of handgrad and wrong differ, and are integers"):
         run(Benchmark("largest", [wrong]))
+    with pytest.raises(BenchmarkError, match="output of my_ops and wrong differ, and are integers"):
+        peers.prepare(wrong, CPU, "my_ops")
 
 
 def test_torch_compile_is_a_peer() -> None:
     torch.set_num_threads(1)  # every further number of threads is compiled for again
-    results = run(Benchmark("square", [case(peers={"compiled": harness.compiled(square)})]))
+    results = run(Benchmark("square", [case(peers={"compiled": compiled(square)})]))
     for table in results.tables:
-        compiled = table.rows[1]
-        assert compiled.time is not None or "Compile" in compiled.error, compiled.error
+        row = table.rows[1]
+        assert row.time is not None or "Compile" in row.error, row.error
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
@@ -202,19 +210,19 @@ def test_peak_memory_counts_what_is_held_at_one_time() -> None:
         third = second + 1  # 8 MB
         return third.sum()
 
-    assert 8_000_000 <= harness.peak_bytes(call, CPU) < 8_001_000
+    assert 8_000_000 <= measuring.peak_bytes(call, CPU) < 8_001_000
 
 
 def test_peak_memory_counts_results_and_not_inputs() -> None:
     x = torch.ones(1000, 1000)
-    assert harness.peak_bytes(lambda: x.mul_(1), CPU) < 1000
-    assert 4_000_000 <= harness.peak_bytes(lambda: x.clone(), CPU) < 4_001_000
+    assert measuring.peak_bytes(lambda: x.mul_(1), CPU) < 1000
+    assert 4_000_000 <= measuring.peak_bytes(lambda: x.clone(), CPU) < 4_001_000
 
 
 def test_peak_memory_sees_the_backward_pass() -> None:
     x = torch.ones(1000, 1000, requires_grad=True)
     # exp keeps its result of 4 MB for backward, where its gradient of 4 MB is made of a third map.
-    peak = harness.peak_bytes(lambda: torch.autograd.grad(x.exp().sum(), x), CPU)
+    peak = measuring.peak_bytes(lambda: torch.autograd.grad(x.exp().sum(), x), CPU)
     assert 8_000_000 <= peak <= 12_001_000
 
 
@@ -222,25 +230,25 @@ def test_peak_memory_sees_the_backward_pass() -> None:
 
 
 def test_floor_is_the_time_of_the_bytes_at_the_best_rate() -> None:
-    assert harness.floor_seconds(10**9, {"read": 2e9, "copy": 1e9, "triad": 4e9}) == 0.25
+    assert measuring.floor_seconds(10**9, {"read": 2e9, "copy": 1e9, "triad": 4e9}) == 0.25
 
 
 def test_shares_and_ratios_follow_from_the_rows() -> None:
     rows = [
-        harness.Row("handgrad", Timing(2.0, 1.9, 2.1, 1.8)),
-        harness.Row("slow", Timing(8.0, 8.0, 8.0, 8.0)),
-        harness.Row("best", Timing(6.0, 6.0, 6.0, 6.0)),
-        harness.Row("absent", error="not installed"),
+        Row("handgrad", Timing(2.0, 1.9, 2.1, 1.8)),
+        Row("slow", Timing(8.0, 8.0, 8.0, 8.0)),
+        Row("best", Timing(6.0, 6.0, 6.0, 6.0)),
+        Row("absent", error="not installed"),
     ]
-    table = harness.Table("op", "case", "cpu", 1, "forward", rows, 100, floor=1.0, cached_floor=0.5, working_set=10)
-    harness.summarize(table)
+    table = Table("op", "case", "cpu", 1, "forward", rows, 100, floor=1.0, cached_floor=0.5, working_set=10)
+    summarize(table)
     assert (table.best_peer, table.ratio_to_best) == ("best", 3.0)
     assert (table.floor_share, table.cached_floor_share) == (0.5, 0.25)
 
 
 def test_bandwidth_counts_every_byte_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "interleave", lambda calls, *_: {name: Timing(1.0, 0.7, 2.0, 0.5) for name in calls})
-    rates = harness.bandwidth(CPU, 1, 2**20, SETTINGS)
+    monkeypatch.setattr(measuring, "interleave", lambda calls, *_: {name: Timing(1.0, 0.7, 2.0, 0.5) for name in calls})
+    rates = measuring.bandwidth(CPU, 1, 2**20, SETTINGS)
     # Each touches the whole working set once; taken is the best round, half a second.
     assert rates == pytest.approx(dict.fromkeys(["read", "copy", "triad"], 2 * 2**20), rel=1e-4)
 
@@ -254,7 +262,7 @@ def test_timing_is_median_quartiles_and_best() -> None:
 
 
 def test_bench_files_are_found_and_declare_a_benchmark() -> None:
-    benchmarks = {benchmark.op: benchmark for benchmark in harness.collect(harness.bench_files(BENCHMARKS), quick=True)}
+    benchmarks = {benchmark.op: benchmark for benchmark in running.collect(running.bench_files(BENCHMARKS), quick=True)}
     assert {"sigmoid_focal_loss", "local_response_norm", "overhead"} <= benchmarks.keys()
     # Names tell cases apart in the results.
     for benchmark in benchmarks.values():
@@ -265,10 +273,10 @@ def test_bench_files_are_found_and_declare_a_benchmark() -> None:
 @pytest.mark.parametrize("name", ["sigmoid_focal_loss", "local_response_norm", "bench_nms", "soft_nms"])
 def test_ours_and_eager_peers_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    (benchmark,) = harness.collect(harness.bench_files(BENCHMARKS, name), quick=True)
+    (benchmark,) = running.collect(running.bench_files(BENCHMARKS, name), quick=True)
     swept = [sweep.case(value) for sweep in benchmark.sweeps for value in sweep.values]
     for one in [*benchmark.cases, *swept]:
-        runners, errors = harness._prepare(one, CPU)
+        runners, errors = peers.prepare(one, CPU)
         # What is not installed may be missing; nothing else may fail.
         assert all(reason.startswith("ModuleNotFoundError") for reason in errors.values()), errors
         assert "handgrad" in runners

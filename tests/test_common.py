@@ -3,6 +3,7 @@
 import ctypes
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +16,25 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [level for level in ("v2", "v3", "v4") if int(level[1]) <= int(_library.LOADED.processor_level[1:])]
 
 
-@pytest.fixture(scope="module", params=LEVELS)
-def probe(request, tmp_path_factory):
-    library = tmp_path_factory.mktemp("probe") / f"probe_{request.param}.so"
+def compiled(library, sources, *flags):
     subprocess.run(
         [
-            *(os.environ.get("CXX", "g++"), "-std=c++20", "-O3", "-shared", "-fPIC", "-fopenmp-simd"),
-            *("-fno-math-errno", "-fno-trapping-math", f"-march=x86-64-{request.param}"),
-            "-DTORCH_TARGET_VERSION=0x020a000000000000",
+            *(os.environ.get("CXX", "g++"), "-std=c++20", "-shared", "-fPIC", "-fopenmp-simd", "-fvisibility=hidden"),
+            *("-fno-math-errno", "-fno-trapping-math", *flags, "-DTORCH_TARGET_VERSION=0x020a000000000000"),
             *(f"-I{ROOT / 'csrc/common'}", f"-isystem{Path(torch.__file__).parent / 'include'}"),
-            *(str(ROOT / "tests/common/probe.cpp"), "-o", str(library)),
+            *("-x", "c++", *map(str, sources), "-o", str(library)),
             *(f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"),
         ],
         check=True,
     )
-    return ctypes.CDLL(str(library))
+    return str(library)
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def probe(request, tmp_path_factory):
+    library = tmp_path_factory.mktemp("probe") / f"probe_{request.param}.so"
+    flags = ("-O3", "-fvisibility=default", f"-march=x86-64-{request.param}")
+    return ctypes.CDLL(compiled(library, [ROOT / "tests/common/probe.cpp"], *flags))
 
 
 def call(probe, name, *arrays, dtype=None):
@@ -159,3 +164,109 @@ def test_floats_are_narrowed_as_torch_does(probe, c_type, dtype):
     nan = np.isnan(x)
     np.testing.assert_array_equal(actual[~nan], expected[~nan])
     assert torch.from_numpy(actual[nan].view(np.int16)).view(dtype).isnan().all()
+
+
+# ---- loops over elements, on both devices ----------------------------------------------------------------------------
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+WHOLE = 2**31 - 1
+
+
+@pytest.fixture(scope="module", params=["cpu", "emulated"])
+def elements(request, tmp_path_factory):
+    """`sum_and_product(a, b, scalar, summed, limit)` of tests/common/elements.cu."""
+    library, sources = tmp_path_factory.mktemp("elements") / f"{request.param}.so", [ROOT / "tests/common/elements.cu"]
+    flags = [f"-DHANDGRAD_PROBE=probe_{request.param}", "-O2"]
+    if request.param == "emulated":
+        emulator = ROOT / "csrc/emulator"
+        sources += sorted(emulator.glob("src/*.cpp"))
+        flags += ["-DHANDGRAD_EMULATED", "-O1", f"-I{emulator / 'include'}", "-Wno-unknown-pragmas"]
+    torch.ops.load_library(compiled(library, sources, *flags))
+    return getattr(torch.ops, f"probe_{request.param}").sum_and_product
+
+
+def layouts(dtype):
+    """Pairs of tensors that a loop reaches in every way that it has, and beyond the end of a run or a vector."""
+    generator = torch.Generator().manual_seed(0)
+
+    def values(*shape):
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    for count in (0, 1, 3, 31, 32, 33, 511, 512, 513, 4096, 4097):
+        yield values(count), values(count)
+    yield values(7, 9).t(), values(9, 7)
+    yield values(5, 6, 7).permute(2, 0, 1), values(7, 5, 6).transpose(0, 0)
+    yield values(40, 50)[::2, 1::3], values(20, 17)
+    yield values(1, 50).expand(60, 50), values(60, 50)
+    yield values(1025)[1:], values(1024)  # not aligned to a vector
+    yield values().expand(3, 4), values(3, 4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_loop_reaches_every_element_once(elements, dtype):
+    scalar = torch.tensor(3.0).to(dtype)
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    for a, b in layouts(dtype):
+        in_sum, in_product = a.to(wide) + b.to(wide) + 0.75, a.to(wide) * b.to(wide)
+        # Pieces that are cut for indices of few bits, here of a few elements, give what the whole gives.
+        for limit in (WHOLE, 100, 7):
+            total, product = elements(a, b, scalar, False, limit)
+            torch.testing.assert_close(total, in_sum.to(dtype), msg=f"{a.shape}, {a.stride()}, {limit}")
+            torch.testing.assert_close(product, in_product.to(dtype), msg=f"{a.shape}, {a.stride()}, {limit}")
+            total, product = elements(a, b, scalar, True, limit)
+            torch.testing.assert_close(total, (in_sum.double().sum() / 2).to(dtype), msg=f"{a.shape}, {limit}")
+            torch.testing.assert_close(product, in_product.to(dtype))
+            again = elements(a, b, scalar, True, limit)[0]
+            assert torch.equal(again, total)
+
+
+def test_a_sum_of_many_equal_terms_is_right_to_the_last_place(elements):
+    """However many there are: a thread or a run adds a few of them in float, and goes on in double."""
+    a, b = torch.full((2**24,), 0.3), torch.full((2**24,), 0.4123)
+    for scalar in (-0.7, 0.2, 5.1):
+        element = elements(a[:8], b[:8], torch.tensor(scalar), False, WHOLE)[0][0].double()
+        total = elements(a, b, torch.tensor(scalar), True, WHOLE)[0].double()
+        assert abs(total / (element * a.numel() / 2) - 1) < 1.5 * 2**-24
+
+
+@pytest.mark.parametrize("backend", ["cpu", "emulated"])
+def test_a_loss_computes_what_is_asked_for(backend):
+    """output_mask: every result that is asked for is the one of all of them, and the others have no elements."""
+    program = """
+import itertools, torch, handgrad.losses
+ops, numbers = torch.ops.handgrad, {
+    "sigmoid_focal_loss": [(0.25, 2.0), (0.25, 1.5)],
+    "asymmetric_loss": [(4.0, 1.0, 0.05), (4.5, 1.0, 0.0)],
+}
+torch.manual_seed(0)
+x, t, u, v = torch.randn(4, 33, dtype=torch.float64).unbind()
+t = t.sigmoid()
+
+def masked(op, mask, *args):
+    whole, part = op(*args, [True] * len(mask)), op(*args, list(mask))
+    for asked, one, other in zip(mask, whole, part, strict=True):
+        assert other.dtype == one.dtype and (asked or other.shape == (0,)), (args, mask)
+        if asked:
+            torch.testing.assert_close(other, one)
+
+for name, choices in numbers.items():
+    backward, double_backward = (getattr(ops, f"_{name}_{end}backward").default for end in ("", "double_"))
+    for chosen, reduction in itertools.product(choices, (0, 1, 2)):
+        g = torch.randn(33).double() if reduction == 0 else torch.tensor(0.7).double()
+        for mask in itertools.product((False, True), repeat=2):
+            masked(backward, mask, g, x, t, *chosen, reduction)
+        for mask in itertools.product((False, True), repeat=3):
+            for directions in ((u, v), (u, None), (None, v), (None, None)):
+                masked(double_backward, mask, *directions, g, x, t, *chosen, reduction)
+    try:
+        backward(g, x, t, *chosen, 2, [True])
+    except RuntimeError as error:
+        print(error)
+"""
+    environment = {**os.environ, **({"HANDGRAD_BACKEND": "emulated"} if backend == "emulated" else {})}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    message = "output_mask must have one bool for each result, 2; got 1"
+    assert done.stdout.splitlines() == [f"sigmoid_focal_loss: {message}", f"asymmetric_loss: {message}"]

@@ -18,6 +18,7 @@ import handgrad
 from handgrad import _info, _library
 from handgrad.__main__ import main
 from handgrad.registration import OPERATORS
+from handgrad.sdk import lazy
 
 PACKAGE = Path(handgrad.__file__).parent
 KEYS = [
@@ -81,6 +82,7 @@ def test_info_as_json_says_what_is_loaded_here():
     assert {"handgrad::local_response_norm", "handgrad::sigmoid_focal_loss"} <= set(report["ops"])
     assert report["ops"] == sorted(report["ops"])
     assert "handgrad::_local_response_norm_backward" in report["private_ops"]
+    lazy.load_all("handgrad")
     assert {*report["ops"], *report["private_ops"]} == {name for name in OPERATORS if name.startswith("handgrad::")}
     assert report["error"] is None
 

@@ -1,5 +1,9 @@
 """What travels in the wheel and in the source distribution (made by `make wheel`)."""
 
+import os
+import re
+import shutil
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -67,3 +71,49 @@ def test_source_distribution(part):
     }
     assert wanted <= names, sorted(wanted - names)
     assert {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
+
+
+# ---- what make asks for ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def makefile(tmp_path):
+    """The Makefile in a folder with nothing to build."""
+    for folder in ("csrc", "examples", "python", "templates", "tests", ".venv"):
+        (tmp_path / folder).mkdir()
+    for name in ("Makefile", "CMakeLists.txt", "setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv/.torch").touch()
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> str:
+    """What make would do."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("HANDGRAD_", "MAKE"))}
+    done = subprocess.run(["make", "-n", *arguments], cwd=folder, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_wheel_is_for_all_architectures_and_one_for_tests_for_one(makefile):
+    stamps = {"wheel": "all", "release": "all", "test": "90", "bench": "90", "wheel HANDGRAD_CUDA_ARCHS=75;80": "75-80"}
+    for command, stamp in stamps.items():
+        assert re.findall(r"touch dist/\.built-(\S+)", make(makefile, *command.split())) == [stamp]
+    # What was built for another purpose does not stand for it.
+    (makefile / ".venv/.built").touch()
+    (makefile / "dist").mkdir()
+    (makefile / "dist/.built-90").touch()
+    assert "touch dist" not in make(makefile, "test")
+    assert "touch dist/.built-all" in make(makefile, "wheel")
+
+
+@pytest.mark.parametrize("example", ["demo", "detect"])
+def test_an_example_builds_what_it_runs_unless_all_is_there(makefile, example):
+    asked = make(makefile, example)
+    assert "HANDGRAD_BUILD=native" in asked
+    assert ".venv/.built" not in re.findall(r"touch (\S+)", asked)
+    (makefile / ".venv/.built").touch()
+    assert "HANDGRAD_BUILD=native" not in make(makefile, example)
+    newer = (makefile / ".venv/.built").stat().st_mtime + 10
+    os.utime(makefile / "setup.py", (newer, newer))
+    assert "HANDGRAD_BUILD=native" in make(makefile, example)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import doctest
 import functools
+import importlib
 import io
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,9 @@ from handgrad import transfer
 from handgrad.transfer import copy_matching_weights, freeze, new_head, replace_functions, replace_layers, unfreeze
 
 models = pytest.importorskip("torchvision.models", reason="the heads to be found are torchvision's")
+
+
+ROOMS = sorted(path.stem for path in Path(transfer.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
 def small_network() -> nn.Sequential:
@@ -33,9 +38,11 @@ def test_importing_it_does_not_import_torchvision():
 
 
 def test_examples_in_the_docstrings_are_true():
-    results = doctest.testmod(transfer, extraglobs={"nn": nn})
-    assert results.attempted >= 8
-    assert results.failed == 0
+    modules = [transfer, *(importlib.import_module(f"{transfer.__name__}.{name}") for name in ROOMS)]
+    names = {"nn": nn, "torch": torch, **{name: getattr(transfer, name) for name in transfer.__all__}}
+    results = [doctest.testmod(module, extraglobs=names) for module in modules]
+    assert sum(result.attempted for result in results) >= 8
+    assert sum(result.failed for result in results) == 0
 
 
 # ----------------------------------------------------------------------------------------------------- replace_layers
@@ -172,11 +179,11 @@ def test_a_factory_that_fails_leaves_the_model_whole():
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        (("net", nn.ReLU, nn.GELU), TypeError, "model must be a module, got 'net' of type str"),
+        (("net", nn.ReLU, nn.GELU), TypeError, "model must be a module; got 'net' of type str"),
         ((small_network(), "ReLU", nn.GELU), TypeError, "old_type must be a module class or a tuple"),
         ((small_network(), (), nn.GELU), TypeError, "old_type must be a module class or a tuple"),
         ((small_network(), nn.ReLU, None), TypeError, "factory must be callable"),
-        ((small_network(), nn.ReLU, lambda old: None), TypeError, "factory must return a module, got None .* layer 2"),
+        ((small_network(), nn.ReLU, lambda old: None), TypeError, "factory must return a module; got None .* layer 2"),
         ((nn.ReLU(), nn.ReLU, nn.GELU), ValueError, "is itself a ReLU"),
         ((nn.DataParallel(nn.ReLU()), nn.ReLU, nn.GELU), ValueError, "model must be the bare network"),
     ],
@@ -358,10 +365,10 @@ def test_a_function_that_nobody_calls_is_reported():
 @pytest.mark.parametrize(
     ("replacements", "sentence"),
     [
-        ({}, "replacements must map functions to functions, got {}"),
-        ([doubled], "replacements must map functions to functions, got"),
-        ({doubled: 3}, "replacements must map functions to functions, got 3 of type int"),
-        ({"doubled": tripled}, "replacements must map functions to functions, got 'doubled'"),
+        ({}, "replacements must map functions to functions; got {}"),
+        ([doubled], "replacements must map functions to functions; got"),
+        ({doubled: 3}, "replacements must map functions to functions; got 3 of type int"),
+        ({"doubled": tripled}, "replacements must map functions to functions; got 'doubled'"),
         ({nn.ReLU: nn.GELU}, "got the class ReLU: for layers there is replace_layers"),
     ],
 )
@@ -453,7 +460,7 @@ def test_lazy_layers_are_named_as_the_reason():
 @pytest.mark.parametrize(
     ("src", "dst", "error", "sentence"),
     [
-        ([1, 2], nn.Linear(1, 1), TypeError, r"src must be a module or a state dict, got \[1, 2\] of type list"),
+        ([1, 2], nn.Linear(1, 1), TypeError, r"src must be a module or a state dict; got \[1, 2\] of type list"),
         (nn.Linear(1, 1), {}, TypeError, "dst must be a module"),
         ({1: torch.ones(1)}, nn.Linear(1, 1), TypeError, "got the key 1 of type int"),
         (
@@ -576,9 +583,9 @@ def test_tied_parameters_freeze_together_and_are_mentioned():
 @pytest.mark.parametrize(
     ("model", "until", "error", "sentence"),
     [
-        (small_network(), "conv1", ValueError, "until must name a submodule of the model, got 'conv1'; it has 0, 1, 2"),
+        (small_network(), "conv1", ValueError, "until must name a submodule of the model; got 'conv1'; it has 0, 1, 2"),
         (models.squeezenet1_1(), "features.33", ValueError, "close to it: features.3"),
-        (small_network(), 3, TypeError, "until must be the name of a submodule or None, got 3 of type int"),
+        (small_network(), 3, TypeError, "until must be the name of a submodule or None; got 3 of type int"),
         (None, None, TypeError, "model must be a module"),
         (nn.DataParallel(small_network()), None, ValueError, "bare network"),
     ],
@@ -709,13 +716,13 @@ class TwoHeads(nn.Module):
         ((nn.Linear(2, 2), 2), {}, TypeError, "model must end in a linear"),
         ((TwoHeads(), 2), {}, TypeError, "it may be classes, boxes: name the layer"),
         ((models.segmentation.lraspp_mobilenet_v3_large(weights_backbone=None), 2), {}, TypeError, "one head"),
-        ((build("alexnet"), 0), {}, ValueError, "num_classes must be at least 1, got 0"),
-        ((build("alexnet"), 2.0), {}, TypeError, "num_classes must be an integer, got 2.0 of type float"),
+        ((build("alexnet"), 0), {}, ValueError, "num_classes must be at least 1; got 0"),
+        ((build("alexnet"), 2.0), {}, TypeError, "num_classes must be an integer; got 2.0 of type float"),
         ((build("alexnet"), True), {}, TypeError, "num_classes must be an integer"),
         ((build("alexnet"), 2), {"head": "classifier.7"}, ValueError, "close to it: classifier"),
         ((build("alexnet"), 2), {"head": "classifier.5"}, TypeError, "classifier.5 is a ReLU"),
         ((nn.DataParallel(nn.Linear(1, 1)), 2), {}, ValueError, "bare network"),
-        (("resnet18", 2), {}, TypeError, "model must be a module, got 'resnet18'"),
+        (("resnet18", 2), {}, TypeError, "model must be a module; got 'resnet18'"),
     ],
 )
 def test_new_head_refuses_bad_arguments(arguments, keywords, error, sentence):

@@ -51,7 +51,7 @@ def _case(
         inputs=inputs,
         handgrad=ours,
         peers={"torchvision": _torchvision(threshold, classes > 0)},  # type: ignore[dict-item]
-        # Four coordinates, a score and perhaps a class are read; a place is written for each box that is kept, at most.
+        # Four coordinates, a score and perhaps a class are read; an index is written for each box kept, at most.
         forward_bytes=count * (5 * 4 + (8 if classes else 0) + 8),
     )
 

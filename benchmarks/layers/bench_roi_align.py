@@ -14,16 +14,21 @@ _POOLED = 7
 
 
 def _plain(image: Tensor, boxes: Tensor, sampling: int) -> Tensor:
-    """What one would write for torch.compile: the four pixels around every place, weighted and averaged."""
+    """What one would write for torch.compile: the four pixels around every sampling point, weighted and averaged."""
     number, (x1, y1, x2, y2) = boxes[:, 0].long(), (boxes[:, 1:] - 0.5).unbind(1)
     along = (torch.arange(_POOLED * sampling, device=image.device) + 0.5) / (_POOLED * sampling)
 
     def axis(first: Tensor, second: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        place = first[:, None] + along * (second - first)[:, None]
-        inside = (place >= -1) & (place <= size)
-        place = place.clamp(0, size - 1)
-        low = place.detach().floor()
-        return low.long(), (low + 1).clamp(max=size - 1).long(), (place - low) * inside, (1 - place + low) * inside
+        position = first[:, None] + along * (second - first)[:, None]
+        inside = (position >= -1) & (position <= size)
+        position = position.clamp(0, size - 1)
+        low = position.detach().floor()
+        return (
+            low.long(),
+            (low + 1).clamp(max=size - 1).long(),
+            (position - low) * inside,
+            (1 - position + low) * inside,
+        )
 
     top, bottom, down, up = axis(y1, y2, image.shape[2])
     left, right, to_right, to_left = axis(x1, x2, image.shape[3])

@@ -165,6 +165,12 @@ def outside_its_level(jvp: Callable[..., Any]) -> Callable[..., Any]:
     return lowered
 
 
+def in_vmap_of_raw_op() -> bool:
+    """Whether the vmap rule of a raw op is at work: there torch has switched off the batching of this level, and hands
+    other ops on to the next; a Function it would take for one more of this level."""
+    return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchBatched)
+
+
 def batch_first(tensor: torch.Tensor | None, dim: int | None, size: int) -> Any:
     """For vmap rules: the batch dimension moved to the front; a tensor without one becomes ``size`` views of itself."""
     if tensor is None:

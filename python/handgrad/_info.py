@@ -22,15 +22,15 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
-import struct
 import sys
 from pathlib import Path
 from typing import Any
 
-from handgrad import sdk
+from handgrad import _fat_binary, sdk
 
-FOLDER = Path(__file__).resolve().parent / "lib"
+FOLDER = Path(os.environ.get("HANDGRAD_LIBRARY_DIR") or Path(__file__).resolve().parent / "lib")
 _COMPANIONS = ("torchvision", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -104,7 +104,7 @@ def as_text(report: dict[str, Any]) -> str:
         rows += [("libraries", "not loaded"), ("from", report["libraries_folder"])]
     else:
         paths = report["libraries"].values()
-        rows += [("libraries" if not place else "", path) for place, path in enumerate(paths)]
+        rows += [("" if index else "libraries", path) for index, path in enumerate(paths)]
         rows += [("CPU level", f"{report['cpu_level']} (this processor: {report['processor_level']})")]
     rows += [("CUDA built for", ", ".join(report["cuda_architectures"]) or "none")]
     if not report["error"]:
@@ -115,40 +115,22 @@ def as_text(report: dict[str, Any]) -> str:
 
 
 def cuda_architectures(folder: Path) -> list[str]:
-    """What the CUDA libraries in ``folder`` were built for, read from the code inside them; empty where there is none.
-
-    nvcc puts a "fat binary" into a library: a header of 16 bytes, then entries, each with a header that says whether it
-    is machine code or PTX, for which architecture, and how long it is.
-    """
-    found: set[tuple[int, str]] = set()
-    for path in sorted(folder.glob("*handgrad_cuda*")):
-        data = path.read_bytes()
-        start = data.find(_FAT_BINARY)
-        while 0 <= start <= len(data) - 16:
-            version, header, size = struct.unpack_from("<HHQ", data, start + 4)
-            at, end = start + header, start + header + size
-            if version != 1 or header < 16 or end > len(data):  # these four bytes, by chance
-                end = at
-            while at + 48 <= end:
-                kind, _, header, size = struct.unpack_from("<HHIQ", data, at)
-                architecture, flags = *struct.unpack_from("<I", data, at + 28), *struct.unpack_from("<Q", data, at + 40)
-                suffix = "a" if flags & 1 << 20 else "f" if flags & 1 << 21 else ""
-                if kind in _KINDS:
-                    found.add((architecture, f"{_KINDS[kind]}_{architecture}{suffix}"))
-                at += max(header + size, 1)
-            start = data.find(_FAT_BINARY, start + 4)
+    """What the CUDA libraries in ``folder`` were built for, read from the code inside them; empty for no library."""
+    found = {
+        (entry.architecture, entry.name)
+        for path in folder.glob("*handgrad_cuda*")
+        for entry in _fat_binary.entries(path.read_bytes())
+    }
     return [name for _, name in sorted(found)]
-
-
-_FAT_BINARY = struct.pack("<I", 0xBA55ED50)
-_KINDS = {1: "compute", 2: "sm"}
 
 
 def _loaded() -> tuple[Any, list[str]]:
     """What was loaded, and the names of the ops. Raises the ImportError that loading ends in."""
     from handgrad import _library
     from handgrad.registration import OPERATORS
+    from handgrad.sdk import lazy
 
+    lazy.load_all("handgrad")
     return _library.LOADED, [name for name in OPERATORS if name.startswith("handgrad::")]
 
 

@@ -19,11 +19,18 @@ def register_pending() -> None:
     # Importing DTensor costs more than importing handgrad; whoever holds a DTensor has imported it.
     if "torch.distributed.tensor" not in sys.modules:
         return
+    from torch.distributed.tensor import DTensor
     from torch.distributed.tensor.experimental import register_sharding
 
+    infos = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
     while PENDING:
         overload, rule = PENDING.pop()
         register_sharding(overload)(rule)
+        # Decisions are cached by the arguments from the first int on; a rule may also depend on an output_mask.
+        types = [str(argument.type) for argument in overload._schema.arguments]
+        infos[overload].static_argnum = next(
+            (k for k, kind in enumerate(types) if "Tensor" not in kind), infos[overload].static_argnum
+        )
 
 
 # As above: Dynamo runs it instead of tracing into DTensor, which it cannot.

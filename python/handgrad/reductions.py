@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor
 
-from handgrad.arguments import check_choice, is_sharded
+from handgrad.arguments import check_choice
 
 NONE, MEAN, SUM = 0, 1, 2
 _CODES = {"none": NONE, "mean": MEAN, "sum": SUM}
@@ -15,18 +12,10 @@ _CODES = {"none": NONE, "mean": MEAN, "sum": SUM}
 
 def reduction_code(op: str, reduction: str) -> int:
     """torch's number of a reduction: what the kernels take."""
-    return _CODES[check_choice(op, "reduction", reduction, _CODES)]
-
-
-def is_sharded_mean(inputs: Tensor, reduction: int) -> bool:
-    """Whether :func:`sharded_mean` must be called instead of the op itself."""
-    return reduction == MEAN and is_sharded(inputs)
-
-
-def sharded_mean(op: Callable[..., Tensor], inputs: Tensor, *args: Any) -> Tensor:
-    """The mean over a DTensor, from ``op(inputs, *args, reduction)``. A mean of shards' means is the mean only if the
-    shards are of one size; a sum of sums is the sum."""
-    return op(inputs, *args, SUM) / inputs.numel()
+    try:
+        return _CODES[reduction]
+    except (KeyError, TypeError):
+        return _CODES[check_choice(op, "reduction", reduction, _CODES)]
 
 
 def reduce(values: Tensor, reduction: int) -> Tensor:

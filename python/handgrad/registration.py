@@ -37,6 +37,7 @@ from handgrad._autograd import (
     batch_first,
     eager,
     forward_of,
+    in_vmap_of_raw_op,
     outside_its_level,
     through_reference,
     without_derivatives,
@@ -49,6 +50,7 @@ __all__ = [
     "batch_first",
     "dynamic_size",
     "register",
+    "schema_of",
     "through_reference",
     "without_derivatives",
 ]
@@ -168,7 +170,7 @@ def _roads(
             # The raw op's autocast rule would act inside Function.forward, too late for what backward sees.
             args = _autocast(args, autocast)
         if transforms_active() or (differentiable and forward_ad._current_level >= 0):
-            return apply(*args)
+            return overload(*args) if in_vmap_of_raw_op() else apply(*args)
         if is_tracing():
             # In one line, whether gradients are on or not: a trace is checked by a second one without gradients, in
             # which the lines and the names of variables must be the same.
@@ -258,6 +260,11 @@ def _defined(name: str) -> Any:
         + f". library.def in {folder}/*.cpp must define it, and the package must have been built since (pip install "
         "--no-build-isolation -e .)."
     )
+
+
+def schema_of(name: str) -> Any:
+    """The schema of an op that a loaded library defines, as torch has it."""
+    return _defined(name)._schema
 
 
 def _check_takes(name: str, role: str, function: Callable[..., Any], schema: Any) -> None:

@@ -106,11 +106,10 @@ def pairs_beyond_int32():
 
 
 BOXES, SCORES, IDXS = boxes_of(4).float(), scores_of(4).float(), classes_of(4)
-ON_A_DEVICE = "the CUDA kernels pass the matrix in the emulator and have not run on a device"
 NOT_APPLICABLE = {
-    3: "places in a tensor have no derivative",
-    9: "how many boxes are kept depends on the values, and vmap's results must have one size; it is refused with a "
-    "sentence",
+    3: "indices have no derivative",
+    9: "how many boxes are returned depends on the values, and vmap's results must have one size: it is refused "
+    "with an error message",
     15: "nothing is saved, there is no backward",
 }
 
@@ -126,7 +125,7 @@ SPEC = OpSpec(
         Sample("strange", (strange_boxes(), scores_of(16)), {"iou_threshold": 0.0}),
         Sample("one", (boxes_of(1), scores_of(1)), {"iou_threshold": 0.7}),
     ],
-    large=Sample("large", (around_one_place(3001).float(), scores_of(3001).float()), {"iou_threshold": 0.9}),
+    large=Sample("large", (around_one_place(1501).float(), scores_of(1501).float()), {"iou_threshold": 0.9}),
     empty=[Sample("no_boxes", (boxes_of(0), scores_of(0)), {"iou_threshold": 0.5})],
     autocast=torch.float32,
     channels_last=False,
@@ -140,12 +139,10 @@ SPEC = OpSpec(
         ),
         Bad("threshold_below", lambda: nms(BOXES, SCORES, -0.1), ValueError, "iou_threshold must be .* got -0.1"),
         Bad("threshold_nan", lambda: nms(BOXES, SCORES, NAN), ValueError, "iou_threshold must be .* got nan"),
-        Bad("none", lambda: nms(None, SCORES, 0.5), TypeError, "boxes must be a torch.Tensor; got NoneType"),
         Bad("columns", lambda: nms(BOXES[:, :3], SCORES, 0.5), RuntimeError, r"boxes must have shape .* got \(4, 3\)"),
         Bad("rank", lambda: nms(BOXES[None], SCORES, 0.5), RuntimeError, r"boxes must have shape .* got \(1, 4, 4\)"),
         Bad("count", lambda: nms(BOXES, SCORES[:3], 0.5), RuntimeError, r"scores must have .* \(4,\); got \(3,\)"),
         Bad("scores_rank", lambda: nms(BOXES, SCORES[None], 0.5), RuntimeError, r"scores must have .* got \(1, 4\)"),
-        Bad("integers", lambda: nms(BOXES.int(), SCORES, 0.5), RuntimeError, "boxes must be float32.* got int32"),
         Bad("dtype", lambda: nms(BOXES, SCORES.double(), 0.5), RuntimeError, "scores must have the dtype of boxes"),
         Bad(
             "count_compiled",
@@ -168,9 +165,8 @@ SPEC = OpSpec(
     },
     numel_beyond_int32=pairs_beyond_int32,
     not_applicable=NOT_APPLICABLE,
-    # Every box is held against those after it, tile by tile, from the cache as a rule: 59 times for the large sample.
-    floor_factors={"forward": 60.0},
-    pending={2: ON_A_DEVICE},
+    # Every box is held against those after it, tile by tile, from the cache as a rule: 32 times for the large sample.
+    floor_factors={"forward": 33.0},
 )
 
 BATCHED_SPEC = OpSpec(
@@ -186,7 +182,7 @@ BATCHED_SPEC = OpSpec(
     ],
     large=Sample(
         "large",
-        (boxes_of(3001, 300.0).float(), scores_of(3001, 50).float(), classes_of(3001, 20) * 2**40),
+        (boxes_of(1501, 300.0).float(), scores_of(1501, 50).float(), classes_of(1501, 20) * 2**40),
         {"iou_threshold": 0.5},
     ),
     empty=[Sample("no_boxes", (boxes_of(0), scores_of(0), classes_of(0)), {"iou_threshold": 0.5})],
@@ -196,13 +192,11 @@ BATCHED_SPEC = OpSpec(
     bad=[
         Bad("float", lambda: batched_nms(BOXES, SCORES, SCORES, 0.5), TypeError, "idxs must be a tensor of integers"),
         Bad("count", lambda: batched_nms(BOXES, SCORES, IDXS[:3], 0.5), RuntimeError, r"idxs must have .* got \(3,\)"),
-        Bad("none", lambda: batched_nms(BOXES, SCORES, None, 0.5), TypeError, "idxs must be a torch.Tensor"),
         Bad("threshold", lambda: batched_nms(BOXES, SCORES, IDXS, 1.5), ValueError, "iou_threshold must be .* got 1.5"),
     ],
     identities={"one_class": one_class_is_plain, "own_classes": classes_of_their_own_keep_all},
     numel_beyond_int32=pairs_beyond_int32,
     not_applicable=NOT_APPLICABLE,
-    pending={2: ON_A_DEVICE},
 )
 
 test_matrix = matrix(SPEC)
@@ -361,6 +355,7 @@ class Detections(torch.nn.Module):
         return boxes[kept], scores[kept], idxs[kept]
 
 
+@pytest.mark.tiers("whole")
 def test_the_end_of_a_detector_compiles_and_exports():
     """pytorch/pytorch#108805, #121036, #146152: a loop over classes, or a branch on the number of boxes, ends a graph;
     and so does taking the result for an index, where its size has no name."""
@@ -375,6 +370,7 @@ def test_the_end_of_a_detector_compiles_and_exports():
     torch.testing.assert_close(program.module()(*none), Detections()(*none))
 
 
+@pytest.mark.tiers("whole")
 def test_onnx_of_the_end_of_a_detector(tmp_path):
     """pytorch/pytorch#141568: no ONNX function for the op. pytorch/vision#2251, #2380 and open-mmlab/mmcv#1689: a file
     that fails where there are no boxes."""

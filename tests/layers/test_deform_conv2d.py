@@ -14,33 +14,16 @@ def torchvision():
     return pytest.importorskip("torchvision", reason="torchvision does not load beside this torch")
 
 
-def call(input, offset, weight, bias=None, mask=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1)):
-    """The tensors in a row, as the matrix gives them."""
-    return deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
-
-
-call.__doc__ = deform_conv2d.__doc__
-
-
 def reference(input, offset, weight, bias=None, mask=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1)):
     pairs = (pair if isinstance(pair, tuple) else (pair, pair) for pair in (stride, padding, dilation))
     return deform_conv2d_reference(input, offset, weight, bias, mask, *(number for pair in pairs for number in pair))
 
 
-class FunctionalDeformConv2d(torch.nn.Module):
-    """Without a weight of its own: the matrix gives it one."""
-
-    __doc__ = DeformConv2d.__doc__
-
-    def __init__(self, **kwargs):
-        super().__init__()
-        self.kwargs = kwargs
-
-    def forward(self, input, offset, weight, bias=None, mask=None):
-        return call(input, offset, weight, bias, mask, **self.kwargs)
-
-    def extra_repr(self):
-        return str(self.kwargs)
+def module_kwargs(sample):
+    """What the module is made with, which has the weight and the bias itself."""
+    input, _, weight = sample.tensors[:3]
+    sizes = {"in_channels": input.shape[1], "out_channels": weight.shape[0], "kernel_size": tuple(weight.shape[2:])}
+    return {**sizes, "groups": input.shape[1] // weight.shape[1], **sample.kwargs}
 
 
 def tensors(input, weight, out, offset_groups=1, mask=True, dtype=torch.float64, spread=0.8, seed=0):
@@ -99,9 +82,12 @@ INPUT, OFFSET, WEIGHT, BIAS, MASK = (tensor.float() for tensor in SAMPLE)
 SPEC = OpSpec(
     name="deform_conv2d",
     operator="handgrad::deform_conv2d",
-    function=call,
+    function=deform_conv2d,
+    tensors=["input", "offset", "weight", "bias", "mask"],
     reference=reference,
-    module=FunctionalDeformConv2d,
+    module=DeformConv2d,
+    own=["weight", "bias"],
+    module_kwargs=module_kwargs,
     samples=[
         Sample("modulated", SAMPLE, {"padding": (0, 0)}),
         Sample(
@@ -126,7 +112,6 @@ SPEC = OpSpec(
         ),
         Bad("stride_float", lambda: deform_conv2d(INPUT, OFFSET, WEIGHT, stride=1.5), TypeError, "stride must be"),
         Bad("padding", lambda: deform_conv2d(INPUT, OFFSET, WEIGHT, padding=(0, -1)), ValueError, "padding must be"),
-        Bad("none", lambda: deform_conv2d(INPUT, None, WEIGHT), TypeError, "offset must be a torch.Tensor"),
         Bad(
             "rank",
             lambda: deform_conv2d(INPUT[0], OFFSET, WEIGHT),
@@ -190,8 +175,6 @@ SPEC = OpSpec(
     optional=["bias", "mask"],
     # The matrices of a chunk, and the weight once more.
     device_scratch=(64 << 20) + (1 << 20),
-    # A file takes the weight as an input here, and verification another batch: three output channels in two groups.
-    onnx=["modulated", "version_1"],
     tolerances={
         # Weight gradients are sums over thousands of products of numbers near 1: what cancels leaves the rounding of
         # its largest terms behind.
@@ -200,7 +183,6 @@ SPEC = OpSpec(
     # Columns are written for torch's matmul, and the four corners of a sample are read for each of its taps, from the
     # cache as a rule: 4.7, 4.3 and 5.7 times.
     floor_factors={"forward": 5.0, "backward": 4.5, "double_backward": 6.0},
-    pending={2: "the CUDA kernels pass the matrix in the emulator and have not run on a device"},
 )
 
 test_matrix = matrix(SPEC)
@@ -327,6 +309,7 @@ def test_gradients_of_a_view_that_is_not_contiguous():
     )
 
 
+@pytest.mark.tiers("whole")
 @pytest.mark.parametrize("mask", [False, True])
 def test_onnx_of_groups(mask, tmp_path):
     import handgrad.onnx
@@ -345,7 +328,7 @@ def test_deterministic_algorithms_give_the_same():
     for deterministic in (False, True):
         torch.use_deterministic_algorithms(deterministic)
         try:
-            first = torch.autograd.grad(call(*made).square().sum(), made, create_graph=True)
+            first = torch.autograd.grad(SPEC.call(*made).square().sum(), made, create_graph=True)
             results.append((*first, *torch.autograd.grad(sum(g.square().sum() for g in first), made)))
         finally:
             torch.use_deterministic_algorithms(False)

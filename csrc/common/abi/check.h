@@ -5,6 +5,8 @@
 // face of an op checks what a user types (names, ranges); nothing is checked in both places.
 #pragma once
 
+#include <algorithm>
+#include <initializer_list>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -14,7 +16,7 @@
 namespace handgrad {
 
 template <class... Parts>
-[[noreturn]] inline void fail(const Parts&... parts) {
+[[noreturn, gnu::cold, gnu::noinline]] void fail(const Parts&... parts) {
   std::ostringstream text;
   (text << ... << parts);
   // The stable ABI turns any std::exception into Python's RuntimeError with this text.
@@ -28,14 +30,14 @@ template <class... Parts>
     }                                  \
   } while (false)
 
-inline std::string shape_text(const Tensor& tensor) {
+inline std::string shape_text(Sizes sizes) {
   std::ostringstream text;
   text << '(';
-  const Sizes sizes = tensor.sizes();
   for (size_t d = 0; d < sizes.size(); ++d) text << (d ? ", " : "") << sizes[d];
   text << (sizes.size() == 1 ? ",)" : ")");
   return text.str();
 }
+inline std::string shape_text(const Tensor& tensor) { return shape_text(tensor.sizes()); }
 
 inline const char* dtype_text(ScalarType dtype) {
   switch (dtype) {
@@ -74,15 +76,41 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
   return true;
 }
 
+// The device of `argument` is that of `model`.
+inline void check_device(const char* op, const char* argument, const Tensor& tensor, const char* model_name,
+                         const Tensor& model) {
+  HANDGRAD_CHECK(tensor.is_cpu() == model.is_cpu() && tensor.get_device_index() == model.get_device_index(), op, ": ",
+                 argument, " must be on the device of ", model_name);
+}
+
+inline void check_dtype_and_device(const char* op, const char* argument, const Tensor& tensor, const char* model_name,
+                                   const Tensor& model) {
+  HANDGRAD_CHECK(tensor.scalar_type() == model.scalar_type(), op, ": ", argument, " must have the dtype of ",
+                 model_name, ", ", dtype_text(model.scalar_type()), "; got ", dtype_text(tensor.scalar_type()));
+  check_device(op, argument, tensor, model_name, model);
+}
+
 // `argument` goes elementwise with `model`: same shape, dtype and device.
 inline void check_like(const char* op, const char* argument, const Tensor& tensor, const char* model_name,
                        const Tensor& model) {
   HANDGRAD_CHECK(same_shape(tensor, model), op, ": ", argument, " must have the shape of ", model_name, ", ",
                  shape_text(model), "; got ", shape_text(tensor));
-  HANDGRAD_CHECK(tensor.scalar_type() == model.scalar_type(), op, ": ", argument, " must have the dtype of ",
-                 model_name, ", ", dtype_text(model.scalar_type()), "; got ", dtype_text(tensor.scalar_type()));
-  HANDGRAD_CHECK(tensor.is_cpu() == model.is_cpu() && tensor.get_device_index() == model.get_device_index(), op, ": ",
-                 argument, " must be on the device of ", model_name);
+  check_dtype_and_device(op, argument, tensor, model_name, model);
+}
+
+// `dimensions` names them, as in "(batch, channels, height, width)".
+inline void check_rank(const char* op, const char* argument, const Tensor& tensor, int64_t rank,
+                       const char* dimensions) {
+  HANDGRAD_CHECK(tensor.dim() == rank, op, ": ", argument, " must have ", rank, " dimensions ", dimensions, "; got ",
+                 shape_text(tensor));
+}
+
+// `argument` has this very shape, of which `dimensions` says what it is.
+inline void check_shape(const char* op, const char* argument, const Tensor& tensor,
+                        std::initializer_list<int64_t> shape, const char* dimensions) {
+  const Sizes sizes = tensor.sizes(), wanted(shape.begin(), shape.size());
+  HANDGRAD_CHECK(sizes.size() == wanted.size() && std::equal(sizes.begin(), sizes.end(), wanted.begin()), op, ": ",
+                 argument, " must have shape ", dimensions, ", here ", shape_text(wanted), "; got ", shape_text(sizes));
 }
 
 }  // namespace handgrad

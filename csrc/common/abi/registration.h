@@ -7,6 +7,7 @@
 // functions, and the build compares them with the schemas (python/handgrad/sdk/checking.py).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -23,60 +24,65 @@ namespace detail {
 template <class T>
 struct SchemaType {
   static_assert(!std::is_arithmetic_v<T>, "an argument of a kernel must be int64_t, double or bool if it is a number");
-  static std::string name() { return "*"; }
+  static constexpr const char* name = "*";
 };
 template <>
 struct SchemaType<Tensor> {
-  static std::string name() { return "Tensor"; }
+  static constexpr const char* name = "Tensor";
 };
 template <>
 struct SchemaType<int64_t> {
-  static std::string name() { return "int"; }
+  static constexpr const char* name = "int";
 };
 template <>
 struct SchemaType<double> {
-  static std::string name() { return "float"; }
+  static constexpr const char* name = "float";
 };
 template <>
 struct SchemaType<bool> {
-  static std::string name() { return "bool"; }
+  static constexpr const char* name = "bool";
 };
 template <>
 struct SchemaType<std::string> {
-  static std::string name() { return "str"; }
-};
-template <class T>
-struct SchemaType<std::optional<T>> {
-  static std::string name() { return "Optional[" + SchemaType<T>::name() + "]"; }
-};
-template <class T>
-struct SchemaType<std::vector<T>> {
-  static std::string name() { return "List[" + SchemaType<T>::name() + "]"; }
+  static constexpr const char* name = "str";
 };
 
+// A type as two words: what is around it, and its name.
+struct SchemaWord {
+  const char *around, *name;
+};
+template <class T>
+struct SchemaWordOf {
+  static constexpr SchemaWord value{"", SchemaType<T>::name};
+};
+template <class T>
+struct SchemaWordOf<std::optional<T>> {
+  static constexpr SchemaWord value{"Optional", SchemaType<T>::name};
+};
+template <class T>
+struct SchemaWordOf<std::vector<T>> {
+  static constexpr SchemaWord value{"List", SchemaType<T>::name};
+};
+
+// The types of a list of arguments or results.
 template <class... T>
-std::string schema_types() {
-  std::string all;
-  ((all += all.empty() ? SchemaType<T>::name() : ' ' + SchemaType<T>::name()), ...);
-  return all;
-}
-
-template <class Result>
-struct SchemaResults {
-  static std::string names() { return schema_types<Result>(); }
+struct SchemaWords {
+  static constexpr std::array<SchemaWord, sizeof...(T)> value{SchemaWordOf<T>::value...};
 };
 template <>
-struct SchemaResults<void> {
-  static std::string names() { return ""; }
-};
-template <class... Result>
-struct SchemaResults<std::tuple<Result...>> {
-  static std::string names() { return schema_types<Result...>(); }
-};
+struct SchemaWords<void> : SchemaWords<> {};
+template <class... T>
+struct SchemaWords<std::tuple<T...>> : SchemaWords<T...> {};
 
-template <class Result, class... Argument>
-std::string signature(Result (*)(Argument...)) {
-  return schema_types<std::remove_cvref_t<Argument>...>() + '\t' + SchemaResults<Result>::names();
+// Not inlined, here and below: it runs once for each kernel, when the library is loaded.
+[[gnu::cold, gnu::noipa]] inline void append(std::string& line, const SchemaWord* words, size_t count) {
+  for (const SchemaWord* word = words; word != words + count; ++word) {
+    if (word != words) line += ' ';
+    line += word->around;
+    if (*word->around) line += '[';
+    line += word->name;
+    if (*word->around) line += ']';
+  }
 }
 
 // A line for each kernel of this library: its op, and the types of what its function takes and returns.
@@ -85,13 +91,31 @@ inline std::string& signatures() {
   return lines;
 }
 
+[[gnu::cold, gnu::noipa]] inline void add_signature(const char* op, const SchemaWord* arguments, size_t argument_count,
+                                                    const SchemaWord* results, size_t result_count) {
+  std::string& lines = signatures();
+  lines += op;
+  lines += '\t';
+  append(lines, arguments, argument_count);
+  lines += '\t';
+  append(lines, results, result_count);
+  lines += '\n';
+}
+
+template <class Result, class... Argument>
+void add_signature(const char* op, Result (*)(Argument...)) {
+  constexpr auto& arguments = SchemaWords<std::remove_cvref_t<Argument>...>::value;
+  constexpr auto& results = SchemaWords<Result>::value;
+  add_signature(op, arguments.data(), arguments.size(), results.data(), results.size());
+}
+
 }  // namespace detail
 
 // Registers Function as the kernel of `op`, on the device that `library` is for.
 template <auto Function, class Library>
 void implement(Library& library, const char* op) {
   library.impl(op, TORCH_BOX(Function));
-  detail::signatures() += std::string(op) + '\t' + detail::signature(Function) + '\n';
+  detail::add_signature(op, Function);
 }
 
 }  // namespace handgrad

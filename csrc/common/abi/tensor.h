@@ -62,6 +62,11 @@ inline std::vector<int64_t> contiguous_strides(Sizes sizes) {
   return strides;
 }
 
+inline Tensor empty_contiguous(Sizes sizes, const Tensor& like) {
+  const std::vector<int64_t> strides = contiguous_strides(sizes);
+  return empty_strided(sizes, Sizes(strides.data(), strides.size()), like);
+}
+
 // True when the elements fill one stretch of memory without gap or overlap, in whatever order of dimensions.
 inline bool is_dense(const Tensor& tensor) {
   if (tensor.is_contiguous()) return true;
@@ -84,9 +89,7 @@ inline bool is_dense(const Tensor& tensor) {
 // An uninitialised tensor like `like`, which keeps its order of dimensions in memory where that is dense: what
 // torch.empty_like does.
 inline Tensor new_like(const Tensor& like) {
-  if (is_dense(like)) return empty_strided(like.sizes(), like.strides(), like);
-  const std::vector<int64_t> strides = contiguous_strides(like.sizes());
-  return empty_strided(like.sizes(), Sizes(strides.data(), strides.size()), like);
+  return is_dense(like) ? empty_strided(like.sizes(), like.strides(), like) : empty_contiguous(like.sizes(), like);
 }
 
 // Memory for `count` floats or doubles on the device of `like`.
@@ -96,6 +99,21 @@ Tensor empty_vector(int64_t count, const Tensor& like) {
   const int32_t dtype = sizeof(C) == sizeof(double) ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
   return empty_strided(Sizes(&count, 1), Sizes(&one, 1), dtype, like);
 }
+
+// Memory for `count` indices, int64, on the device of `like`.
+inline Tensor empty_indices(int64_t count, const Tensor& like) {
+  const int64_t one = 1;
+  return empty_strided(Sizes(&count, 1), Sizes(&one, 1), aoti_torch_dtype_int64(), like);
+}
+
+// One bool for each element of a tensor of `sizes`, contiguous.
+inline Tensor empty_bools(Sizes sizes, const Tensor& like) {
+  const std::vector<int64_t> strides = contiguous_strides(sizes);
+  return empty_strided(sizes, Sizes(strides.data(), strides.size()), aoti_torch_dtype_bool(), like);
+}
+
+// Zeros in place of what is there.
+inline void fill_zero(const Tensor& tensor) { STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(tensor.get())); }
 
 // Stands for a gradient that nobody asked for.
 inline Tensor empty_placeholder(const Tensor& like) {

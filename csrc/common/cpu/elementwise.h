@@ -1,17 +1,18 @@
 // Loops over the elements of tensors of one shape, whatever their strides and dtype.
 //
-// A kernel written with this sees only short, contiguous runs of float or double: `block(count, in..., out...)`.
-// Strides, half types and the split over threads are dealt with around it, so the one loop that knows the formula is
-// compiled once per compute type and always vectorised. Where memory already is such a run, the kernel works in place
-// and nothing is copied; otherwise runs go through buffers small enough to stay in the first-level cache.
+// An op gives a body of one element, `void operator()(const C (&in)[In], C (&out)[Out]) const`, C being float or
+// double; the same one runs on the device (elementwise.cuh). The loop around it sees only short, contiguous runs of C.
+// Strides, half types and the split over threads are dealt with outside, so that the one loop that knows the formula is
+// compiled once for each type that it computes in, and always vectorised. Where memory already is such a run, the loop
+// works in place and nothing is copied; otherwise runs go through buffers small enough to stay in the first-level
+// cache.
 #pragma once
 
-#include <algorithm>
-#include <array>
-#include <numeric>
+#include <utility>
 
-#include "math/convert.h"
+#include "cpu/element_loop.h"
 #include "cpu/parallel.h"
+#include "math/convert.h"
 
 namespace handgrad {
 
@@ -20,221 +21,192 @@ inline constexpr int64_t kBlock = 512;
 // Smallest piece of work that a thread takes, or that one partial sum covers.
 inline constexpr int64_t kChunk = 8 * kBlock;
 
-// The shared shape of N operands, dimensions merged where all operands allow it and ordered as the first operand lies
-// in memory; element i of every operand is found by walking it.
-template <int N>
-class ElementLoop {
- public:
-  // Operands are given by their strides; a null pointer is one element for all (stride 0 throughout).
-  ElementLoop(Sizes shape, const std::array<const int64_t*, N>& operand_strides) {
-    numel_ = 1;
-    for (size_t d = 0; d < shape.size(); ++d) numel_ *= shape[d];
-    if (linear(shape, operand_strides)) return;
-
-    std::vector<size_t> order;
-    for (size_t d = 0; d < shape.size(); ++d) {
-      if (shape[d] != 1) order.push_back(d);
-    }
-    std::stable_sort(order.begin(), order.end(),
-                     [&](size_t a, size_t b) { return operand_strides[0][a] > operand_strides[0][b]; });
-    for (const size_t d : order) {
-      Dimension dimension{shape[d], {}};
-      for (int k = 0; k < N; ++k) dimension.strides[k] = operand_strides[k] ? operand_strides[k][d] : 0;
-      // A dimension that continues the one outside it, for every operand, is the same dimension.
-      bool continues = !dimensions_.empty();
-      for (int k = 0; continues && k < N; ++k) {
-        continues = dimensions_.back().strides[k] == dimension.strides[k] * dimension.size;
-      }
-      if (continues) {
-        dimensions_.back().size *= dimension.size;
-        dimensions_.back().strides = dimension.strides;
-      } else {
-        dimensions_.push_back(dimension);
-      }
-    }
-    if (dimensions_.size() <= 1) {
-      if (!dimensions_.empty()) inner_ = dimensions_.back().strides;
-      dimensions_.clear();
-    } else {
-      inner_ = dimensions_.back().strides;
-    }
-  }
-
-  int64_t numel() const { return numel_; }
-  // The whole loop is one dimension; `stride(k)` is then operand k's.
-  bool is_linear() const { return dimensions_.empty(); }
-  int64_t stride(int operand) const { return inner_[operand]; }
-
-  // The dimensions that are left, outermost first; a linear loop has one.
-  int dimensions() const { return is_linear() ? 1 : static_cast<int>(dimensions_.size()); }
-  int64_t size(int dimension) const { return is_linear() ? numel_ : dimensions_[dimension].size; }
-  int64_t stride(int dimension, int operand) const {
-    return is_linear() ? inner_[operand] : dimensions_[dimension].strides[operand];
-  }
-  // How far from its first element an operand reaches.
-  int64_t largest_offset() const {
-    int64_t largest = 0;
-    for (int k = 0; k < N; ++k) {
-      int64_t offset = 0;
-      for (int d = 0; d < dimensions(); ++d) offset += (size(d) - 1) * stride(d, k);
-      largest = std::max(largest, offset);
-    }
-    return largest;
-  }
-
-  // run(offset into the operand, how many elements, position in the block) for the elements [begin, begin + count).
-  template <class Run>
-  void for_each_run(int operand, int64_t begin, int64_t count, const Run& run) const {
-    if (is_linear()) {
-      run(begin * inner_[operand], count, int64_t{0});
-      return;
-    }
-    for (int64_t done = 0; done < count;) {
-      int64_t rest = begin + done, offset = 0, inside = 0;
-      for (size_t d = dimensions_.size(); d-- > 0;) {
-        const int64_t index = rest % dimensions_[d].size;
-        rest /= dimensions_[d].size;
-        offset += index * dimensions_[d].strides[operand];
-        if (d + 1 == dimensions_.size()) inside = index;
-      }
-      const int64_t length = std::min(count - done, dimensions_.back().size - inside);
-      run(offset, length, done);
-      done += length;
-    }
-  }
-
- private:
-  struct Dimension {
-    int64_t size;
-    std::array<int64_t, N> strides;
-  };
-
-  // The common case, decided without sorting or allocating: every operand lies in memory in the same dense order, or is
-  // one element for all.
-  bool linear(Sizes shape, const std::array<const int64_t*, N>& operand_strides) {
-    for (int k = 0; k < N; ++k) {
-      int64_t step = 1;
-      bool dense = operand_strides[k] != nullptr, constant = true;
-      for (size_t d = shape.size(); d-- > 0 && operand_strides[k];) {
-        if (shape[d] == 1) continue;
-        dense = dense && operand_strides[k][d] == step;
-        constant = constant && operand_strides[k][d] == 0;
-        step *= shape[d];
-      }
-      if (!dense && !constant) return false;
-      inner_[k] = dense ? 1 : 0;
-    }
-    return true;
-  }
-
-  int64_t numel_ = 0;
-  std::array<int64_t, N> inner_{};
-  std::vector<Dimension> dimensions_;
-};
-
-// An operand that is read: a tensor, or one value for all elements.
-template <class T>
-struct Input {
-  using Element = T;
-  const T* data;
-  const int64_t* strides;
-
-  explicit Input(const Tensor& tensor) : data(tensor.const_data_ptr<T>()), strides(tensor.strides().data()) {}
-  static Input scalar(const Tensor& tensor) {
-    Input input(tensor);
-    input.strides = nullptr;
-    return input;
-  }
-
-  template <int N>
-  const Compute<T>* open(const ElementLoop<N>& loop, int operand, int64_t begin, int64_t count,
-                         Compute<T>* buffer) const {
-    if constexpr (std::is_same_v<T, Compute<T>>) {
-      if (loop.is_linear() && loop.stride(operand) == 1) return data + begin;
-    }
-    const int64_t stride = loop.stride(operand);
-    loop.for_each_run(operand, begin, count, [&](int64_t offset, int64_t length, int64_t at) {
-      load_run(data + offset, stride, length, buffer + at);
-    });
-    return buffer;
-  }
-  template <int N>
-  void close(const ElementLoop<N>&, int, int64_t, int64_t, const Compute<T>*) const {}
-};
-
-// An operand that is written.
-template <class T>
-struct Output {
-  using Element = T;
-  T* data;
-  const int64_t* strides;
-
-  explicit Output(const Tensor& tensor) : data(tensor.mutable_data_ptr<T>()), strides(tensor.strides().data()) {}
-
-  template <int N>
-  Compute<T>* open(const ElementLoop<N>& loop, int operand, int64_t begin, int64_t, Compute<T>* buffer) const {
-    if constexpr (std::is_same_v<T, Compute<T>>) {
-      if (loop.is_linear() && loop.stride(operand) == 1) return data + begin;
-    }
-    return buffer;
-  }
-  template <int N>
-  void close(const ElementLoop<N>& loop, int operand, int64_t begin, int64_t count, const Compute<T>* block) const {
-    if constexpr (std::is_same_v<T, Compute<T>>) {
-      if (block == data + begin && loop.is_linear() && loop.stride(operand) == 1) return;
-    }
-    const int64_t stride = loop.stride(operand);
-    loop.for_each_run(operand, begin, count, [&](int64_t offset, int64_t length, int64_t at) {
-      store_run(block + at, length, data + offset, stride);
-    });
-  }
-};
-
 namespace detail {
 
-// Runs block(count, pointers...) for the elements [begin, end) and adds up what it returns, if it returns anything.
-template <class C, class Block, int N, size_t... K, class... Operands>
-double run_blocks(const ElementLoop<N>& loop, int64_t begin, int64_t end, const Block& block, std::index_sequence<K...>,
-                  const Operands&... operands) {
-  alignas(64) C buffers[N][kBlock];
-  double total = 0;
-  for (int64_t at = begin; at < end; at += kBlock) {
-    const int64_t count = std::min(kBlock, end - at);
-    auto pointers = std::make_tuple(operands.open(loop, static_cast<int>(K), at, count, buffers[K])...);
-    if constexpr (std::is_void_v<decltype(block(count, std::get<K>(pointers)...))>) {
-      block(count, std::get<K>(pointers)...);
-    } else {
-      total += static_cast<double>(block(count, std::get<K>(pointers)...));
+// A run is a multiple of so many elements, two of the widest vectors of any instruction set: what is shorter goes
+// through buffers, filled up with zeros. So a loop needs no second and third version of the formula for what is left
+// over.
+inline constexpr int64_t kLanes = 32;
+
+// The loop over a run: inputs and outputs one after the other in `operands`, and four bytes of room for each element.
+template <class C>
+using RunLoop = void (*)(const void* body, int64_t count, C* const* operands, void* room);
+
+template <class C, class Body, class In, class Out>
+struct RunOf;
+
+template <class C, class Body, size_t... In, size_t... Out>
+struct RunOf<C, Body, std::index_sequence<In...>, std::index_sequence<Out...>> {
+  static void loop(const void* memory, int64_t count, C* const* operands, void* room) {
+    const Body body = *static_cast<const Body*>(memory);
+    const C* const in[] = {operands[In]...};
+    C* const out[] = {operands[sizeof...(In) + Out]...};
+    const int64_t whole = count & -kLanes;
+    // As many elements are taken at once as fit into a vector of the narrowest type in the loop. One that is half as
+    // wide as C makes that two vectors of C, which are computed side by side: formulas are long chains of operations
+    // that wait for each other, and up to a quarter of the time is saved. Nobody reads what is stored.
+    using HalfAsWide = std::conditional_t<std::is_same_v<C, double>, int32_t, int16_t>;
+    [[maybe_unused]] HalfAsWide* const unread = static_cast<HalfAsWide*>(room);
+    HANDGRAD_SIMD
+    for (int64_t i = 0; i < whole; ++i) {
+      const C element[] = {in[In][i]...};
+      C result[sizeof...(Out)];
+      body(element, result);
+      ((out[Out][i] = result[Out]), ...);
+      if constexpr (!kIsRare<Body> || std::is_same_v<C, float>) unread[i] = 0;
     }
-    (operands.close(loop, static_cast<int>(K), at, count, std::get<K>(pointers)), ...);
   }
-  return total;
+};
+
+// All that a loop over elements is, but for its formula: what follows exists once for each type C.
+template <class C>
+struct ElementJob {
+  ElementLoop elements;
+  std::array<Operand, kMaxOperands> operands;
+  std::array<C, kMaxOperands> constants{};  // the values of inputs that are one for all elements
+  int inputs, count;                        // count: of all operands
+  bool summed;                              // the first output
+  RunLoop<C> loop;
+  const void* body;
+
+  bool is_output(int k) const { return k >= inputs; }
+  // An input that is given twice, one after the other, is read once.
+  bool is_repeated(int k) const { return k > 0 && !is_output(k) && operands[k] == operands[k - 1]; }
+  // Its memory is a run of C already.
+  bool in_place(int k) const {
+    return operands[k].strides && operands[k].dtype == kDtype<C> && elements.is_linear() && elements.stride(k) == 1;
+  }
+};
+
+template <class C>
+void load_block(const ElementJob<C>& job, int k, int64_t begin, int64_t count, C* buffer) {
+  const Operand& operand = job.operands[k];
+  job.elements.for_each_run(k, begin, count, [&](int64_t offset, int64_t length, int64_t position) {
+    load_run(operand.dtype, operand.data, offset, job.elements.stride(k), length, buffer + position);
+  });
+}
+
+template <class C>
+void store_block(const ElementJob<C>& job, int k, int64_t begin, int64_t count, const C* buffer) {
+  const Operand& operand = job.operands[k];
+  job.elements.for_each_run(k, begin, count, [&](int64_t offset, int64_t length, int64_t position) {
+    store_run(operand.dtype, buffer + position, length, operand.data, offset, job.elements.stride(k));
+  });
+}
+
+// Element 0, kLanes, 2 kLanes, …, added up as a tree: unrolled, so that no addition waits for the one before it.
+template <class C, int64_t Rows>
+HANDGRAD_MATH C column_sum(const C* column) {
+  if constexpr (Rows == 1) {
+    return *column;
+  } else {
+    return column_sum<C, Rows / 2>(column) + column_sum<C, Rows / 2>(column + Rows / 2 * kLanes);
+  }
+}
+
+// The sum of the blocks of an output: within a block in C, from block to block in double, for each lane by itself.
+struct BlockSums {
+  double lanes[kLanes] = {};
+
+  template <class C>
+  void add(C* block, int64_t count) {
+    std::fill(block + count, block + kBlock, C(0));
+    HANDGRAD_SIMD
+    for (int64_t k = 0; k < kLanes; ++k) {
+      lanes[k] += static_cast<double>(column_sum<C, kBlock / kLanes>(block + k));
+    }
+  }
+  double total() const {
+    double total = 0;
+    for (const double lane : lanes) total += lane;
+    return total;
+  }
+};
+
+// The elements [begin, end); returns the sum of the first output, if it is summed.
+template <class C>
+[[gnu::noipa]] double run_blocks(const ElementJob<C>& job, int64_t begin, int64_t end) {
+  alignas(64) C buffers[kMaxOperands][kBlock];
+  alignas(64) unsigned char room[4 * kBlock];
+  C* pointers[kMaxOperands];
+  for (int k = 0; k < job.inputs; ++k) {
+    pointers[k] = buffers[k];
+    if (!job.operands[k].strides) std::fill_n(buffers[k], kBlock, job.constants[k]);
+  }
+  BlockSums sums;
+  for (int64_t first = begin; first < end; first += kBlock) {
+    const int64_t count = std::min(kBlock, end - first), filled = (count + kLanes - 1) & -kLanes;
+    for (int k = 0; k < job.count; ++k) {
+      if (job.is_repeated(k)) {
+        pointers[k] = pointers[k - 1];
+      } else if (filled == count && job.in_place(k)) {
+        pointers[k] = static_cast<C*>(job.operands[k].data) + first;
+      } else {
+        pointers[k] = buffers[k];
+        if (job.is_output(k) || !job.operands[k].strides) continue;
+        load_block(job, k, first, count, buffers[k]);
+        std::fill(buffers[k] + count, buffers[k] + filled, C(0));
+      }
+    }
+    job.loop(job.body, filled, pointers, room);
+    if (job.summed) sums.add(pointers[job.inputs], count);
+    for (int k = job.inputs; k < job.count; ++k) {
+      if (pointers[k] == buffers[k] && job.operands[k].data) store_block(job, k, first, count, buffers[k]);
+    }
+  }
+  return job.summed ? sums.total() : 0.0;
+}
+
+template <class C>
+double run_all(const ElementJob<C>& job) {
+  const int64_t numel = job.elements.numel();
+  if (job.summed) {
+    return parallel_sum(numel, kChunk, [&](int64_t begin, int64_t end) { return run_blocks(job, begin, end); });
+  }
+  parallel_for((numel + kChunk - 1) / kChunk, kChunk,
+               [&](int64_t begin, int64_t end) { run_blocks(job, begin * kChunk, std::min(numel, end * kChunk)); });
+  return 0;
+}
+
+template <class C>
+[[gnu::noipa]] void run_elements(const Tensor& like, RunLoop<C> loop, const void* body, const Input* inputs, int in,
+                                 const Output* outputs, int out) {
+  std::array<Operand, kMaxOperands> operands;
+  std::copy(inputs, inputs + in, operands.begin());
+  std::copy(outputs, outputs + out, operands.begin() + in);
+  const Tensor* total = outputs[0].total;
+  ElementJob<C> job{
+      ElementLoop(like.sizes(), operands.data(), in + out), operands, {}, in, in + out, total != nullptr, loop, body};
+  for (int k = 0; k < in; ++k) {
+    if (inputs[k].strides || !inputs[k].data) continue;
+    load_run(inputs[k].dtype, inputs[k].data, 0, 0, 1, &job.constants[k]);
+    job.constants[k] *= static_cast<C>(inputs[k].factor);
+  }
+  const double sum = run_all(job);
+  if (total) {
+    const C value = static_cast<C>(sum / outputs[0].divisor);
+    store_run(like.scalar_type(), &value, 1, total->mutable_data_ptr(), 0, 0);
+  }
 }
 
 }  // namespace detail
 
-// block(count, pointers...) over all elements of the operands, which share `shape`. Pointers come in the order of the
-// operands: const float* (or double*) for an Input, float* for an Output; `count` is at most kBlock.
-template <class First, class... Rest, class Block>
-void for_each_block(Sizes shape, const Block& block, const First& first, const Rest&... rest) {
-  constexpr int N = 1 + sizeof...(Rest);
-  const ElementLoop<N> loop(shape, {first.strides, rest.strides...});
-  const int64_t chunks = (loop.numel() + kChunk - 1) / kChunk;
-  parallel_for(chunks, kChunk, [&](int64_t begin, int64_t end) {
-    detail::run_blocks<Compute<typename First::Element>>(loop, begin * kChunk, std::min(loop.numel(), end * kChunk),
-                                                         block, std::make_index_sequence<N>(), first, rest...);
-  });
+// body on every element of the inputs, which share shape and dtype of `like`, computed in C.
+template <class C, size_t In, size_t Out, class Body>
+void for_each_element(const Tensor& like, const Body& body, const Input (&inputs)[In], const Output (&outputs)[Out]) {
+  static_assert(In + Out <= kMaxOperands);
+  using Run = detail::RunOf<C, Body, std::make_index_sequence<In>, std::make_index_sequence<Out>>;
+  detail::run_elements<C>(like, &Run::loop, &body, inputs, In, outputs, Out);
 }
 
-// The same, adding up what `block` returns; bit for bit the same for any number of threads.
-template <class First, class... Rest, class Block>
-double sum_over_blocks(Sizes shape, const Block& block, const First& first, const Rest&... rest) {
-  constexpr int N = 1 + sizeof...(Rest);
-  const ElementLoop<N> loop(shape, {first.strides, rest.strides...});
-  return parallel_sum(loop.numel(), kChunk, [&](int64_t begin, int64_t end) {
-    return detail::run_blocks<Compute<typename First::Element>>(loop, begin, end, block, std::make_index_sequence<N>(),
-                                                                first, rest...);
-  });
-}
+// What host entries that serve several devices call (kinds/). `op` and `pass` name the loop in error messages of
+// devices.
+struct OnCpu {
+  template <class C, size_t In, size_t Out, class Body>
+  static void for_each_element(const char* /*op*/, const char* /*pass*/, const Tensor& like, const Body& body,
+                               const Input (&inputs)[In], const Output (&outputs)[Out]) {
+    handgrad::for_each_element<C>(like, body, inputs, outputs);
+  }
+};
 
 }  // namespace handgrad

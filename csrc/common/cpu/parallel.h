@@ -29,8 +29,9 @@ void parallel_for(int64_t count, int64_t elements_per_item, const Body& body) {
 // partial sums are then added in order. So the result is the same, to the bit, for any number of threads.
 template <class Body>
 double parallel_sum(int64_t count, int64_t smallest_chunk, const Body& body) {
-  // At most 65,536 partial sums, and few enough chunks that the serial addition costs nothing.
-  const int64_t chunk = std::max(smallest_chunk, (count + 65535) / 65536);
+  // At most 65,536 partial sums, so that the serial addition costs nothing, over whole smallest chunks.
+  const int64_t share = std::max<int64_t>(1, (count + 65535) / 65536);
+  const int64_t chunk = (share + smallest_chunk - 1) / smallest_chunk * smallest_chunk;
   const int64_t chunks = (count + chunk - 1) / chunk;
   if (chunks <= 1) return count > 0 ? body(int64_t{0}, count) : 0.0;
   std::vector<double> partial(static_cast<size_t>(chunks));

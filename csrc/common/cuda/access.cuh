@@ -2,8 +2,8 @@
 // sees misaligned access.
 #pragma once
 
-#include "math/convert.h"
 #include "cuda/device.cuh"
+#include "math/convert.h"
 
 namespace handgrad {
 

@@ -6,16 +6,14 @@
 #include <cstdint>
 
 #include "abi/check.h"
-#include "cuda/device.cuh"
 #include "abi/tensor.h"
+#include "cuda/device.cuh"
 
 #if !defined(HANDGRAD_EMULATED)
 #include <torch/csrc/stable/accelerator.h>
 #endif
 
 namespace handgrad {
-
-inline constexpr int kWarpSize = 32;
 
 #if defined(HANDGRAD_EMULATED)
 
@@ -67,6 +65,11 @@ struct Blocks {
   dim3 threads;
   int64_t shared_bytes = 0;
 };
+
+// A thread for each of `count` items, in blocks of so many.
+inline Blocks blocks_for(int64_t count, int threads_per_block) {
+  return {(count + threads_per_block - 1) / threads_per_block, dim3(static_cast<unsigned>(threads_per_block), 1, 1), 0};
+}
 
 // What a block gets without asking.
 inline constexpr int64_t kSharedWithoutAsking = 48 * 1024;

@@ -11,19 +11,21 @@ inline constexpr int kSumThreads = 256;
 
 __device__ __forceinline__ double warp_sum(double value) {
 #pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_down_sync(0xffffffffu, value, distance);
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
+    value += __shfl_down_sync(0xffffffffu, value, distance);
   return value;
 }
 
 // The sum over all threads of the block, in thread 0. All threads must call it.
 template <int Threads>
 __device__ __forceinline__ double block_sum(double value) {
-  static_assert(Threads % 32 == 0 && Threads <= 1024);
-  __shared__ double of_warps[32];
+  constexpr int kWarps = Threads / kWarpSize;
+  static_assert(Threads % kWarpSize == 0 && kWarps <= kWarpSize);
+  __shared__ double of_warps[kWarpSize];
   value = warp_sum(value);
-  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
+  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = value;
   __syncthreads();
-  if (threadIdx.x < 32) value = warp_sum(threadIdx.x < Threads / 32 ? of_warps[threadIdx.x] : 0.0);
+  if (threadIdx.x < kWarpSize) value = warp_sum(threadIdx.x < kWarps ? of_warps[threadIdx.x] : 0.0);
   return value;
 }
 
@@ -33,15 +35,24 @@ __device__ __forceinline__ void store_block_sum(double value, double* partial) {
   if (threadIdx.x == 0) store(partial + blockIdx.x, total);
 }
 
-// The second stage, one block: partial sums to the result.
-template <class T>
-__global__ void __launch_bounds__(kSumThreads, kMinBlocks)
-    sum_partial_kernel(const double* partial, int64_t count, double factor, T* total) {
-  HANDGRAD_LAUNCH_BOUNDS(kSumThreads);
+// The second stage, one block: partial sums to the result, one element of `dtype`.
+template <int Threads>
+__global__ void __launch_bounds__(Threads, kMinBlocks)
+    sum_partial_kernel(const double* partial, int64_t count, double divisor, ScalarType dtype, void* total) {
+  HANDGRAD_LAUNCH_BOUNDS(Threads);
   double value = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kSumThreads) value += load(partial + i);
-  value = block_sum<kSumThreads>(value);
-  if (threadIdx.x == 0) store(total, narrow<T>(static_cast<Compute<T>>(value * factor)));
+#pragma unroll 1
+  for (int64_t i = threadIdx.x; i < count; i += Threads) value += load(partial + i);
+  value = block_sum<Threads>(value) / divisor;
+  if (threadIdx.x != 0) return;
+  if (dtype == ScalarType::Double) {
+    store(static_cast<double*>(total), value);
+  } else {
+    dispatch_storage<float>(dtype, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      store(static_cast<T*>(total), narrow<T>(static_cast<float>(value)));
+    });
+  }
 }
 
 }  // namespace handgrad

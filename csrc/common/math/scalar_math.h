@@ -173,9 +173,14 @@ template <class T>
 HANDGRAD_MATH T log(T x) {
   return ::log(x);
 }
+// The one function here that is not inlined: it is longer than the formulas that call it, several times.
+template <class T>
+__device__ __noinline__ T pow_out_of_line(T base, T exponent) {
+  return ::pow(base, exponent);
+}
 template <class T>
 HANDGRAD_MATH T pow(T base, T exponent) {
-  return ::pow(base, exponent);
+  return pow_out_of_line(base, exponent);
 }
 
 #else

@@ -8,9 +8,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
   library.def(
       "_asymmetric_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, float gamma_neg, float gamma_pos, "
       "float clip, int reduction, "
-      "bool need_inputs, bool need_targets) -> (Tensor grad_inputs, Tensor grad_targets)");
+      "bool[2] output_mask) -> (Tensor grad_inputs, Tensor grad_targets)");
   library.def(
       "_asymmetric_loss_double_backward(Tensor? grad_grad_inputs, Tensor? grad_grad_targets, Tensor grad_output, "
-      "Tensor inputs, Tensor targets, float gamma_neg, float gamma_pos, float clip, int reduction) "
+      "Tensor inputs, Tensor targets, float gamma_neg, float gamma_pos, float clip, int reduction, bool[3] "
+      "output_mask) "
       "-> (Tensor grad_grad_output, Tensor grad_inputs, Tensor grad_targets)");
 }

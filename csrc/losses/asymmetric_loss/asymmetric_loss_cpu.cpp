@@ -1,42 +1,9 @@
-// Asymmetric loss on the CPU: the host entries of elementwise_loss.h, with this formula.
-#include "asymmetric_loss_host.h"
+// Asymmetric loss on the CPU: an elementwise loss with this formula.
+#include "asymmetric_loss_math.h"
+
+#include "cpu/elementwise.h"
 #include "kinds/elementwise_loss.h"
-#include "abi/registration.h"
-
-namespace handgrad {
-namespace {
-
-using namespace asymmetric_loss;
-
-Tensor asymmetric_loss_cpu(const Tensor& inputs, const Tensor& targets, double gamma_neg, double gamma_pos, double clip,
-                           int64_t reduction_code) {
-  return elementwise_loss::forward_cpu(kOp, inputs, targets, reduction_code,
-                                       with_formula(inputs, gamma_neg, gamma_pos, clip));
-}
-
-std::tuple<Tensor, Tensor> asymmetric_loss_backward_cpu(const Tensor& grad_output, const Tensor& inputs,
-                                                        const Tensor& targets, double gamma_neg, double gamma_pos,
-                                                        double clip, int64_t reduction_code, bool need_inputs,
-                                                        bool need_targets) {
-  return elementwise_loss::backward_cpu(kOp, grad_output, inputs, targets, reduction_code, need_inputs, need_targets,
-                                        with_formula(inputs, gamma_neg, gamma_pos, clip));
-}
-
-std::tuple<Tensor, Tensor, Tensor> asymmetric_loss_double_backward_cpu(const std::optional<Tensor>& grad_grad_inputs,
-                                                                       const std::optional<Tensor>& grad_grad_targets,
-                                                                       const Tensor& grad_output, const Tensor& inputs,
-                                                                       const Tensor& targets, double gamma_neg,
-                                                                       double gamma_pos, double clip,
-                                                                       int64_t reduction_code) {
-  return elementwise_loss::double_backward_cpu(kOp, grad_grad_inputs, grad_grad_targets, grad_output, inputs, targets,
-                                               reduction_code, with_formula(inputs, gamma_neg, gamma_pos, clip));
-}
-
-}  // namespace
-}  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::asymmetric_loss_cpu>(library, "asymmetric_loss");
-  handgrad::implement<handgrad::asymmetric_loss_backward_cpu>(library, "_asymmetric_loss_backward");
-  handgrad::implement<handgrad::asymmetric_loss_double_backward_cpu>(library, "_asymmetric_loss_double_backward");
+  handgrad::elementwise_loss::implement<handgrad::AsymmetricLossOp, handgrad::OnCpu>(library);
 }

@@ -5,9 +5,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
   library.def("sigmoid_focal_loss(Tensor inputs, Tensor targets, float alpha, float gamma, int reduction) -> Tensor");
   library.def(
       "_sigmoid_focal_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, float alpha, float gamma, "
-      "int reduction, bool need_inputs, bool need_targets) -> (Tensor grad_inputs, Tensor grad_targets)");
+      "int reduction, bool[2] output_mask) -> (Tensor grad_inputs, Tensor grad_targets)");
   library.def(
       "_sigmoid_focal_loss_double_backward(Tensor? grad_grad_inputs, Tensor? grad_grad_targets, Tensor grad_output, "
-      "Tensor inputs, Tensor targets, float alpha, float gamma, int reduction) "
+      "Tensor inputs, Tensor targets, float alpha, float gamma, int reduction, bool[3] output_mask) "
       "-> (Tensor grad_grad_output, Tensor grad_inputs, Tensor grad_targets)");
 }

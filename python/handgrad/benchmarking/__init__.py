@@ -3,17 +3,9 @@
 How they measure and how to read them: docs/benchmarks.md. Needs ``pip install handgrad[bench]``.
 """
 
-from handgrad.benchmarking.harness import (
-    Benchmark,
-    BenchmarkError,
-    Case,
-    Fact,
-    Peer,
-    Settings,
-    Sweep,
-    compiled,
-    interleave,
-)
+from handgrad.benchmarking.declaring import Benchmark, BenchmarkError, Case, Fact, Peer, Settings, Sweep
+from handgrad.benchmarking.measuring import interleave
+from handgrad.benchmarking.peers import compiled
 
 __all__ = [
     "Benchmark",

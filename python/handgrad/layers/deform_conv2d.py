@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from handgrad._layout import empty_image
-from handgrad.arguments import INT32_MAX, check_int, check_like, check_pair, check_tensor
-from handgrad.registration import batch_first, register, through_reference
+from handgrad.arguments import INT32_MAX, check_int, check_pair, check_tensor
+from handgrad.derivatives import BATCHED, Call, Derivatives, Role, unfold_batch
 from handgrad.tracing import traceable
 
 _OP = "deform_conv2d"
@@ -77,7 +77,9 @@ def deform_conv2d(
         offset, weight = offset.to(input.dtype), weight.to(input.dtype)
         bias = None if bias is None else bias.to(input.dtype)
         mask = None if mask is None else mask.to(input.dtype)
-    return _forward(input, offset, weight, bias, mask, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w)
+    return _deform_conv2d(
+        input, offset, weight, bias, mask, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w
+    )
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------
@@ -118,22 +120,20 @@ class DeformConv2d(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        groups = check_int(name, "groups", groups, 1, INT32_MAX)
-        in_channels = check_int(name, "in_channels", in_channels, 1, INT32_MAX)
-        out_channels = check_int(name, "out_channels", out_channels, 1, INT32_MAX)
-        for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if channels % groups:
-                raise ValueError(f"{name}: {argument} must be a multiple of groups, {groups}; got {channels}")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        self.groups = check_int(name, "groups", groups, 1, INT32_MAX)
+        self.in_channels = check_int(name, "in_channels", in_channels, 1, INT32_MAX)
+        self.out_channels = check_int(name, "out_channels", out_channels, 1, INT32_MAX)
+        for argument in ("in_channels", "out_channels"):
+            channels = getattr(self, argument)
+            if channels % self.groups:
+                raise ValueError(f"{name}: {argument} must be a multiple of groups, {self.groups}; got {channels}")
         self.kernel_size = check_pair(name, "kernel_size", kernel_size, 1)
         self.stride = check_pair(name, "stride", stride, 1)
         self.padding = check_pair(name, "padding", padding, 0)
         self.dilation = check_pair(name, "dilation", dilation, 1)
-        self.groups = groups
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
+        self.weight = nn.Parameter(torch.empty(self.out_channels, self.in_channels // self.groups, *self.kernel_size))
         if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels))
+            self.bias = nn.Parameter(torch.empty(self.out_channels))
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
@@ -181,15 +181,15 @@ class DeformConv2dPack(DeformConv2d):
         bias: bool = True,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        deform_groups = check_int("DeformConv2dPack", "deform_groups", deform_groups, 1, INT32_MAX)
-        if self.in_channels % deform_groups:
+        self.deform_groups = check_int("DeformConv2dPack", "deform_groups", deform_groups, 1, INT32_MAX)
+        if self.in_channels % self.deform_groups:
             raise ValueError(
                 f"DeformConv2dPack: deform_groups must divide in_channels, {in_channels}; got {deform_groups}"
             )
-        self.deform_groups = deform_groups
         taps = self.kernel_size[0] * self.kernel_size[1]
+        predicted = 3 * self.deform_groups * taps
         self.conv_offset = nn.Conv2d(
-            self.in_channels, 3 * deform_groups * taps, self.kernel_size, self.stride, self.padding, self.dilation
+            self.in_channels, predicted, self.kernel_size, self.stride, self.padding, self.dilation
         )
         nn.init.zeros_(self.conv_offset.weight)
         assert self.conv_offset.bias is not None
@@ -270,55 +270,6 @@ def deform_conv2d_reference(
     return output if bias is None else output + bias[:, None, None]
 
 
-def _backward_reference(
-    grad_output: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, *steps: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    bias = weight.new_zeros(weight.shape[0])
-    *numbers, _ = steps
-    if mask is None:
-
-        def without_mask(x: Tensor, o: Tensor, w: Tensor, b: Tensor) -> Tensor:
-            return deform_conv2d_reference(x, o, w, b, None, *numbers)
-
-        grads = torch.func.vjp(without_mask, input, offset, weight, bias)[1](grad_output)
-        return *grads, input.new_zeros(0)
-
-    def forward(x: Tensor, o: Tensor, w: Tensor, b: Tensor, m: Tensor) -> Tensor:
-        return deform_conv2d_reference(x, o, w, b, m, *numbers)
-
-    grads = torch.func.vjp(forward, input, offset, weight, bias, mask)[1](grad_output)
-    return grads
-
-
-def _double_backward_reference(
-    grad_grad_input: Tensor,
-    grad_grad_offset: Tensor,
-    grad_grad_weight: Tensor,
-    grad_grad_bias: Tensor,
-    grad_grad_mask: Tensor,
-    grad_output: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    mask: Tensor | None,
-    *steps: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    first = (grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias)
-    if mask is None:
-
-        def without_mask(g: Tensor, x: Tensor, o: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-            return _backward_reference(g, x, o, w, None, *steps)[:4]
-
-        grads = torch.func.vjp(without_mask, grad_output, input, offset, weight)[1](first)
-        return *grads, input.new_zeros(0)
-
-    def backward(g: Tensor, x: Tensor, o: Tensor, w: Tensor, m: Tensor) -> tuple[Tensor, ...]:
-        return _backward_reference(g, x, o, w, m, *steps)
-
-    grads = torch.func.vjp(backward, grad_output, input, offset, weight, mask)[1]((*first, grad_grad_mask))
-    return grads
-
-
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
 
 
@@ -359,161 +310,26 @@ def _fake(
     return empty_image(input, (input.shape[0], weight.shape[0], out_h, out_w), input)
 
 
-def _backward_fake(
-    grad_output: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, *steps: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    check_like(_OP, "grad_output", grad_output, "output", _fake(input, offset, weight, None, mask, *steps[:-1]))
-    return (
-        empty_image(input, input.shape, input),
-        empty_image(input, offset.shape, offset),
-        empty_image(input, weight.shape, weight),
-        input.new_empty(weight.shape[0]),
-        input.new_empty(0) if mask is None else empty_image(input, mask.shape, mask),
-    )
+# ---- autograd, vmap: what is special ---------------------------------------------------------------------------------
+
+# What vmap adds becomes groups of the convolution and of the offsets, so that each has a weight of its own.
+_IMAGE = Role(
+    lambda tensor, call: tensor.movedim(0, 1).flatten(1, 2),
+    lambda tensor, size: tensor.unflatten(1, (size, tensor.shape[1] // max(1, size))).movedim(1, 0),
+)
+_WEIGHT = BATCHED
 
 
-def _double_backward_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grad_output, input, offset, weight, mask, *steps = args[5:]
-    grads = _backward_fake(grad_output, input, offset, weight, mask, *steps)
-    return _fake(input, offset, weight, None, mask, *steps[:-1]), *grads[:3], grads[4]
-
-
-# ---- autograd, vmap --------------------------------------------------------------------------------------------------
-
-
-class _Forward(torch.autograd.Function):
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        input, offset, weight, bias, mask, *ctx.steps = inputs
-        ctx.has_bias = bias is not None
-        ctx.save_for_backward(input, offset, weight, mask)
-        ctx.save_for_forward(input, offset, weight, mask)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
-        grads = _backward(grad_output, *ctx.saved_tensors, *ctx.steps, _deterministic())
-        grad_input, grad_offset, grad_weight, grad_bias, grad_mask = grads
-        return (
-            grad_input,
-            grad_offset,
-            grad_weight,
-            grad_bias if ctx.has_bias else None,
-            None if ctx.saved_tensors[3] is None else grad_mask,
-            # stride, padding and dilation are numbers
-            *[None] * 6,
-        )
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        # The double backward's first result is the Jacobian times the tangents, whatever grad_output is.
-        input, offset, weight, mask = ctx.saved_tensors
-        v_input, v_offset, v_weight, v_bias, v_mask = _filled(
-            tangents[:5], (input, offset, weight, weight.new_zeros(weight.shape[0]), _mask_or_empty(mask, input))
-        )
-        sizes = (input.shape[0], weight.shape[0], *offset.shape[2:])
-        return _double_backward(
-            v_input, v_offset, v_weight, v_bias, v_mask, input.new_zeros(sizes), input, offset, weight, mask,
-            *ctx.steps, _deterministic(),
-        )[0]  # fmt: skip
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        size = info.batch_size
-        if in_dims[2] is None and in_dims[3] is None:
+class _DeformConv2d(Derivatives):
+    def batched(self, call: Call) -> list[Tensor]:
+        if call.op is self.op and not call.batched & {"weight", "bias"}:
             # One weight for all: what vmap adds goes into the batch.
-            input, offset, mask = (
-                None if args[k] is None else batch_first(args[k], in_dims[k], size).flatten(0, 1) for k in (0, 1, 4)
-            )
-            output = _forward(input, offset, args[2], args[3], mask, *args[5:])
-            return output.unflatten(0, (size, output.shape[0] // max(1, size))), 0
-        folded = _as_groups(info, in_dims, args, "iiwbi")
-        return _from_groups(_forward(*folded, *args[5:]), size, "i"), 0
-
-
-class _Backward(torch.autograd.Function):
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        tensors, ctx.steps = inputs[:5], inputs[5:]
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_grads: Tensor) -> Any:
-        *grads, grad_mask = _double_backward(*grad_grads, *ctx.saved_tensors, *ctx.steps)
-        # stride, padding, dilation and deterministic are no tensors
-        return *grads, None if ctx.saved_tensors[4] is None else grad_mask, *[None] * 7
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        grad_output, input, offset, weight, mask = ctx.saved_tensors
-        none = _mask_or_empty(mask, input)
-        v_grad, *moved = _filled(tangents[:5], (grad_output, input, offset, weight, none))
-        # Linear in grad_output; and the Hessian of sum(grad_output * output) is symmetric, so H v is what the double
-        # backward makes of v.
-        by_grad = _backward(v_grad, input, offset, weight, mask, *ctx.steps)
-        zero_bias = weight.new_zeros(weight.shape[0])
-        by_rest = _double_backward(
-            moved[0], moved[1], moved[2], zero_bias, moved[3], grad_output, input, offset, weight, mask, *ctx.steps
-        )
-        return (
-            by_grad[0] + by_rest[1],
-            by_grad[1] + by_rest[2],
-            by_grad[2] + by_rest[3],
-            by_grad[3],
-            by_grad[4] + by_rest[4],
-        )
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        folded = _as_groups(info, in_dims, args, "iiiwi")
-        outputs = _backward(*folded, *args[5:])
-        kinds = zip(outputs, "iiwb" + ("e" if args[4] is None else "i"), strict=True)
-        return tuple(_from_groups(out, info.batch_size, kind) for out, kind in kinds), (0,) * 5
-
-
-def _double_backward_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-    of_mask = "e" if args[9] is None else "i"
-    folded = _as_groups(info, in_dims, args, f"iiwb{of_mask}iiiwi")
-    outputs = _double_backward(*folded, *args[10:])
-    kinds = zip(outputs, f"iiiw{of_mask}", strict=True)
-    return tuple(_from_groups(out, info.batch_size, kind) for out, kind in kinds), (0,) * 5
-
-
-def _as_groups(info: Any, in_dims: Any, args: Any, kinds: str) -> list[Any]:
-    """What vmap adds becomes groups of the convolution and of the offsets, so that each has its own weight.
-
-    A letter says what a tensor is: an image (batch, channels, …), a weight, a bias, or empty.
-    """
-    folded: list[Any] = []
-    for arg, dim, kind in zip(args, in_dims, kinds, strict=False):
-        if arg is None:
-            folded.append(None)
-        elif kind == "e":
-            folded.append(arg.new_zeros(0))
-        else:
-            first = batch_first(arg, dim, info.batch_size)
-            folded.append(first.movedim(0, 1).flatten(1, 2) if kind == "i" else first.flatten(0, 1))
-    return folded
-
-
-def _from_groups(tensor: Tensor, size: int, kind: str) -> Tensor:
-    if kind == "e":
-        return tensor.expand(size, 0)
-    dim = 1 if kind == "i" else 0
-    unfolded = tensor.unflatten(dim, (size, tensor.shape[dim] // max(1, size)))
-    return unfolded.movedim(1, 0) if kind == "i" else unfolded
-
-
-def _mask_or_empty(mask: Tensor | None, like: Tensor) -> Tensor:
-    return like.new_zeros(0) if mask is None else mask
-
-
-def _filled(tangents: Any, models: Any) -> list[Tensor]:
-    return [torch.zeros_like(m) if t is None else t for t, m in zip(tangents, models, strict=True)]
-
-
-def _deterministic() -> bool:
-    return torch.are_deterministic_algorithms_enabled()
+            images = {name: call.tensors[name] for name in ("input", "offset", "mask")}
+            folded = {name: None if x is None else x.flatten(0, 1) for name, x in images.items()}
+            shared = {name: None if x is None else x[0] for name, x in call.tensors.items() if name not in images}
+            (output,) = self._run(self.op, {**folded, **shared}, call.others)
+            return [unfold_batch(output, call.size)]
+        return super().batched(call)
 
 
 # ---- onnx: ONNX's own operator ---------------------------------------------------------------------------------------
@@ -553,52 +369,14 @@ def _onnx(
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
-def _sharding(kinds: str, outputs: str, numbers: int) -> Any:
-    """The rule of an op with these arguments and results: i is split along the batch, w and b are whole and their
-    gradients sums over the batch, e is empty."""
-
-    def rule(*args: Any) -> Any:
-        from torch.distributed.tensor import Partial, Replicate, Shard
-
-        def split(kind: str, output: bool) -> Any:
-            if kind == "i":
-                return Shard(0)
-            return Partial() if output and kind in "wb" else Replicate()
-
-        given = [None if args[k] is None else kind for k, kind in enumerate(kinds)]
-        mask_out = ["e" if kind == "m" and given[-1] is None else kind.replace("m", "i") for kind in outputs]
-        kinds_in = [None if kind is None else kind.replace("m", "e" if given[-1] is None else "i") for kind in given]
-        ways = []
-        for of_output, of_input in (
-            ([Replicate() for _ in mask_out], [None if k is None else Replicate() for k in kinds_in]),
-            ([split(k, True) for k in mask_out], [None if k is None else split(k, False) for k in kinds_in]),
-        ):
-            ways.append((of_output, of_input + [None] * numbers))
-        return ways
-
-    return rule
-
-
-_forward = register(
+_deform_conv2d = _DeformConv2d(
     "handgrad::deform_conv2d",
-    autograd=_Forward,
-    fake=_fake,
     reference=deform_conv2d_reference,
-    sharding=_sharding("iiwbi", "i", 6),
+    fake=_fake,
+    roles={"input": _IMAGE, "offset": _IMAGE, "weight": _WEIGHT, "bias": _WEIGHT, "mask": _IMAGE, "output": _IMAGE},
+    gradient_like=lambda tensor: empty_image(tensor, tensor.shape, tensor),
     onnx=_onnx,
-)
-_backward = register(
-    "handgrad::_deform_conv2d_backward",
-    autograd=_Backward,
-    fake=_backward_fake,
-    reference=_backward_reference,
-    sharding=_sharding("iiiwi", "iiwbm", 7),
-)
-_double_backward = register(
-    "handgrad::_deform_conv2d_double_backward",
-    autograd=through_reference(_double_backward_reference, _double_backward_vmap),
-    fake=_double_backward_fake,
-    reference=_double_backward_reference,
-    # Of grad_grad_bias each device would add its own: it goes to grad_grad_output, which is split along the batch.
-    sharding=_sharding("iiwbmiiiwi", "iiiwm", 7),
+    omitted={"bias": lambda weight, **_: weight.new_zeros(weight.shape[0])},
+    extras={"deterministic": torch.are_deterministic_algorithms_enabled},
+    splits=lambda **_: [{"input": 0, "offset": 0, "weight": None, "bias": None, "mask": 0, "output": 0}],
 )

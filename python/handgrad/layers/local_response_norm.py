@@ -6,7 +6,6 @@ order.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handgrad.arguments import check_int, check_like, check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_int, check_like, check_range, check_tensor
 from handgrad.registration import batch_first, register, through_reference
 from handgrad.tracing import traceable
 
 _OP = "local_response_norm"
-_LARGEST = sys.float_info.max
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -56,11 +54,13 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
         tensor([0.3333, 0.2500, 0.3333])
     """
     check_tensor(_OP, "input", input)
-    size = check_int(_OP, "size", size, 1)
-    check_range(_OP, "alpha", alpha, -_LARGEST, _LARGEST, "a finite number")
-    check_range(_OP, "beta", beta, -_LARGEST, _LARGEST, "a finite number")
-    check_range(_OP, "k", k, -_LARGEST, _LARGEST, "a finite number")
-    return _forward(input, size, alpha, beta, k)
+    return _forward(input, _checked_size(size, alpha, beta, k), alpha, beta, k)
+
+
+def _checked_size(size: int, alpha: float, beta: float, k: float) -> int:
+    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
+        check_range(_OP, name, value, -FLOAT_MAX, FLOAT_MAX, "a finite number")
+    return check_int(_OP, "size", size, 1)
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------
@@ -82,8 +82,7 @@ class LocalResponseNorm(nn.Module):
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         super().__init__()
-        local_response_norm(torch.zeros(1, 1, 1), size, alpha, beta, k)
-        self.size = size
+        self.size = _checked_size(size, alpha, beta, k)
         self.alpha = alpha
         self.beta = beta
         self.k = k
@@ -109,7 +108,12 @@ def local_response_norm_reference(input: Tensor, size: int, alpha: float, beta: 
     return input * (k + alpha / size * total) ** -beta
 
 
-def _backward_reference(grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+def _backward_reference(
+    grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float, output_mask: list[bool]
+) -> Tensor:
+    if not output_mask[0]:
+        return input.new_empty(0)
+
     def forward(x: Tensor) -> Tensor:
         return local_response_norm_reference(x, size, alpha, beta, k)
 
@@ -118,12 +122,22 @@ def _backward_reference(grad_output: Tensor, input: Tensor, size: int, alpha: fl
 
 
 def _double_backward_reference(
-    grad_grad_input: Tensor, grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float
+    grad_grad_input: Tensor | None,
+    grad_output: Tensor,
+    input: Tensor,
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    output_mask: list[bool],
 ) -> tuple[Tensor, Tensor]:
     def backward(g: Tensor, x: Tensor) -> Tensor:
-        return _backward_reference(g, x, size, alpha, beta, k)
+        return _backward_reference(g, x, size, alpha, beta, k, [True])
 
-    return torch.func.vjp(backward, grad_output, input)[1](grad_grad_input)
+    direction = torch.zeros_like(input) if grad_grad_input is None else grad_grad_input
+    grad_grad_output, grad_input = torch.func.vjp(backward, grad_output, input)[1](direction)
+    nothing = input.new_empty(0)
+    return grad_grad_output if output_mask[0] else nothing, grad_input if output_mask[1] else nothing
 
 
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
@@ -139,18 +153,21 @@ def _fake(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tens
     return input.new_empty(input.shape)
 
 
-def _backward_fake(grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+def _backward_fake(grad_output: Tensor, input: Tensor, *others: Any) -> Tensor:
+    *numbers, (asked,) = others
     check_like(_OP, "grad_output", grad_output, "input", input)
-    return _fake(input, size, alpha, beta, k)
+    return _fake(input, *numbers) if asked else input.new_empty(0)
 
 
 def _double_backward_fake(
-    grad_grad_input: Tensor, grad_output: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float
+    grad_grad_input: Tensor | None, grad_output: Tensor, input: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor]:
-    return _fake(input, size, alpha, beta, k), _fake(input, size, alpha, beta, k)
+    *numbers, output_mask = others
+    first, second = (_fake(input, *numbers) if asked else input.new_empty(0) for asked in output_mask)
+    return first, second
 
 
-# ---- autograd, vmap --------------------------------------------------------------------------------------------------
+# ---- autograd, vmap: what handgrad.derivatives derives for other ops, written out ------------------------------------
 
 
 class _Forward(torch.autograd.Function):
@@ -163,14 +180,15 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         # size, alpha, beta and k are numbers
-        return _backward(grad_output, *ctx.saved_tensors, *ctx.parameters), None, None, None, None
+        return _backward(grad_output, *ctx.saved_tensors, *ctx.parameters, [True]), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, input_tangent: Tensor, *_: None) -> Tensor:
         # The backward is linear in grad_output, with the transposed Jacobian for its matrix; differentiated with
         # respect to grad_output it gives the Jacobian itself, whatever grad_output is.
         (input,) = ctx.saved_tensors
-        return _double_backward(input_tangent, torch.zeros_like(input), input, *ctx.parameters)[0]
+        no_matter = input.new_zeros(()).expand(input.shape)
+        return _double_backward(input_tangent, no_matter, input, *ctx.parameters, [True, False])[0]
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, input: Tensor, *parameters: Any) -> Any:
@@ -180,13 +198,18 @@ class _Forward(torch.autograd.Function):
 class _Backward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        grad_output, input, *ctx.parameters = inputs
+        # output_mask is [True]: nobody asks for a gradient in order to leave it out.
+        grad_output, input, *ctx.parameters, _ = inputs
         ctx.save_for_backward(grad_output, input)
         ctx.save_for_forward(grad_output, input)
 
     @staticmethod
     def backward(ctx: Any, grad_grad_input: Tensor) -> Any:
-        return *_double_backward(grad_grad_input, *ctx.saved_tensors, *ctx.parameters), None, None, None, None
+        output_mask = list(ctx.needs_input_grad[:2])
+        grads = _double_backward(grad_grad_input, *ctx.saved_tensors, *ctx.parameters, output_mask)
+        grad_grad_output, grad_input = (grad if asked else None for grad, asked in zip(grads, output_mask, strict=True))
+        # size, alpha, beta, k and output_mask are no tensors
+        return grad_grad_output, grad_input, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, grad_tangent: Tensor | None, input_tangent: Tensor | None, *_: None) -> Tensor:
@@ -195,9 +218,9 @@ class _Backward(torch.autograd.Function):
         # backward makes of v.
         tangent = None
         if grad_tangent is not None:
-            tangent = _backward(grad_tangent, input, *ctx.parameters)
+            tangent = _backward(grad_tangent, input, *ctx.parameters, [True])
         if input_tangent is not None:
-            by_input = _double_backward(input_tangent, grad_output, input, *ctx.parameters)[1]
+            by_input = _double_backward(input_tangent, grad_output, input, *ctx.parameters, [False, True])[1]
             tangent = by_input if tangent is None else tangent + by_input
         return torch.zeros_like(input) if tangent is None else tangent
 
@@ -210,12 +233,16 @@ class _Backward(torch.autograd.Function):
 def _double_backward_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
     folded = (_fold(x, d, info.batch_size) for x, d in zip(args[:3], in_dims, strict=False))
     outputs = _double_backward(*folded, *args[3:])
-    return tuple(_unfold(x, info.batch_size) for x in outputs), (0, 0)
+    unfolded = (
+        _unfold(x, info.batch_size) if asked else x.expand(info.batch_size, 0)
+        for x, asked in zip(outputs, args[-1], strict=True)
+    )
+    return tuple(unfolded), (0, 0)
 
 
-def _fold(tensor: Tensor, dim: int | None, batch_size: int) -> Tensor:
+def _fold(tensor: Tensor | None, dim: int | None, batch_size: int) -> Tensor | None:
     # The batch dimension is the op's own: what vmap adds goes into it.
-    return batch_first(tensor, dim, batch_size).flatten(0, 1)
+    return None if tensor is None else batch_first(tensor, dim, batch_size).flatten(0, 1)
 
 
 def _unfold(tensor: Tensor, batch_size: int) -> Tensor:
@@ -239,15 +266,20 @@ def _onnx(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Any:
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
-def _sharding(tensors: int, outputs: int) -> Callable[..., Any]:
-    """The rule of an op whose ``tensors`` arguments and ``outputs`` results are all alike."""
+def _sharding(others: int) -> Callable[..., Any]:
+    """The rule of an op whose tensors and results are all alike, beside so many other arguments."""
 
     def rule(*args: Any) -> Any:
         from torch.distributed.tensor import Replicate, Shard
 
+        tensors, output_mask = args[:-others], args[-1] if isinstance(args[-1], (list, tuple)) else [True]
         # Channels talk to each other: every dimension but theirs can be split.
-        placements = [Replicate(), *(Shard(dim) for dim in range(len(args[0].shape)) if dim != 1)]
-        return [([placement] * outputs, [placement] * tensors + [None] * 4) for placement in placements]
+        ways: list[Any] = []
+        for placement in (Replicate(), *(Shard(dim) for dim in range(len(tensors[-1].shape)) if dim != 1)):
+            # What is not asked for has no elements, and is the same everywhere.
+            results = [placement if asked else Replicate() for asked in output_mask]
+            ways.append((results, [None if x is None else placement for x in tensors] + [None] * others))
+        return ways
 
     return rule
 
@@ -258,7 +290,7 @@ _forward = register(
     fake=_fake,
     reference=local_response_norm_reference,
     autocast=torch.float32,
-    sharding=_sharding(tensors=1, outputs=1),
+    sharding=_sharding(others=4),
     onnx=_onnx,
 )
 _backward = register(
@@ -266,12 +298,12 @@ _backward = register(
     autograd=_Backward,
     fake=_backward_fake,
     reference=_backward_reference,
-    sharding=_sharding(tensors=2, outputs=1),
+    sharding=_sharding(others=5),
 )
 _double_backward = register(
     "handgrad::_local_response_norm_double_backward",
     autograd=through_reference(_double_backward_reference, _double_backward_vmap),
     fake=_double_backward_fake,
     reference=_double_backward_reference,
-    sharding=_sharding(tensors=3, outputs=2),
+    sharding=_sharding(others=5),
 )

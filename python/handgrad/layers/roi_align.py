@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from handgrad._layout import empty_image
-from handgrad.arguments import (
-    INT32_MAX,
-    INT64_MAX,
-    check_bool,
-    check_int,
-    check_like,
-    check_pair,
-    check_range,
-    check_tensor,
-)
-from handgrad.registration import batch_first, register, through_reference
+from handgrad.arguments import FLOAT_MAX, INT32_MAX, check_bool, check_int, check_pair, check_range, check_tensor
+from handgrad.derivatives import BATCHED, Call, Derivatives, Role, unfold_batch
 from handgrad.tracing import traceable
 
 _OP = "roi_align"
-_LARGEST = sys.float_info.max
 # As in csrc: places in a bin that follow from the size of the box are at most so many.
 _FINEST_GRID = 65536
 
@@ -84,14 +74,23 @@ def roi_align(
     """
     check_tensor(_OP, "input", input)
     boxes = _as_table(input, boxes)
-    pooled_h, pooled_w = check_pair(_OP, "output_size", output_size, 1)
-    check_range(_OP, "spatial_scale", spatial_scale, sys.float_info.min, _LARGEST, "a finite number greater than 0")
-    expected = "a whole number below 2^31, or at most 0"
-    sampling_ratio = check_int(_OP, "sampling_ratio", sampling_ratio, -INT64_MAX, INT32_MAX, expected)
-    aligned = check_bool(_OP, "aligned", aligned)
-    if not check_bool(_OP, "boxes_grad", boxes_grad):
+    pooled_h, pooled_w, grid, aligned, boxes_grad = _checked_numbers(
+        output_size, spatial_scale, sampling_ratio, aligned, boxes_grad
+    )
+    if not boxes_grad:
         boxes = boxes.detach()
-    return _forward(input, boxes, pooled_h, pooled_w, spatial_scale, max(sampling_ratio, 0), aligned)
+    return _roi_align(input, boxes, pooled_h, pooled_w, spatial_scale, grid, aligned)
+
+
+def _checked_numbers(
+    output_size: Any, spatial_scale: float, sampling_ratio: int, aligned: bool, boxes_grad: bool
+) -> tuple[int, int, int, bool, bool]:
+    """Height and width of the output, sampling points of a bin along an axis (0: adaptive), and the two flags."""
+    pooled_h, pooled_w = check_pair(_OP, "output_size", output_size, 1)
+    check_range(_OP, "spatial_scale", spatial_scale, sys.float_info.min, FLOAT_MAX, "a finite number greater than 0")
+    expected = "a whole number below 2^31, or at most 0"
+    grid = max(check_int(_OP, "sampling_ratio", sampling_ratio, -sys.maxsize, INT32_MAX, expected), 0)
+    return pooled_h, pooled_w, grid, check_bool(_OP, "aligned", aligned), check_bool(_OP, "boxes_grad", boxes_grad)
 
 
 def _as_table(input: Tensor, boxes: Any) -> Tensor:
@@ -161,10 +160,7 @@ class RoIAlign(nn.Module):
         boxes_grad: bool = False,
     ) -> None:
         super().__init__()
-        roi_align(
-            torch.zeros(1, 0, 1, 1), torch.zeros(0, 5), output_size, spatial_scale, sampling_ratio, aligned,
-            boxes_grad=boxes_grad,
-        )  # fmt: skip
+        _checked_numbers(output_size, spatial_scale, sampling_ratio, aligned, boxes_grad)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio
@@ -272,29 +268,6 @@ def _axis_weights(
     return weights, touched, found
 
 
-def _backward_reference(grad_output: Tensor, input: Tensor, boxes: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    *numbers, boxes_grad = options
-
-    def forward(x: Tensor, b: Tensor) -> Tensor:
-        return roi_align_reference(x, b, *numbers)
-
-    if boxes_grad:
-        grads = torch.func.vjp(forward, input, boxes)[1](grad_output)
-        return grads[0], grads[1]
-    (grad_input,) = torch.func.vjp(lambda x: forward(x, boxes), input)[1](grad_output)
-    return grad_input, boxes.new_empty(0)
-
-
-def _double_backward_reference(
-    grad_grad_input: Tensor, grad_grad_boxes: Tensor, grad_output: Tensor, input: Tensor, boxes: Tensor, *numbers: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    def backward(g: Tensor, x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        return _backward_reference(g, x, b, *numbers, True)
-
-    grads = torch.func.vjp(backward, grad_output, input, boxes)[1]((grad_grad_input, grad_grad_boxes))
-    return grads
-
-
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
 
 
@@ -311,150 +284,41 @@ def _fake(input: Tensor, boxes: Tensor, pooled_h: int, pooled_w: int, *_: Any) -
     return empty_image(input, (boxes.shape[0], input.shape[1], pooled_h, pooled_w), input)
 
 
-def _backward_fake(grad_output: Tensor, input: Tensor, boxes: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    *numbers, boxes_grad = options
-    check_like(_OP, "grad_output", grad_output, "output", _fake(input, boxes, *numbers))
-    return empty_image(input, input.shape, input), boxes.new_empty(boxes.shape if boxes_grad else 0)
+def _gradient_like(tensor: Tensor) -> Tensor:
+    # boxes are no image
+    return empty_image(tensor, tensor.shape, tensor) if tensor.dim() == 4 else tensor.new_empty(tensor.shape)
 
 
-def _double_backward_fake(
-    grad_grad_input: Tensor, grad_grad_boxes: Tensor, grad_output: Tensor, input: Tensor, boxes: Tensor, *numbers: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    grads = _backward_fake(grad_output, input, boxes, *numbers, True)
-    return _fake(input, boxes, *numbers), *grads
+# ---- autograd, vmap: what is special ---------------------------------------------------------------------------------
 
 
-# ---- autograd, vmap --------------------------------------------------------------------------------------------------
-
-
-class _Forward(torch.autograd.Function):
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        input, boxes, *ctx.numbers = inputs
-        ctx.save_for_backward(input, boxes)
-        ctx.save_for_forward(input, boxes)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Any:
-        boxes_grad = ctx.needs_input_grad[1]
-        grad_input, grad_boxes = _backward(grad_output, *ctx.saved_tensors, *ctx.numbers, boxes_grad)
-        # output_size, spatial_scale, sampling_ratio and aligned are numbers
-        return grad_input, grad_boxes if boxes_grad else None, *[None] * 5
-
-    @staticmethod
-    def jvp(ctx: Any, v_input: Tensor | None, v_boxes: Tensor | None, *_: None) -> Tensor:
-        input, boxes = ctx.saved_tensors
-        return _change(v_input, v_boxes, input, boxes, ctx.numbers)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, input: Tensor, boxes: Tensor, *numbers: Any) -> Any:
-        size = info.batch_size
-        output = _forward(
-            _images(input, in_dims[0], size), _boxes(boxes, in_dims[1], size, input, in_dims[0]), *numbers
-        )
-        return _unfold(output, size), 0
-
-
-class _Backward(torch.autograd.Function):
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        grad_output, input, boxes, *numbers, ctx.boxes_grad = inputs
-        ctx.numbers = numbers
-        ctx.save_for_backward(grad_output, input, boxes)
-        ctx.save_for_forward(grad_output, input, boxes)
-
-    @staticmethod
-    def backward(ctx: Any, v_input: Tensor, v_boxes: Tensor) -> Any:
-        grad_output, input, boxes = ctx.saved_tensors
-        # the numbers, and boxes_grad
-        none = [None] * 6
-        if not ctx.boxes_grad and not ctx.needs_input_grad[2]:
-            # grad_input is linear in grad_output, and does not depend on input.
-            return _forward(v_input, boxes, *ctx.numbers), None, None, *none
-        if not ctx.boxes_grad:
-            v_boxes = torch.zeros_like(boxes)
-        return *_double_backward(v_input, v_boxes, grad_output, input, boxes, *ctx.numbers), *none
-
-    @staticmethod
-    def jvp(ctx: Any, v_grad: Tensor | None, v_input: Tensor | None, v_boxes: Tensor | None, *_: None) -> Any:
-        grad_output, input, boxes = ctx.saved_tensors
-        # Linear in grad_output; and the Hessian of sum(grad_output * output) is symmetric, so H v is what the double
-        # backward makes of v.
-        by_grad = None if v_grad is None else _backward(v_grad, input, boxes, *ctx.numbers, ctx.boxes_grad)
-        if v_boxes is None and (v_input is None or not ctx.boxes_grad):
-            by_rest = None
-        else:
-            v_input, v_boxes = _filled((v_input, v_boxes), (input, boxes))
-            _, *by_rest = _double_backward(v_input, v_boxes, grad_output, input, boxes, *ctx.numbers)
-        if by_grad is None and by_rest is None:
-            return torch.zeros_like(input), boxes.new_zeros(boxes.shape if ctx.boxes_grad else 0)
-        if by_rest is None:
-            return by_grad
-        if not ctx.boxes_grad:
-            by_rest[1] = boxes.new_zeros(0)
-        return tuple(by_rest) if by_grad is None else (by_grad[0] + by_rest[0], by_grad[1] + by_rest[1])
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, grad_output: Tensor, input: Tensor, boxes: Tensor, *options: Any) -> Any:
-        size = info.batch_size
-        grad_input, grad_boxes = _backward(
-            _images(grad_output, in_dims[0], size),
-            _images(input, in_dims[1], size),
-            _boxes(boxes, in_dims[2], size, input, in_dims[1]),
-            *options,
-        )
-        grad_boxes = _unfold(grad_boxes, size) if options[-1] else grad_boxes.expand(size, 0)
-        return (_unfold(grad_input, size), grad_boxes), (0, 0)
-
-
-def _double_backward_vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-    size = info.batch_size
-    v_input, v_boxes, grad_output, input, boxes, *numbers = args
-    outputs = _double_backward(
-        _images(v_input, in_dims[0], size),
-        _images(v_boxes, in_dims[1], size),
-        _images(grad_output, in_dims[2], size),
-        _images(input, in_dims[3], size),
-        _boxes(boxes, in_dims[4], size, input, in_dims[3]),
-        *numbers,
-    )
-    return tuple(_unfold(output, size) for output in outputs), (0, 0, 0)
-
-
-def _images(tensor: Tensor, dim: int | None, size: int) -> Tensor:
-    # What vmap adds becomes images, or boxes.
-    return batch_first(tensor, dim, size).flatten(0, 1)
-
-
-def _boxes(boxes: Tensor, dim: int | None, size: int, input: Tensor, input_dim: int | None) -> Tensor:
-    """The same of boxes, which then are of later images. A number that was none before must not become one."""
-    batch = input.shape[0] if input_dim is None else input.movedim(input_dim, 0).shape[1]
-    table = batch_first(boxes, dim, size)
-    image = table[..., :1]
-    there = (image > -1) & (image < batch)
-    shift = torch.arange(size, device=boxes.device).to(boxes.dtype)[:, None, None] * batch
+def _fold_boxes(boxes: Tensor, call: Call) -> Tensor:
+    """What vmap adds becomes further images, and boxes of them. A batch index that was none must not become one."""
+    batch = call.tensors["input"].shape[1]
+    index = boxes[..., :1]
+    valid = (index > -1) & (index < batch)
+    shift = torch.arange(call.size, device=boxes.device).to(boxes.dtype)[:, None, None] * batch
     # Cut first: -0.5 is image 0.
-    image = torch.where(there, image.trunc() + shift, -1.0)
-    return torch.cat([image, table[..., 1:]], -1).flatten(0, 1)
+    index = torch.where(valid, index.trunc() + shift, -1.0)
+    return torch.cat([index, boxes[..., 1:]], -1).flatten(0, 1)
 
 
-def _unfold(tensor: Tensor, size: int) -> Tensor:
-    return tensor.unflatten(0, (size, tensor.shape[0] // max(1, size)))
+class _RoIAlign(Derivatives):
+    """Linear in input: where the boxes do not move, a derivative along it is the op itself, which is cheaper."""
 
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+        input_tangent, boxes_tangent = tangents[:2]
+        if input_tangent is not None and boxes_tangent is None:
+            return self.forward(input_tangent, ctx.saved_tensors[1], *ctx.others)
+        return super().jvp(ctx, *tangents)
 
-def _change(v_input: Tensor | None, v_boxes: Tensor | None, input: Tensor, boxes: Tensor, numbers: Any) -> Tensor:
-    """How the output changes along the tangents."""
-    if v_boxes is None:
-        # Linear in input.
-        return _forward(torch.zeros_like(input) if v_input is None else v_input, boxes, *numbers)
-    v_input, v_boxes = _filled((v_input, v_boxes), (input, boxes))
-    grad_output = input.new_zeros(boxes.shape[0], input.shape[1], numbers[0], numbers[1])
-    # The double backward's first result, whatever grad_output is.
-    return _double_backward(v_input, v_boxes, grad_output, input, boxes, *numbers)[0]
-
-
-def _filled(tangents: Any, models: Any) -> list[Tensor]:
-    return [torch.zeros_like(m) if t is None else t for t, m in zip(tangents, models, strict=True)]
+    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        needs_boxes = ctx.needs_input_grad[2]
+        if list(ctx.mask) == [True, False] and not needs_boxes and grad_grads[0] is not None:
+            # grad_input is linear in grad_output, and does not depend on input.
+            grad_grad_output = self.forward(grad_grads[0], ctx.saved_tensors[2], *ctx.others)
+            return grad_grad_output, *[None] * (2 + len(self.backward_op.others))
+        return super().second_derivative(ctx, *grad_grads)
 
 
 # ---- onnx: ONNX's own operator ---------------------------------------------------------------------------------------
@@ -489,51 +353,18 @@ def _onnx(
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
-def _sharding(kinds: str, outputs: str, numbers: int) -> Callable[..., Any]:
-    """The rule of an op with these arguments and results: i is an image, b boxes or the gradient of them, o an output.
-    Either the boxes are split, and each device has all images; or the channels, and each has all boxes."""
+# Either the boxes are split, and each device has all images; or the channels, and each has all boxes.
+_SPLITS: list[dict[str, int | None]] = [
+    {"input": None, "boxes": 0, "output": 0},
+    {"input": 1, "boxes": None, "output": 1},
+]
 
-    def rule(*args: Any) -> Any:
-        from torch.distributed.tensor import Partial, Replicate, Shard
-
-        none = [None] * numbers
-        # Without boxes_grad there is nothing to add up.
-        empty = len(outputs) == 2 and not args[-1]
-        ways: list[Any] = [([Replicate()] * len(outputs), [Replicate()] * len(kinds) + none)]
-        for split in ({"i": None, "b": 0, "o": 0}, {"i": 1, "b": None, "o": 1}):
-            dims = [split[kind] for kind in kinds]
-            given = [Replicate() if dim is None else Shard(dim) for dim in dims]
-            made: list[Any] = []
-            for kind in outputs:
-                dim = split[kind]
-                made.append(Partial() if dim is None else Shard(dim))
-            if empty:
-                made[1] = Replicate()
-            ways.append((made, given + none))
-        return ways
-
-    return rule
-
-
-_forward = register(
+_roi_align = _RoIAlign(
     "handgrad::roi_align",
-    autograd=_Forward,
-    fake=_fake,
     reference=roi_align_reference,
-    sharding=_sharding("ib", "o", 5),
+    fake=_fake,
+    roles={"input": BATCHED, "boxes": Role(_fold_boxes, unfold_batch, gradient=BATCHED), "output": BATCHED},
+    gradient_like=_gradient_like,
     onnx=_onnx,
-)
-_backward = register(
-    "handgrad::_roi_align_backward",
-    autograd=_Backward,
-    fake=_backward_fake,
-    reference=_backward_reference,
-    sharding=_sharding("oib", "ib", 6),
-)
-_double_backward = register(
-    "handgrad::_roi_align_double_backward",
-    autograd=through_reference(_double_backward_reference, _double_backward_vmap),
-    fake=_double_backward_fake,
-    reference=_double_backward_reference,
-    sharding=_sharding("iboib", "oib", 5),
+    splits=lambda **_: _SPLITS,
 )

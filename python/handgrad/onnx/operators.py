@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from handgrad.onnx.calls import tensors_of
 from handgrad.registration import OPERATORS, Operator
+from handgrad.sdk import lazy
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -46,6 +47,7 @@ def decompositions(opset_version: int | None = None) -> dict[Any, Callable[..., 
         >>> torch.onnx.export(program, verbose=False).save("model.onnx")
     """
     opset = default_opset() if opset_version is None else opset_version
+    lazy.load_all()
     return {op.overload: _decomposition(op, opset) for op in OPERATORS.values()}
 
 

@@ -8,12 +8,14 @@ beside a CMakeLists.txt that calls ``handgrad_add_library``; everything else abo
 
 Environment:
     HANDGRAD_CPU_LEVELS: which x86-64 levels to build, for example ``v3`` or ``v2;v3;v4`` (the default).
-    HANDGRAD_CUDA_ARCHS: which CUDA architectures to build where nvcc is found, for example ``90`` or ``80,90``
-        (default: 75,80,86,90,100,120); PTX of the last goes in too, and ``none`` builds no CUDA library.
+    HANDGRAD_CUDA_ARCHS: which CUDA architectures to build where nvcc is found, for example ``90`` or ``80,90``;
+        ``none`` builds no CUDA library. By default all that handgrad supports, and PTX for those to come.
+    HANDGRAD_BUILD: ``native``: an editable install builds what this machine runs and nothing else (its processor's
+        level, the architecture of its GPU if it has one, no emulator), in build/native, beside the whole build and not
+        in its place: MY_OPS_LIBRARY_DIR=build/native/lib then asks for these libraries. ``whole`` is the default.
     CMAKE_ARGS: further arguments for CMake.
 
-A plugin's editable install builds for this machine alone by default: its processor's level, and the architecture of its
-GPU if it has one.
+A plugin's editable install builds for this machine alone by default too, with the emulator.
 """
 
 from __future__ import annotations
@@ -66,47 +68,72 @@ class BuildLibraries(build_ext):
     def run(self) -> None:
         root = Path.cwd()
         in_place = self.inplace or self.editable_mode
+        native = _asked_for_native() and in_place
         package = (root / "python" if in_place else Path(self.build_lib).resolve()) / self.packaged
-        build = root / "build" / "cmake"
-        build.mkdir(parents=True, exist_ok=True)
+        build = root / "build" / ("native" if native else "cmake")
+        folder = build / "lib" if native else package / "lib"
         arguments = [
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dhandgrad_DIR={cmake_dir()}",
-            f"-DHANDGRAD_LIBRARY_DIR={package / 'lib'}",
+            f"-DHANDGRAD_LIBRARY_DIR={folder}",
             # An editable install is for development, a wheel is not.
-            f"-DHANDGRAD_EMULATED={'ON' if in_place else 'OFF'}",
+            f"-DHANDGRAD_EMULATED={'ON' if in_place and not native else 'OFF'}",
         ]
-        here = _of_this_machine() if in_place else {}
-        if levels := os.environ.get("HANDGRAD_CPU_LEVELS") or here.get("HANDGRAD_CPU_LEVELS"):
-            arguments.append(f"-DHANDGRAD_CPU_LEVELS={levels}")
-        architectures = os.environ.get("HANDGRAD_CUDA_ARCHS", here.get("HANDGRAD_CUDA_ARCHS"))
-        if architectures is not None:
-            arguments.append(f"-DHANDGRAD_CUDA_ARCHS={architectures or 'none'}")
-        arguments += shlex.split(os.environ.get("CMAKE_ARGS", ""))
-        subprocess.run(["cmake", "-S", root, "-B", build, "-G", "Ninja", *arguments], check=True)
-        subprocess.run(["cmake", "--build", build], check=True)
+        self._build(root, build, [*arguments, *self._chosen(root, build, arguments, in_place, native)])
         # Leftovers of an earlier build with other settings must not travel in a wheel.
         built = {name for path in (build / "libraries").glob("*.txt") for name in path.read_text().split()}
-        for library in self._libraries(package):
+        for library in _libraries(folder):
             if library.name not in built:
                 library.unlink()
-        _check_schemas(root, self.packaged, self._libraries(package))
+        _check_schemas(root, self.packaged, _libraries(folder))
         if not in_place:
-            for place, source in self.copied.items():
+            for target, source in self.copied.items():
                 ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(root / source, package / place, ignore=ignored, dirs_exist_ok=True)
+                shutil.copytree(root / source, package / target, ignore=ignored, dirs_exist_ok=True)
+
+    def _chosen(self, root: Path, build: Path, arguments: list[str], in_place: bool, native: bool) -> list[str]:
+        """The levels and architectures to build for: those asked for, otherwise this machine's or all."""
+        here = _of_this_machine() if in_place else {}
+        if native and not here:
+            # handgrad itself: its library of schemas is the one that knows what a processor can run.
+            stem = self.packaged.rpartition(".")[2]
+            self._build(root, build, arguments, stem)
+            here = _machine(_level_by(next(path for path in _libraries(build / "lib") if path.stem == f"lib{stem}")))
+        # A native build is for this machine, whatever a Makefile has set for the whole one.
+        asked = None if native else os.environ.get("HANDGRAD_CUDA_ARCHS")
+        architectures = here.get("HANDGRAD_CUDA_ARCHS") if asked is None else asked or "none"
+        levels = os.environ.get("HANDGRAD_CPU_LEVELS") or here.get("HANDGRAD_CPU_LEVELS")
+        # What is not chosen is CMake's to choose, and not what an earlier build in the same folder was told.
+        return [
+            f"-DHANDGRAD_CPU_LEVELS={levels}" if levels else "-UHANDGRAD_CPU_LEVELS",
+            "-UHANDGRAD_CUDA_ARCHS" if architectures is None else f"-DHANDGRAD_CUDA_ARCHS={architectures}",
+        ]
+
+    @staticmethod
+    def _build(root: Path, build: Path, arguments: list[str], *targets: str) -> None:
+        build.mkdir(parents=True, exist_ok=True)
+        arguments = [*arguments, *shlex.split(os.environ.get("CMAKE_ARGS", ""))]
+        subprocess.run(["cmake", "-S", root, "-B", build, "-G", "Ninja", *arguments], check=True)
+        subprocess.run(["cmake", "--build", build, *(f"--target={target}" for target in targets)], check=True)
 
     def get_outputs(self) -> list[str]:
         package = Path(self.build_lib) / self.packaged
-        copies = (path for place in self.copied for path in (package / place).rglob("*") if path.is_file())
-        return [str(path) for path in (*self._libraries(package), *copies)]
+        copies = (path for target in self.copied for path in (package / target).rglob("*") if path.is_file())
+        return [str(path) for path in (*_libraries(package / "lib"), *copies)]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}
 
-    @staticmethod
-    def _libraries(package: Path) -> list[Path]:
-        return sorted(path for path in (package / "lib").glob("*") if path.suffix in _SUFFIXES)
+
+def _asked_for_native() -> bool:
+    asked = os.environ.get("HANDGRAD_BUILD", "whole")
+    if asked not in ("whole", "native"):
+        raise SystemExit(f"HANDGRAD_BUILD must be 'whole' (the default) or 'native'; got {asked!r}")
+    return asked == "native"
+
+
+def _libraries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix in _SUFFIXES)
 
 
 def _check_schemas(root: Path, package: str, libraries: list[Path]) -> None:
@@ -151,7 +178,7 @@ def _check_library(root: Path, package: str, libraries: list[Path], sources: str
 
 
 def _lines_with(root: Path, text: str, sources: str) -> list[str]:
-    """The places in the sources that register an op by ``text``, as file:line."""
+    """The lines of the sources that register an op by ``text``, as file:line."""
     return [
         f"{path.relative_to(root)}:{number}"
         for path in sorted((root / "csrc").rglob(sources))
@@ -163,16 +190,26 @@ def _lines_with(root: Path, text: str, sources: str) -> list[str]:
 def _of_this_machine() -> dict[str, str]:
     """What development needs; empty while handgrad itself is being built, which is then not there to ask."""
     library = sys.modules.get("handgrad._library")
-    if library is None:
-        return {}
+    return {} if library is None else _machine(library.LOADED.processor_level)
+
+
+def _machine(level: str) -> dict[str, str]:
+    """What a machine with a processor of this level runs."""
     import torch
 
     found = {"HANDGRAD_CUDA_ARCHS": "none"}
     if torch.cuda.is_available():
         found["HANDGRAD_CUDA_ARCHS"] = "{}{}".format(*torch.cuda.get_device_capability())
-    if library.LOADED.processor_level in ("v2", "v3", "v4"):
-        found["HANDGRAD_CPU_LEVELS"] = library.LOADED.processor_level
+    if level in ("v2", "v3", "v4"):
+        found["HANDGRAD_CPU_LEVELS"] = level
     return found
+
+
+def _level_by(library: Path) -> str:
+    """The processor's level, as the library that was just built sees it; torch's libraries must be there for it."""
+    program = f"import ctypes, torch; print(ctypes.CDLL({str(library)!r}).handgrad_cpu_level())"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    return f"v{done.stdout.strip()}"
 
 
 class StableWheel(bdist_wheel):

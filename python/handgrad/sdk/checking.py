@@ -1,5 +1,5 @@
 """Run by the build, as a program of its own: loads the libraries that were built for one device and prints what is
-wrong with them, a line for each op: its name, a tab, and a sentence.
+wrong with them, a line for each op: its name, a tab, and an error message.
 
     python checking.py my_ops libmy_ops.so libmy_ops_cpu_v3.so
 
@@ -53,11 +53,11 @@ def _differences(name: str, what: str, declared: list[Any], given: list[str]) ->
             f"{name} has {len(declared)} {what}s in its schema, and the function that implements it has {len(given)}"
         )
         return
-    for place, (one, other) in enumerate(zip(declared, given, strict=True), 1):
+    for number, (one, other) in enumerate(zip(declared, given, strict=True), 1):
         if "*" not in other and str(one.type) != other:
             called = f" ({one.name})" if one.name else ""
             yield (
-                f"{what} {place}{called} of {name} is {one.type} in its schema, and {_in_cpp(other)} in the function "
+                f"{what} {number}{called} of {name} is {one.type} in its schema, and {_in_cpp(other)} in the function "
                 "that implements it"
             )
 

@@ -1,5 +1,4 @@
-"""Finds and loads a package's compiled libraries, handgrad's own among them; says in a sentence what to do when that
-fails.
+"""Finds and loads a package's compiled libraries, handgrad's own among them; says what to do when that fails.
 
 Loaded from the package's ``lib`` folder, in this order: the signatures (``libhandgrad``), then the kernels for this
 processor (``libhandgrad_cpu_v4``, ``_v3`` or ``_v2`` on x86-64, ``libhandgrad_cpu`` elsewhere), then those for CUDA

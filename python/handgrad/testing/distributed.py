@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import tempfile
@@ -24,6 +25,9 @@ if not torch.cuda.is_available():
 
 def run(check: Callable[[OpSpec, int], None], spec: OpSpec) -> None:
     """``check(spec, rank)`` in two processes; fails with the traceback of the first that fails."""
+    # Once, before the processes part: each would import them again, which takes longer than the check.
+    for module in ("torch.distributed.tensor", "torch.distributed.fsdp", "torch._dynamo"):
+        importlib.import_module(module)
     # Forked, because a spec holds functions that cannot be pickled.
     context = multiprocessing.get_context("fork")
     failures = context.SimpleQueue()
@@ -90,7 +94,7 @@ def dtensor(spec: OpSpec, rank: int) -> None:
         # Twice the batch, so that it divides evenly.
         whole = sample.map(lambda tensor: torch.cat([tensor, halved(tensor)]))
         leaves = whole.leaves()
-        outputs = spec.function(*leaves, **whole.kwargs)
+        outputs = spec.call(*leaves, **whole.kwargs)
         expected = outputs if isinstance(outputs, tuple) else (outputs,)
         expected_grads = torch.autograd.grad(sum(out.sum() for out in expected), leaves) if spec.derivatives else ()
         count = len(whole.tensors)
@@ -102,7 +106,7 @@ def dtensor(spec: OpSpec, rank: int) -> None:
                 )
                 for t, dim in zip(whole.tensors, dims, strict=True)
             ]
-            outputs = spec.function(*shards, **whole.kwargs)
+            outputs = spec.call(*shards, **whole.kwargs)
             actual = outputs if isinstance(outputs, tuple) else (outputs,)
             assert all(isinstance(out, DTensor) for out in actual)
             for out in actual:
@@ -115,26 +119,42 @@ def dtensor(spec: OpSpec, rank: int) -> None:
                 torch.testing.assert_close(tuple(grad.full_tensor() for grad in grads), expected_grads)
 
 
-def ddp(spec: OpSpec, rank: int) -> None:
-    """A model with the op in it, each process with half the batch, gets the gradients of the whole batch."""
+class _Model(torch.nn.Module):
+    """A model with the op in it, and parameters that an even number of processes can share."""
 
-    class Model(torch.nn.Module):
-        def __init__(self, kwargs: dict[str, Any]) -> None:
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
-            self.kwargs = kwargs
+    def __init__(self, spec: OpSpec, kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor([0.6, 0.8], dtype=torch.float64))
+        self.spec, self.kwargs = spec, kwargs
 
-        def forward(self, first: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-            return spec.function(self.scale * first, *rest, **self.kwargs).mean()
+    def forward(self, first: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        return self.spec.call(self.scale.mean() * first, *rest, **self.kwargs).mean()
 
+
+def _trained(spec: OpSpec, rank: int, parallel: Callable[[torch.nn.Module], Any]) -> None:
+    """In parallel, each process with half the batch, the model gets the gradients of the whole batch."""
     sample = next(sample for sample in spec.samples if sample.tensors[0].dim() > 0)
     whole = sample.map(lambda tensor: torch.cat([tensor, halved(tensor)]))
-    model = Model(sample.kwargs)
-    halves = [tensor.chunk(WORLD)[rank] for tensor in whole.tensors]
-    parallel = torch.nn.parallel.DistributedDataParallel(model)
-    parallel(*halves).backward()
-    alone = Model(sample.kwargs)
-    # DDP averages over processes.
+    model = _Model(spec, sample.kwargs)
+    together = parallel(model)
+    together(*(tensor.chunk(WORLD)[rank] for tensor in whole.tensors)).backward()
+    alone = _Model(spec, sample.kwargs)
+    # The average over processes.
     total = sum(alone(*(tensor.chunk(WORLD)[part] for tensor in whole.tensors)) for part in range(WORLD)) / WORLD
     total.backward()
-    torch.testing.assert_close(model.scale.grad, alone.scale.grad)
+    grad: Any = model.scale.grad
+    torch.testing.assert_close(grad.full_tensor() if hasattr(grad, "full_tensor") else grad, alone.scale.grad)
+
+
+def ddp(spec: OpSpec, rank: int) -> None:
+    _trained(spec, rank, torch.nn.parallel.DistributedDataParallel)
+
+
+def fsdp(spec: OpSpec, rank: int) -> None:
+    """FSDP2 around activation checkpointing, which calls the op again in backward."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import init_device_mesh
+
+    mesh = init_device_mesh("cpu", (WORLD,))
+    _trained(spec, rank, lambda model: fully_shard(checkpoint_wrapper(model), mesh=mesh))

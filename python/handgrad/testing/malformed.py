@@ -1,15 +1,16 @@
-"""Malformed calls, drawn by hypothesis: each must be refused with a sentence, and none may crash or pass unnoticed."""
+"""Malformed calls, drawn by hypothesis: each must be refused with an error message that names the argument."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from handgrad.testing.spec import OpSpec
+from handgrad.testing.spec import OpSpec, Sample
 
 #: What a refusal may be. An AttributeError or an AssertionError would be an accident, not a refusal.
 REFUSALS = (TypeError, ValueError, RuntimeError)
@@ -51,38 +52,30 @@ def _broken_values(value: Any) -> st.SearchStrategy[Any]:
     return st.sampled_from(wrong)
 
 
+@st.composite
+def _calls(draw: Any, spec: OpSpec, samples: Sequence[Sample]) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    """The name of an argument that is broken, and a call with it."""
+    sample = draw(st.sampled_from(samples))
+    tensors, kwargs = list(sample.tensors), dict(sample.kwargs)
+    names = spec.tensor_names(len(tensors))
+    broken = draw(st.sampled_from([*range(len(tensors)), *kwargs]))
+    if not isinstance(broken, int):
+        takes = spec.lenient.get(broken, lambda value: False)
+        kwargs[broken] = draw(_broken_values(kwargs[broken]).filter(lambda value: not takes(value)))
+        return broken, tuple(tensors), kwargs
+    strategies = [_broken_tensors(tensors[broken], spec.any_rank)]
+    if names[broken] in spec.optional:
+        strategies = [strategies[0].filter(lambda value: value is not None)]
+    if len(tensors) > 1:
+        counted = [spec.counted(index) for index in range(len(tensors))]
+        strategies.append(_broken_mates(tensors[broken], counted.count(counted[broken]) == 1))
+    tensors[broken] = draw(st.one_of(strategies))
+    return names[broken], tuple(tensors), kwargs
+
+
 def run(spec: OpSpec) -> None:
     """Breaks one argument at a time of every sample of ``spec``."""
-    samples = [sample for sample in spec.samples if sample.tensors[0].dim() > 0]
-    integers = {
-        name
-        for sample in samples
-        for name, tensor in zip(_tensor_names(spec, len(sample.tensors)), sample.tensors, strict=True)
-        if not tensor.is_floating_point()
-    }
-
-    @st.composite
-    def calls(draw: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-        sample = draw(st.sampled_from(samples))
-        sample = sample.to(torch.float32)
-        tensors, kwargs = list(sample.tensors), dict(sample.kwargs)
-        names = list(_tensor_names(spec, len(tensors)))
-        broken = draw(st.sampled_from([*range(len(tensors)), *kwargs]))
-        if isinstance(broken, int):
-            strategies = [_broken_tensors(tensors[broken], spec.any_rank)]
-            if names[broken] in spec.optional:
-                strategies = [strategies[0].filter(lambda value: value is not None)]
-            if len(tensors) > 1:
-                counted = [spec.counted(place) for place in range(len(tensors))]
-                strategies.append(_broken_mates(tensors[broken], counted.count(counted[broken]) == 1))
-            tensors[broken] = draw(st.one_of(strategies))
-            name = names[broken]
-            # Targets and their like may come as integers: a spec says so by listing the op as converting.
-        else:
-            takes = spec.lenient.get(broken, lambda value: False)
-            kwargs[broken] = draw(_broken_values(kwargs[broken]).filter(lambda value: not takes(value)))
-            name = broken
-        return name, tuple(tensors), kwargs
+    samples = [sample.to(torch.float32) for sample in spec.samples if sample.tensors[0].dim() > 0]
 
     @settings(
         max_examples=300,
@@ -91,33 +84,37 @@ def run(spec: OpSpec) -> None:
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
-    @given(calls())
+    @given(_calls(spec, samples))
     def refused(call: tuple[str, tuple[Any, ...], dict[str, Any]]) -> None:
         name, tensors, kwargs = call
-        try:
-            outcome = spec.function(*tensors, **kwargs)
-        except REFUSALS as refusal:
-            text = str(refusal)
-            # One of a pair that does not fit may be named by either side.
-            names = _tensor_names(spec, len(tensors)) if name in _tensor_names(spec, len(tensors)) else [name]
-            assert any(candidate in text for candidate in names), f"{name} is not named in: {text}"
-            assert len(text.split()) >= 5, f"not a sentence: {text}"
-            return
-        # Where floating-point numbers were due, integers may be converted: then the result is that of the converted
-        # call.
-        names = _tensor_names(spec, len(tensors))
-        broken = tensors[names.index(name)] if name in names else None
-        converted = isinstance(broken, torch.Tensor) and name not in integers and not broken.is_floating_point()
-        assert converted, f"accepted a call with a broken {name}: {tensors} {kwargs}"
-        as_float = tuple(
-            tensor if other in integers else tensor.to(torch.float32)
-            for other, tensor in zip(names, tensors, strict=True)
-        )
-        torch.testing.assert_close(outcome, spec.function(*as_float, **kwargs))
+        text = refusal(spec, name, tensors, kwargs)
+        # One of a pair that does not fit may be named by either side.
+        names = spec.tensor_names(len(tensors))
+        wanted = names if name in names else [name]
+        if text is not None:
+            assert any(candidate in text for candidate in wanted), f"{name} is not named in: {text}"
+            assert len(text.split()) >= 5, f"says too little: {text}"
 
     refused()
 
 
-def _tensor_names(spec: OpSpec, count: int) -> list[str]:
-    code = spec.function.__code__
-    return list(code.co_varnames[:count])
+def refusal(spec: OpSpec, broken: str, tensors: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
+    """What the op says of a call with this argument broken; None if it has converted integers, where floating-point
+    numbers were due, and returns what comes of the converted ones."""
+    try:
+        outcome = spec.call(*tensors, **kwargs)
+    except REFUSALS as error:
+        return str(error)
+    names = spec.tensor_names(len(tensors))
+    given = dict(zip(names, tensors, strict=True)).get(broken)
+    floating = {
+        name
+        for sample in spec.samples
+        for name, tensor in zip(names, sample.tensors, strict=False)
+        if tensor.is_floating_point()
+    }
+    converts = isinstance(given, torch.Tensor) and broken in floating and not given.is_floating_point()
+    assert converts, f"accepted a call with a broken {broken}: {tensors} {kwargs}"
+    as_float = (t.to(torch.float32) if name in floating else t for name, t in zip(names, tensors, strict=True))
+    torch.testing.assert_close(outcome, spec.call(*as_float, **kwargs))
+    return None

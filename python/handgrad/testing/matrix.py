@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from handgrad.testing import checks
+from handgrad.testing import ahead_of_time, ticks
 from handgrad.testing.spec import OpSpec
+from handgrad.testing.tiers import TIERS, chosen
 
 #: The op contract: number, the word in test names, and what it promises.
 TICKS: dict[int, tuple[str, str]] = {
@@ -29,7 +30,7 @@ TICKS: dict[int, tuple[str, str]] = {
     10: ("reference", "readable reference, fallback without a kernel"),
     11: ("onnx", "ONNX export, equal in onnxruntime"),
     12: ("deterministic", "bit for bit, for any number of threads"),
-    13: ("sentences", "bad arguments get a sentence"),
+    13: ("messages", "bad arguments get an error message"),
     14: ("sharding", "DTensor and DDP"),
     15: ("memory", "saves no intermediates"),
     16: ("documented", "benchmark and docs page"),
@@ -54,12 +55,13 @@ def matrix(spec: OpSpec) -> Any:
     """A pytest function that asks all ticks of ``spec``; assign it to a name that begins with ``test_``.
 
     With ``HANDGRAD_TEST_DEVICE=cuda`` in the environment the samples lie on that device, and every tick that a device
-    has a part in is asked of its kernels.
+    has a part in is asked of its kernels. With ``HANDGRAD_TEST_TIER`` or ``--tier``, what a tier leaves out is not
+    collected: see :mod:`handgrad.testing.tiers`.
     """
     root = Path(inspect.stack()[1].filename).resolve().parents[2]
     params = [
         pytest.param(case, id=f"{spec.name}-{case.tick:02d}_{TICKS[case.tick][0]}-{case.name}")
-        for case in _cases(spec, root)
+        for case in cases_of(spec, root)
     ]
 
     @pytest.mark.parametrize("case", params)
@@ -68,10 +70,11 @@ def matrix(spec: OpSpec) -> Any:
             pytest.skip(case.reason)
         case.run()
 
+    test_matrix.of_matrix = True  # type: ignore[attr-defined]
     return test_matrix
 
 
-def _cases(spec: OpSpec, root: Path) -> Iterator[Case]:
+def cases_of(spec: OpSpec, root: Path) -> Iterator[Case]:
     device = os.environ.get("HANDGRAD_TEST_DEVICE", "")
     pending = dict(spec.pending)
     if device:
@@ -88,10 +91,16 @@ def _cases(spec: OpSpec, root: Path) -> Iterator[Case]:
             for tick, reason in pending.items()
             if tick != 2
         }
+    tier, first = TIERS[chosen()], spec.samples[0].name
+    if 7 not in {**spec.not_applicable, **pending}:
+        ahead_of_time.SPECS.append(spec)
     for tick in TICKS:
+        if tick not in tier.cases:
+            continue
         excused = spec.not_applicable.get(tick) or pending.get(tick)
         if excused:
             yield Case(tick, "excused", lambda: None, excused)
             continue
-        for name, run in getattr(checks, f"tick_{TICKS[tick][0]}")(spec, root):
-            yield Case(tick, name, run)
+        for name, run in ticks.cases(TICKS[tick][0], spec, root):
+            if tier.asks(tick, name, first):
+                yield Case(tick, name, run)

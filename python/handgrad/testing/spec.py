@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+
+#: Why tick 2 is pending where nothing else is said.
+NOT_ON_A_DEVICE = "the CUDA kernels pass the matrix in the emulator and have not run on a device"
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Bad:
-    """One call that must fail: ``call()`` raises ``error`` with a sentence that matches ``sentence`` (a regex)."""
+    """One call that must fail: ``call()`` raises ``error`` with a message that matches ``message`` (a regex)."""
 
     name: str
     call: Callable[[], Any]
     error: type[Exception]
-    sentence: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,17 @@ class OpSpec:
         operator: its qualified name, ``"handgrad::name"``. Private ops of the derivatives follow the pattern
             ``_name_backward`` and ``_name_double_backward`` and are found by it.
         function: the public function.
+        tensors: the names of its tensors, in the order in which samples have them, where they are not its first
+            arguments. A sample may have fewer.
         reference: a function of the same arguments in plain PyTorch.
         samples: small float64 samples (tens of elements: gradcheck is quadratic), away from kinks.
         large: one float32 sample big enough for several threads, its sizes no multiples of anything.
         empty: samples with no elements in one way or another.
-        module: makes a module that computes ``function`` from a sample's kwargs; None for an op that has no module of
-            its own.
-        bad: calls that must fail, with their sentences.
+        module: the module class that computes ``function``, made from a sample's kwargs; None for an op that has none.
+        own: the names of the tensors that the module has as parameters of its own: a weight, a bias.
+        module_kwargs: the keyword arguments that the module is made with, from a sample, where they are not its kwargs
+            alone: sizes of a weight.
+        bad: calls that must fail, with their error messages.
         identities: named properties that must hold: callables that assert.
         numel_beyond_int32: a callable that asserts the op right for more than 2^31 elements, cheaply (expanded
             tensors).
@@ -90,7 +98,8 @@ class OpSpec:
         floor_factors: how many times those bytes the CUDA kernels may move, by the pass' name, where it is more than
             1.05, with the reason beside it.
         not_applicable: ticks that make no sense for the op, with the reason.
-        pending: ticks that are not done yet, with the reason; they are skipped and shown as missing.
+        pending: ticks that are not done yet, with the reason; they are skipped and shown as missing. Unless told, the
+            CUDA kernels on a device.
     """
 
     name: str
@@ -104,6 +113,9 @@ class OpSpec:
     bad: Sequence[Bad]
     identities: dict[str, Callable[[], None]]
     numel_beyond_int32: Callable[[], None]
+    tensors: Sequence[str] = ()
+    own: Sequence[str] = ()
+    module_kwargs: Callable[[Sample], dict[str, Any]] | None = None
     dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     autocast: torch.dtype | None = None
     channels_last: bool = True
@@ -120,7 +132,7 @@ class OpSpec:
     floor: Callable[[Sample], dict[str, int]] | None = None
     floor_factors: dict[str, float] = field(default_factory=dict)
     not_applicable: dict[int, str] = field(default_factory=dict)
-    pending: dict[int, str] = field(default_factory=dict)
+    pending: dict[int, str] = field(default_factory=lambda: {2: NOT_ON_A_DEVICE})
 
     def __post_init__(self) -> None:
         for tick in (3, 15):
@@ -135,14 +147,14 @@ class OpSpec:
         """What the reference computes in, for kernels that are given ``dtype``."""
         return torch.float64 if self.derivatives or dtype is torch.float64 else torch.float32
 
-    def counted(self, place: int) -> str:
-        """What the first dimension of the tensor at ``place`` counts."""
-        return self.rows[place] if self.rows else "batch"
+    def counted(self, index: int) -> str:
+        """What the first dimension of the tensor at ``index`` counts."""
+        return self.rows[index] if self.rows else "batch"
 
     def grown(self, sample: Sample, times: int) -> Sample:
         """``sample`` with as many rows ``times`` over; more for each further kind of rows, so that all sizes differ."""
         kinds = list(dict.fromkeys(self.rows))
-        factors = [times + (kinds.index(self.counted(place)) if kinds else 0) for place in range(len(sample.tensors))]
+        factors = [times + (kinds.index(self.counted(index)) if kinds else 0) for index in range(len(sample.tensors))]
         tensors = tuple(torch.cat([t] * factor) for t, factor in zip(sample.tensors, factors, strict=True))
         return Sample(sample.name, tensors, sample.kwargs)
 
@@ -154,9 +166,33 @@ class OpSpec:
 
         return replace(self, samples=there(self.samples), large=there([self.large])[0], empty=there(self.empty))
 
-    def as_module(self, kwargs: dict[str, Any]) -> torch.nn.Module:
-        """The op as a module: its own if it has one."""
-        return _FunctionModule(self.function, kwargs) if self.module is None else self.module(**kwargs)
+    @cached_property
+    def call(self) -> Callable[..., Any]:
+        """The public function, with the tensors of a sample by position and everything else by name."""
+        if not self.tensors:
+            return self.function
+        function, names = self.function, tuple(self.tensors)
+
+        def call(*tensors: Tensor, **kwargs: Any) -> Any:
+            return function(**dict(zip(names, tensors, strict=False)), **kwargs)
+
+        return call
+
+    def tensor_names(self, count: int) -> list[str]:
+        """What the public function calls the first ``count`` tensors of a sample."""
+        return list(self.tensors or self.function.__code__.co_varnames)[:count]
+
+    def as_module(self, sample: Sample) -> tuple[torch.nn.Module, tuple[int, ...]]:
+        """The op as a module, its own if it has one, and which of the sample's tensors that is called with."""
+        indices = tuple(range(len(sample.tensors)))
+        if self.module is None:
+            return _FunctionModule(self.call, sample.kwargs), indices
+        module = self.module(**(self.module_kwargs(sample) if self.module_kwargs else sample.kwargs))
+        names = self.tensor_names(len(indices))
+        for name, tensor in zip(names, sample.tensors, strict=True):
+            if name in self.own:
+                setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
+        return module, tuple(index for index in indices if names[index] not in self.own)
 
     def private(self, suffix: str) -> str:
         return f"{self.namespace}::_{self.name}_{suffix}"

@@ -1,0 +1,46 @@
+"""Varifocal loss: 10 million elements, beside the formula in plain PyTorch, eager and compiled."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from handgrad.benchmarking import Benchmark, Case, compiled
+from handgrad.losses import varifocal_loss
+
+ALPHA, GAMMA = 0.75, 2.0
+
+
+def _case(n: int, reduction: str) -> Case:
+    def inputs(device: torch.device) -> tuple[Tensor, Tensor]:
+        # One element in twenty is a positive.
+        targets = torch.rand(n, device=device) * (torch.rand(n, device=device) < 0.05)
+        return torch.randn(n, device=device, requires_grad=True), targets
+
+    def ours(inputs: Tensor, targets: Tensor) -> Tensor:
+        return varifocal_loss(inputs, targets, ALPHA, GAMMA, reduction=reduction)
+
+    # As detectors have it.
+    def eager(inputs: Tensor, targets: Tensor) -> Tensor:
+        easy = ALPHA * (inputs.sigmoid() - targets).abs().pow(GAMMA) * (targets <= 0)
+        weight = targets * (targets > 0) + easy
+        loss = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none") * weight
+        return loss.mean() if reduction == "mean" else loss
+
+    one_map = 4 * n
+    # Inputs and targets are read; a map of losses is written, or its gradient read, only without a reduction.
+    unreduced = one_map if reduction == "none" else 0
+    return Case(
+        name=f"{n} float32, {reduction}",
+        inputs=inputs,
+        handgrad=ours,
+        peers={"torch": eager, "torch, torch.compile": compiled(eager)},
+        forward_bytes=2 * one_map + unreduced,
+        backward_bytes=3 * one_map + unreduced,
+    )
+
+
+def benchmark(quick: bool) -> Benchmark:
+    n = 10_000 if quick else 10_000_000
+    return Benchmark(op="varifocal_loss", cases=[_case(n, "mean"), _case(n, "none")])

@@ -1,0 +1,4 @@
+"""Kinds: what all ops of one shape share in Python. An op brings its reference, its checks and its docstring.
+
+``elementwise_loss``: a loss of inputs and targets, element by element, with a reduction.
+"""

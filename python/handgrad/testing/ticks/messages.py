@@ -1,0 +1,75 @@
+"""Tick 13: every bad argument gets an error message that names it, says what was expected and what came."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handgrad.testing import malformed
+from handgrad.testing.calls import Checks
+from handgrad.testing.spec import Bad, OpSpec, Sample
+
+
+def cases(spec: OpSpec, root: Path) -> Checks:
+    for bad in spec.bad:
+        yield bad.name, functools.partial(_fails, bad)
+    yield from _usual(spec)
+    yield "malformed", functools.partial(malformed.run, spec)
+
+
+def _fails(bad: Bad) -> None:
+    import pytest
+
+    with pytest.raises(bad.error, match=bad.message):
+        bad.call()
+
+
+# ---- what every op is to refuse --------------------------------------------------------------------------------------
+
+
+def _usual(spec: OpSpec) -> Iterator[tuple[str, Callable[[], None]]]:
+    """For each tensor None, a sparse one, other numbers; and, compiled, a shape that only the fake kernel sees."""
+    sample = next((sample for sample in spec.samples if sample.tensors[0].dim()), None)
+    if sample is None:
+        return
+    sample = sample.to(torch.float32)
+    names = spec.tensor_names(len(sample.tensors))
+    for index, (name, tensor) in enumerate(zip(names, sample.tensors, strict=True)):
+        if name not in spec.optional:
+            yield f"none_{name}", functools.partial(_refused, spec, sample, index, None, "; got NoneType")
+        yield f"sparse_{name}", functools.partial(_refused, spec, sample, index, tensor.to_sparse(), "dense tensor")
+        other = torch.int64 if tensor.is_floating_point() else torch.float32
+        kind = str(other).removeprefix("torch.")
+        yield f"{kind}_{name}", functools.partial(_refused, spec, sample, index, tensor.to(other), f"got .*{kind}")
+    if len(names) > 1 or not spec.any_rank:
+        yield f"compiled_{names[0]}", functools.partial(_refused_by_fake, spec, sample)
+
+
+def _with(sample: Sample, index: int, value: Any) -> list[Any]:
+    return [*sample.tensors[:index], value, *sample.tensors[index + 1 :]]
+
+
+def _refused(spec: OpSpec, sample: Sample, index: int, value: Any, said: str) -> None:
+    name = spec.tensor_names(len(sample.tensors))[index]
+    text = malformed.refusal(spec, name, _with(sample, index, value), sample.kwargs)
+    assert text is None or re.search(f"(?s)\\b{name}\\b.* must .*{said}", text), (
+        f"{spec.name}: of {name} it should be said what it must be, with {said!r}; got: {text}"
+    )
+
+
+def _refused_by_fake(spec: OpSpec, sample: Sample) -> None:
+    """Compiled, an op's arguments reach its fake kernel, which must refuse what the kernel refuses."""
+    import pytest
+
+    first = sample.tensors[0]
+    given = _with(sample, 0, first.reshape(*first.shape, 1, 1, 1, 1))
+    names = "|".join(spec.tensor_names(len(given)))
+    torch._dynamo.reset()
+    # Dynamo wraps the fake's exception in one of its own.
+    with pytest.raises(Exception, match=f"(?s)\\b({names}) must "):
+        torch.compile(spec.call, backend="eager")(*given, **sample.kwargs)
