@@ -150,14 +150,18 @@ def commands(op: Op, build: Path) -> dict[str, dict[str, Any]]:
 
 
 def objects(op: Op, build: Path) -> dict[str, Path]:
-    """The op's object files, by library. Raises where a library is to be built and was not, or before its sources."""
+    """The op's object files, by library. Raises where a library is to be built and was not, or before its source."""
     if not (build / "compile_commands.json").is_file():
         raise FileNotFoundError(f"{build} must hold a build of handgrad's libraries; there is none: run make build")
-    found = {library: build / command["output"] for library, command in commands(op, build).items()}
-    newest = max(path.stat().st_mtime for path in op.folder.iterdir())
-    for path in found.values():
-        if not path.is_file() or path.stat().st_mtime < newest:
-            raise FileNotFoundError(f"{path} must be as new as the sources of {op.name}; it is not: run make build")
+    found = {}
+    for library, command in commands(op, build).items():
+        path = build / command["output"]
+        # What is emulated wraps the op's CUDA source.
+        source = op.folder / Path(command["file"]).with_suffix(".cu").name
+        source = source if library.endswith("_emulated") else Path(command["file"])
+        if not path.is_file() or path.stat().st_mtime < source.stat().st_mtime:
+            raise FileNotFoundError(f"{path} must be as new as {source.name}; it is not: run make build")
+        found[library] = path
     return found
 
 
