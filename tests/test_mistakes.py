@@ -141,14 +141,14 @@ def test_each_mistake_is_reported_in_a_sentence_that_leads_to_it(package):
     source = "python/wrong_ops/layers/wrong_loop.py"
     text = package.change(source, "    fake=_contiguous_like,\n", "")
     said = package.failure("wrong_loop and opcheck")
-    assert "missing 1 required keyword-only argument: 'fake'" in said
+    assert "Derivatives.__init__() missing 1 required keyword-only argument: 'fake'" in said
     (package.root / source).write_text(text)
 
     # 8: a fake kernel with another shape
-    package.change(source, "    fake=_contiguous_like,\n", "    fake=lambda input, eps: input.new_empty(1),\n")
+    package.change(source, "torch.empty_like(input, memory_format=torch.contiguous_format)", "input.new_empty(1)")
     said = package.failure("wrong_loop and opcheck_wrong_loop")
     assert re.search(
-        r"promises \(1,\) of torch.float64 for result 0, and the kernel returns \(4, 3\) of torch.float64", said
+        r"promises \(1,\) of torch.float64 for result 0, and the kernel returns \(.+\) of torch.float64", said
     )
     (package.root / source).write_text(text)
 
