@@ -161,7 +161,8 @@ def _check_library(root: Path, package: str, libraries: list[Path], sources: str
             name, _, problem = line.partition("\t")
             namespace, _, op = name.partition("::")
             if namespace == package:
-                found = _lines_with(root, f'"{op}(', "*.cpp") + _lines_with(root, f'"{op}"', sources)
+                found = _lines_with(root, f'"{op}(', "*.cpp")
+                found += _lines_with(root, f'"{op}"', sources) or _formula_of(root, op)
                 raise SystemExit(f"{package}: {problem}: {', '.join(found) or 'csrc'}")
         return
     said = re.search(r"what\(\):\s*(.*)", done.stderr)
@@ -185,6 +186,12 @@ def _lines_with(root: Path, text: str, sources: str) -> list[str]:
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if text in line and ("def(" in line or "impl" in line or line.lstrip().startswith('"'))
     ]
+
+
+def _formula_of(root: Path, op: str) -> list[str]:
+    """Where no source names an op, its kind registers it, with the numbers that its formula has."""
+    base = op.lstrip("_").removesuffix("_backward").removesuffix("_double")
+    return [str(path.relative_to(root)) for path in sorted((root / "csrc").glob(f"*/{base}/{base}_math.h"))]
 
 
 def _of_this_machine() -> dict[str, str]:
