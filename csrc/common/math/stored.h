@@ -28,6 +28,11 @@ struct Stored {
   // Memory of C itself; anything else is of a half type.
   HANDGRAD_MATH bool is_computed_in() const { return dtype == kDtype<C>; }
   P* in_place() const { return reinterpret_cast<P*>(data); }
+  // Memory of T, which dispatch_storage has found to be its type.
+  template <class T>
+  HANDGRAD_MATH auto* as() const {
+    return reinterpret_cast<std::conditional_t<std::is_const_v<P>, const T, T>*>(data);
+  }
 };
 
 template <class C>
@@ -48,9 +53,9 @@ struct StoredView {
   template <class... Index>
   HANDGRAD_MATH Stored<P> at(Index... index) const {
     static_assert(sizeof...(Index) == Rank);
-    const int64_t indices[Rank] = {static_cast<int64_t>(index)...};
     int64_t offset = 0;
-    for (int d = 0; d < Rank; ++d) offset += indices[d] * strides[d];
+    int d = 0;
+    ((offset += static_cast<int64_t>(index) * strides[d++]), ...);
     return first + offset;
   }
   HANDGRAD_MATH explicit operator bool() const { return first.data != nullptr; }

@@ -59,7 +59,7 @@ class Forward {
   // One thread's buffers for a tile.
   struct Memory {
     Planes<C> y, x, mask, output;
-    std::vector<C> columns;
+    ScratchVector<C> columns;
 
     Memory(const Geometry& geometry, const Plan& plan)
         : y(geometry.offset_groups * geometry.taps, plan.tile),
@@ -108,8 +108,8 @@ class Forward {
   const StoredView<const C, 4> offset_;  // [N, 2 * offset_groups * taps, out_h, out_w]
   const StoredView<const C, 4> mask_;    // [N, offset_groups * taps, out_h, out_w]
   const StoredView<C, 4> output_;        // [N, out_channels, out_h, out_w]
-  const std::vector<C> weight_;
-  std::vector<C> bias_;
+  const ScratchVector<C> weight_;
+  ScratchVector<C> bias_;
 };
 
 // ---- host entries

@@ -60,9 +60,9 @@ struct TileMemory {
   Planes<C> y, x, mask, grad_output, grad_y, grad_x, grad_mask;
   Planes<C> v_y, v_x, v_mask, grad_grad_output;
   // [position, tap, channel]: the samples, their gradients, how they move, and h.
-  std::vector<C> columns, grad_columns, v_columns, h_columns;
+  ScratchVector<C> columns, grad_columns, v_columns, h_columns;
   // Channels of a pixel that does not move.
-  std::vector<C> zeros;
+  ScratchVector<C> zeros;
 
   TileMemory(const Geometry& geometry, const Plan& plan, const SampleWork& work, bool needs_h)
       : TileMemory(plan.tile, geometry.offset_groups * geometry.taps, geometry.out_channels, geometry.group_out) {

@@ -146,7 +146,7 @@ class Planes {
 
  private:
   int64_t count_, pitch_;
-  std::vector<C> memory_;
+  ScratchVector<C> memory_;
 };
 
 // Offsets of one tile, one plane for each offset group and tap; with the taps' own points added, sampling points.
@@ -199,9 +199,9 @@ inline std::vector<Segment> segments_of(const Geometry& geometry, int64_t group)
 
 // The weight as a matrix of each group, (output channel) x (tap, channel): the order of the columns.
 template <class C>
-std::vector<C> arranged_weight(
+ScratchVector<C> arranged_weight(
     const Geometry& geometry, const StoredView<const C, 4>& weight) {  // [out_channels, C / groups, kernel_h, kernel_w]
-  std::vector<C> to(static_cast<size_t>(geometry.out_channels * geometry.taps * geometry.group_channels));
+  ScratchVector<C> to(static_cast<size_t>(geometry.out_channels * geometry.taps * geometry.group_channels));
   C* row = to.data();
   for (int64_t o = 0; o < geometry.out_channels; ++o) {
     for (int64_t t = 0; t < geometry.taps; ++t, row += geometry.group_channels) {

@@ -52,7 +52,7 @@ template <class C, int64_t Width>
 struct Scratch {
   BinTile<C, Width> tile;
   Transposer<Width, C> transposer;
-  std::vector<C> input, v_input, grad_input;
+  ScratchVector<C> input, v_input, grad_input;
 
   explicit Scratch(const Geometry& geometry)
       : tile(geometry), transposer(std::max<int64_t>(geometry.width, tile.bins())) {}
@@ -122,7 +122,7 @@ class BoxGradients {
 
  private:
   int64_t boxes_, blocks_;
-  std::vector<C> partial_;
+  ScratchVector<C> partial_;
 };
 
 // The backward, and for Twice the double backward.
@@ -182,8 +182,8 @@ class Differentiation {
   }
 
  private:
-  void bin(const Taps<C>& rows, const Taps<C>& columns, const Box<C>& motion, const C* grad, C* change,
-           CoordinateSums<C, Width>& sums) const {
+  [[gnu::always_inline]] void bin(const Taps<C>& rows, const Taps<C>& columns, const Box<C>& motion, const C* grad,
+                                  C* change, CoordinateSums<C, Width>& sums) const {
     if (scatters_) scatter_bin<Width, Twice>(grad, rows, columns, motion, grad_plane_);
     if constexpr (!Twice) {
       if (differentiates_) differentiate_bin<Width>(plane_, rows, columns, grad, sums);

@@ -205,7 +205,9 @@ __device__ __forceinline__ void add_bins(const Geometry& geometry, const View<co
 
 // The gradient of the image, or what the double backward adds to it: blocks are (channels, image, tile).
 template <class T, bool Twice>
-__global__ void __launch_bounds__(kThreads, Twice ? 1 : sizeof(Compute<T>) == sizeof(float) ? 3 : kMinBlocks)
+__global__ void __launch_bounds__(kThreads, Twice                                 ? 1
+                                            : sizeof(Compute<T>) == sizeof(float) ? 3
+                                                                                  : kMinBlocks)
     grad_input_kernel(Geometry geometry, Operands<T> operands,
                       View<const T, 4> grad_output,                               // [K, C, pooled_h, pooled_w]
                       int32_t tiles_h, int32_t tiles_w, View<T, 4> grad_input) {  // [N, C, H, W]
