@@ -21,8 +21,7 @@ namespace handgrad {
 // few channels has a block that is not mostly empty.
 inline constexpr int64_t kBlockChannels = 32, kFewChannels = 8;
 
-// ---- a row of pixels
-// -------------------------------------------------------------------------------------------------
+// ---- a row of pixels ------------------------------------------------------------------------------------------------
 
 // Lines of `pixels` numbers, one for each of Width channels and `line` apart, to groups of numbers, one for each pixel
 // and `group` apart; in squares that the compiler keeps in registers.
@@ -142,8 +141,7 @@ void store_pixels(const C* from, int64_t group, int64_t channels, int64_t pixels
   }
 }
 
-// ---- a block of channels of an image
-// ---------------------------------------------------------------------------------
+// ---- a block of channels of an image --------------------------------------------------------------------------------
 
 // Channels [first, first + count) of image n.
 struct ChannelBlock {
@@ -260,8 +258,7 @@ void store_block(const BlockPlane<C>& plane, const StoredView<C, 4>& image,  // 
   }
 }
 
-// ---- all blocks of all images
-// ----------------------------------------------------------------------------------------
+// ---- all blocks of all images ---------------------------------------------------------------------------------------
 
 // body(begin, end) for pieces of all blocks, of `elements` each; channel_block tells which block an index is. They are
 // numbered so that a thread has some blocks of each image, since the work may all be on one.

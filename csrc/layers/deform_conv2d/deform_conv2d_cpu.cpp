@@ -112,8 +112,7 @@ class Forward {
   ScratchVector<C> bias_;
 };
 
-// ---- host entries
-// ----------------------------------------------------------------------------------------------------
+// ---- host entries ---------------------------------------------------------------------------------------------------
 
 Tensor deform_conv2d_cpu(const Tensor& input,                // [N, C, H, W]
                          const Tensor& offset,               // [N, 2 * offset_groups * taps, out_h, out_w]

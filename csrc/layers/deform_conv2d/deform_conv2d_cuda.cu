@@ -271,8 +271,7 @@ void differentiate(const Geometry& geometry, const Tensors& from, bool in_order)
   });
 }
 
-// ---- host entries
-// ----------------------------------------------------------------------------------------------------
+// ---- host entries ---------------------------------------------------------------------------------------------------
 
 Tensor deform_conv2d_cuda(const Tensor& input,                // [N, C, H, W]
                           const Tensor& offset,               // [N, 2 * offset_groups * taps, out_h, out_w]

@@ -24,8 +24,7 @@ struct Chunk {
 
 __device__ __forceinline__ int64_t thread_index() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
 
-// ---- between tensors and matrices
-// ------------------------------------------------------------------------------------
+// ---- between tensors and matrices -----------------------------------------------------------------------------------
 
 // Element i of the weight as a matrix of each group, (output channel) x (channel, tap).
 template <class T>
@@ -97,8 +96,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   store(to.at(n, c, y, x), narrow<T>(load(from.at(n, c, y, x))));
 }
 
-// ---- samples
-// ---------------------------------------------------------------------------------------------------------
+// ---- samples --------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Sampled {
@@ -170,8 +168,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
 }
 
-// ---- gradients of samples
-// --------------------------------------------------------------------------------------------
+// ---- gradients of samples -------------------------------------------------------------------------------------------
 
 // What the double backward has beside: the directions, of which those that are None have no data; the gradient h of the
 // columns with respect to grad_grad_weight, if there is one; and where the changed columns go, if they are wanted.
@@ -250,8 +247,7 @@ __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
   }
 }
 
-// ---- the gradient of the image
-// ---------------------------------------------------------------------------------------
+// ---- the gradient of the image --------------------------------------------------------------------------------------
 
 // What one sample adds to channel c of its corners; add(element, value).
 template <class T, bool Twice, class Add>
@@ -306,8 +302,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
 }
 
-// ---- the gradient of the bias
-// ----------------------------------------------------------------------------------------
+// ---- the gradient of the bias ---------------------------------------------------------------------------------------
 
 // Adds that of a chunk, one thread for each channel, positions in order.
 template <class C>

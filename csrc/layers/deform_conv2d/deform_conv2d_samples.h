@@ -146,8 +146,7 @@ class GradRowStore {
   Transposer<kFewChannels, C> scratch_;
 };
 
-// ---- innermost loops: all channels of one sample
-// ---------------------------------------------------------------------
+// ---- innermost loops: all channels of one sample --------------------------------------------------------------------
 
 template <class C>
 void sample_channels(int64_t count, const C* const (&x)[4], const C (&weight)[4], C* __restrict column) {

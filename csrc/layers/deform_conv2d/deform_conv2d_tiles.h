@@ -82,8 +82,7 @@ void for_each_lane(const Plan& plan, const Work& work) {
   });
 }
 
-// ---- positions
-// -------------------------------------------------------------------------------------------------------
+// ---- positions ------------------------------------------------------------------------------------------------------
 
 // step(first element, index in the tile, count) for the rows of a tile in channel c of `tensor`, [N, *, out_h, out_w].
 template <class P, class Step>
@@ -177,8 +176,7 @@ void store_with_bias(const Geometry& geometry, C* row, C bias, const StoredView<
   store_plane(geometry, row, to, tile, c);
 }
 
-// ---- channels
-// --------------------------------------------------------------------------------------------------------
+// ---- channels -------------------------------------------------------------------------------------------------------
 
 // Neighbouring channels with one group of the convolution and one of the offsets.
 struct Segment {

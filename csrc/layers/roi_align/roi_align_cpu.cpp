@@ -221,8 +221,7 @@ void differentiate(const Geometry& geometry, const Tensor& boxes, const Operands
   });
 }
 
-// ---- host entries
-// ----------------------------------------------------------------------------------------------------
+// ---- host entries ---------------------------------------------------------------------------------------------------
 
 Tensor roi_align_cpu(const Tensor& input,  // [N, C, H, W]
                      const Tensor& boxes,  // [K, 5]
