@@ -142,15 +142,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cpu(
   const Geometry geometry = check_arguments(input, offset, weight, std::nullopt, mask,
                                             {stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w});
   check_grad_output(geometry, grad_output, input);
-  const Gradients to = Gradients::backward(geometry, input, offset, weight, mask, output_mask);
-  if (to.any()) {
+  const Gradients results = Gradients::backward(geometry, input, offset, weight, mask, output_mask);
+  if (results.any()) {
     dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
       using C = typename decltype(tag)::type;
-      const Operands<C> operands(grad_output, input, offset, weight, mask, to);
+      const Operands<C> operands(grad_output, input, offset, weight, mask, results);
       Differentiation<C, false>(geometry, operands).run();
     });
   }
-  return {to.input, to.offset, to.weight, to.bias, to.mask};
+  return {results.input, results.offset, results.weight, results.bias, results.mask};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward_cpu(
@@ -169,17 +169,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward
   check_grad_output(geometry, grad_output, input);
   const Directions along{grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias, grad_grad_mask};
   check_directions(geometry, along, input, offset, weight, mask);
-  Gradients to = Gradients::double_backward(geometry, input, offset, weight, mask, output_mask);
-  to.clear_what_stands_still(along);
-  if (to.any()) {
+  Gradients results = Gradients::double_backward(geometry, input, offset, weight, mask, output_mask);
+  results.clear_what_stands_still(along);
+  if (results.any()) {
     dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
       using C = typename decltype(tag)::type;
-      Operands<C> operands(grad_output, input, offset, weight, mask, to);
+      Operands<C> operands(grad_output, input, offset, weight, mask, results);
       operands.set_directions(along);
       Differentiation<C, true>(geometry, operands).run();
     });
   }
-  return {to.grad_output, to.input, to.offset, to.weight, to.mask};
+  return {results.grad_output, results.input, results.offset, results.weight, results.mask};
 }
 
 }  // namespace

@@ -71,15 +71,15 @@ std::tuple<Tensor, Tensor> roi_align_backward_cuda(const Tensor& grad_output,  /
                                                    const std::vector<bool>& output_mask) {
   const Geometry geometry = check_arguments(input, boxes, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned);
   check_grad_output(geometry, grad_output, input);
-  const Backward to(input, boxes, as_output_mask<2>(kOp, output_mask));
+  const Backward results(input, boxes, as_output_mask<2>(kOp, output_mask));
   const DeviceOf device(input);
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Operands<T> operands{view<T, 4>(input), view<Compute<T>, 2>(boxes), {}, {}};
-    if (to.wants_input) launch_grad_input<T, false>(geometry, device, operands, grad_output, to.grad_input);
-    if (to.wants_boxes) launch_grad_boxes<T, false>(geometry, device, operands, grad_output, to.grad_boxes);
+    if (results.wants_input) launch_grad_input<T, false>(geometry, device, operands, grad_output, results.grad_input);
+    if (results.wants_boxes) launch_grad_boxes<T, false>(geometry, device, operands, grad_output, results.grad_boxes);
   });
-  return {to.grad_input, to.grad_boxes};
+  return {results.grad_input, results.grad_boxes};
 }
 
 std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cuda(
@@ -93,24 +93,24 @@ std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cuda(
   const Geometry geometry = check_arguments(input, boxes, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned);
   check_grad_output(geometry, grad_output, input);
   check_directions(grad_grad_input, grad_grad_boxes, input, boxes);
-  const DoubleBackward to(geometry, grad_grad_input, grad_grad_boxes, input, boxes,
-                          as_output_mask<3>(kOp, output_mask));
+  const DoubleBackward results(geometry, grad_grad_input, grad_grad_boxes, input, boxes,
+                               as_output_mask<3>(kOp, output_mask));
   const DeviceOf device(input);
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     const View<const Compute<T>, 2> table = view<Compute<T>, 2>(boxes);
     const Operands<T> operands{view<T, 4>(input), table, view<T, 4>(grad_grad_input),
                                view<Compute<T>, 2>(grad_grad_boxes)};
-    if (to.wants_grad_output && operands.v_boxes) {
-      launch_output<T, true>(geometry, device, operands, to.grad_grad_output);
-    } else if (to.wants_grad_output) {
+    if (results.wants_grad_output && operands.v_boxes) {
+      launch_output<T, true>(geometry, device, operands, results.grad_grad_output);
+    } else if (results.wants_grad_output) {
       // The output is linear in the image.
-      launch_output<T, false>(geometry, device, {operands.v_input, table, {}, {}}, to.grad_grad_output);
+      launch_output<T, false>(geometry, device, {operands.v_input, table, {}, {}}, results.grad_grad_output);
     }
-    if (to.wants_input) launch_grad_input<T, true>(geometry, device, operands, grad_output, to.grad_input);
-    if (to.wants_boxes) launch_grad_boxes<T, true>(geometry, device, operands, grad_output, to.grad_boxes);
+    if (results.wants_input) launch_grad_input<T, true>(geometry, device, operands, grad_output, results.grad_input);
+    if (results.wants_boxes) launch_grad_boxes<T, true>(geometry, device, operands, grad_output, results.grad_boxes);
   });
-  return {to.grad_grad_output, to.grad_input, to.grad_boxes};
+  return {results.grad_grad_output, results.grad_input, results.grad_boxes};
 }
 
 }  // namespace
