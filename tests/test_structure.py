@@ -40,7 +40,7 @@ def test_an_ops_files_are_where_its_name_says(family, op):
     wanted = {f"{op}.cpp", f"{op}_math.h", f"{op}_cpu.cpp"}
     assert wanted <= sources
     # What the devices share, and rooms of a large op: a header says by its name whose it is.
-    further = {name for name in sources - wanted if not re.fullmatch(rf"{op}_(cuda\.cu|[a-z0-9_]+\.h)", name)}
+    further = {name for name in sources - wanted if not re.fullmatch(rf"{op}_(cuda\.cu|[a-z0-9_]+\.(h|cuh))", name)}
     assert not further, f"of {op}'s folder, and not by their names: {further}"
     for path in (
         f"python/handgrad/{family}/{op}.py",

@@ -1,4 +1,4 @@
-"""How the results of layers lie in memory, for fake kernels: the same rule as in csrc/common/abi/image.h."""
+"""How the results of layers lie in memory, for fake kernels: the same rule as in csrc/common/abi/layout.h."""
 
 from __future__ import annotations
 

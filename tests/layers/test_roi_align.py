@@ -502,7 +502,7 @@ def test_boxes_of_images_that_are_not_there(number):
         torch.testing.assert_close(grad_image, torch.autograd.grad(roi_align(image, boxes[:1], 2).sum(), image)[0])
         assert grad_boxes[1].eq(0).all()
     else:
-        with pytest.raises(RuntimeError, match=r"boxes must have the number of an image .* below 2; got .* in row 1"):
+        with pytest.raises(RuntimeError, match=r"boxes must have a batch index .* below 2; got .* in row 1"):
             roi_align(image, boxes, 2)
     assert reference(image, boxes, 2)[1].isnan().all()
 
@@ -565,7 +565,7 @@ def test_vmap_over_models_and_boxes():
             2
         ).nonzero().tolist() == [[2, 1]]
     else:
-        with pytest.raises(RuntimeError, match="boxes must have the number of an image"):
+        with pytest.raises(RuntimeError, match="boxes must have a batch index"):
             torch.vmap(lambda i, b: roi_align(i, b, 2))(images, boxes)
 
 

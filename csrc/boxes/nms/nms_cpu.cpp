@@ -2,21 +2,24 @@
 // so far, and is kept if none of them suppresses it.
 //
 // Only kept boxes that it meets can. They are found in a tree whose shape is known beforehand: all boxes are put in the
-// order of a curve through their sizes and places, 16 neighbours make a leaf, 16 leaves a node, and so on; each knows
-// what the boxes kept so far below it cover. Looking at the 16 children of a node is a few vector instructions, and in
-// a leaf as many more decide. All that the tree asks is whether extents meet, in comparisons without rounding: where a
-// box stands in it is a question of time only, and the result is that of the plain double loop, whatever the boxes.
+// order of a curve through their sizes and positions, 16 neighbours make a leaf, 16 leaves a node, and so on; each
+// knows what the boxes kept so far below it cover. Looking at the 16 children of a node is a few vector instructions,
+// and in a leaf as many more decide. All that the tree asks is whether extents meet, in comparisons without rounding:
+// where a box stands in it is a question of time only, and the result is that of the plain double loop, whatever the
+// boxes.
 //
 // Boxes of different classes never meet: each class is a tree of its own, and threads take classes. Where one class has
 // much to compare, threads take boxes of it instead: a block of boxes is compared with all kept before the block at
 // once, and then, in order, with those kept within it.
+//
+// In order of appearance: Node and Leaf, 16 children each; Candidate; KeptBoxes, the tree; the curve; keep, the
+// decision for one class; orders by score and by class; the host entry.
 #include <bit>
 
-#include "math/convert.h"
-#include "nms_host.h"
-#include "cpu/parallel.h"
 #include "abi/registration.h"
+#include "cpu/parallel.h"
 #include "cpu/sort.h"
+#include "nms_host.h"
 
 namespace handgrad {
 namespace {
@@ -25,7 +28,7 @@ using namespace nms;
 
 // Children of a node: one vector of floats where vectors are widest.
 constexpr int64_t kLanes = 16;
-// So many kept boxes are a list of leaves before a tree is made.
+// Up to this many kept boxes, a flat list of leaves; then a tree.
 constexpr int64_t kListed = 256;
 // So many boxes are compared with what was kept before them in one step.
 constexpr int64_t kBoxesInStep = 512;
@@ -99,13 +102,13 @@ struct Candidate {
   C area;
 };
 
-// The boxes kept so far of one class, each in the place it was given.
+// The boxes kept so far of one class, each at the index it was given.
 template <class C>
-class Kept {
+class KeptBoxes {
  public:
-  // `places` leaves' lanes; with nodes above them, or as a list.
-  Kept(const Suppression<C>& rule, int64_t places, bool as_tree) : rule_(rule) {
-    int64_t nodes = nodes_of(places);
+  // With room for indices below `lanes`; with nodes above the leaves, or as a list.
+  KeptBoxes(const Suppression<C>& rule, int64_t lanes, bool as_tree) : rule_(rule) {
+    int64_t nodes = nodes_of(lanes);
     leaves_.resize(static_cast<size_t>(nodes));
     levels_.emplace_back(static_cast<size_t>(nodes));
     while (as_tree && nodes > 1) {
@@ -114,11 +117,11 @@ class Kept {
     }
   }
 
-  void add(int64_t place, const Candidate<C>& candidate) {
-    leaves_[place / kLanes].set(place % kLanes, candidate.box, candidate.area);
+  void add(int64_t index, const Candidate<C>& candidate) {
+    leaves_[index / kLanes].set(index % kLanes, candidate.box, candidate.area);
     for (auto& level : levels_) {
-      level[place / kLanes].grow(place % kLanes, candidate.core);
-      place /= kLanes;
+      level[index / kLanes].grow(index % kLanes, candidate.core);
+      index /= kLanes;
     }
   }
 
@@ -156,10 +159,10 @@ class Kept {
   std::vector<std::vector<Node<C>>> levels_;
 };
 
-// The place of each candidate on a curve through all: large boxes before small ones, by powers of two of their longer
+// The index of each candidate on a curve through all: large boxes before small ones, by powers of two of their longer
 // side, and within a size along a Z-shaped curve, so that neighbours on the curve are neighbours in the plane.
 template <class C>
-std::vector<uint32_t> places_on_curve(const std::vector<Candidate<C>>& candidates) {
+std::vector<uint32_t> curve_indices(const std::vector<Candidate<C>>& candidates) {
   const auto middle = [](C a, C b) { return C(0.5) * a + C(0.5) * b; };
   constexpr C infinity = std::numeric_limits<C>::infinity();
   C left = infinity, top = infinity, right = -infinity, bottom = -infinity, longest = 0;
@@ -175,10 +178,10 @@ std::vector<uint32_t> places_on_curve(const std::vector<Candidate<C>>& candidate
   // About as many cells as leaves.
   const int bits = std::clamp<int>(std::bit_width(candidates.size() / kLanes) / 2 + 1, 1, 10);
   const C cells = static_cast<C>(1 << bits);
-  // Whatever the numbers are, the result is a cell: places are allowed to be bad.
+  // Whatever the numbers are, the result is a cell: the order is allowed to be bad.
   const auto cell = [&](C x, C low, C high) {
-    const C at = (x - low) / (high - low) * cells;
-    return static_cast<uint32_t>(at > 0 ? smaller(at, cells - 1) : C(0));
+    const C scaled = (x - low) / (high - low) * cells;
+    return static_cast<uint32_t>(scaled > 0 ? smaller(scaled, cells - 1) : C(0));
   };
   const auto spread = [](uint32_t x) {
     x = (x | x << 8) & 0x00ff00ff;
@@ -192,35 +195,35 @@ std::vector<uint32_t> places_on_curve(const std::vector<Candidate<C>>& candidate
     const Box<C>& box = candidates[i].box;
     const int exponent = std::ilogb(larger(box.x2 - box.x1, box.y2 - box.y1));
     const uint32_t size = static_cast<uint32_t>(std::clamp(largest_exponent - exponent, 0, 15));
-    const uint32_t place =
+    const uint32_t position =
         spread(cell(middle(box.x1, box.x2), left, right)) | spread(cell(middle(box.y1, box.y2), top, bottom)) << 1;
-    entries[i] = {size << (2 * bits) | place, static_cast<uint32_t>(i)};
+    entries[i] = {size << (2 * bits) | position, static_cast<uint32_t>(i)};
   }
   sort_by_key(entries);
-  std::vector<uint32_t> places(entries.size());
-  for (size_t place = 0; place < entries.size(); ++place) places[entries[place].index] = static_cast<uint32_t>(place);
-  return places;
+  std::vector<uint32_t> indices(entries.size());
+  for (size_t k = 0; k < entries.size(); ++k) indices[entries[k].index] = static_cast<uint32_t>(k);
+  return indices;
 }
 
-// kept[i] = whether the i-th of the candidates, which come by falling score, is kept.
+// kept[i] = whether the i-th of the candidates, which come by decreasing score, is kept.
 template <class C>
 std::vector<uint8_t> keep(const std::vector<Candidate<C>>& candidates, const Suppression<C>& rule) {
   const int64_t count = static_cast<int64_t>(candidates.size());
   std::vector<uint8_t> kept(candidates.size());
   int64_t visited = 0, first = 0, length = 0;
   // As long as few are kept, a list is searched faster than a tree is made.
-  Kept<C> list(rule, std::min(count, std::max(kListed, kBoxesInStep)), false);
+  KeptBoxes<C> list(rule, std::min(count, std::max(kListed, kBoxesInStep)), false);
   for (; first < count && length < kListed; ++first) {
     kept[first] = !list.suppress(candidates[first], nodes_of(length), visited);
     if (kept[first]) list.add(length++, candidates[first]);
   }
   if (first == count) return kept;
 
-  const std::vector<uint32_t> places = places_on_curve(candidates);
-  Kept<C> tree(rule, count, true);
+  const std::vector<uint32_t> indices = curve_indices(candidates);
+  KeptBoxes<C> tree(rule, count, true);
   const auto add_kept = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      if (kept[i]) tree.add(places[i], candidates[i]);
+      if (kept[i]) tree.add(indices[i], candidates[i]);
     }
   };
   add_kept(0, first);
@@ -232,7 +235,7 @@ std::vector<uint8_t> keep(const std::vector<Candidate<C>>& candidates, const Sup
       visited = 0;
       for (int64_t i = first; i < last; ++i) {
         kept[i] = !tree.suppress(candidates[i], visited);
-        if (kept[i]) tree.add(places[i], candidates[i]);
+        if (kept[i]) tree.add(indices[i], candidates[i]);
       }
       busy = visited > kBusyNodes * (last - first);
       continue;
@@ -253,16 +256,16 @@ std::vector<uint8_t> keep(const std::vector<Candidate<C>>& candidates, const Sup
   return kept;
 }
 
-// All boxes by falling score.
+// All boxes by decreasing score.
 template <class T>
-std::vector<uint32_t> order_by_score(const Tensor& scores) {
+std::vector<uint32_t> order_by_score(const Tensor& tensor) {  // [K]
   using C = Compute<T>;
   using Key = decltype(descending_key(C()));
-  const T* data = scores.const_data_ptr<T>();
-  const int64_t count = scores.size(0), stride = scores.strides()[0];
+  const View<const T, 1> scores = view<T, 1>(tensor);
+  const int64_t count = tensor.size(0);
   std::vector<Entry<Key>> entries(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
-    entries[i] = {descending_key(widen(data[i * stride])), static_cast<uint32_t>(i)};
+    entries[i] = {descending_key(widen(*scores.at(i))), static_cast<uint32_t>(i)};
   }
   sort_by_key(entries);
   std::vector<uint32_t> order(entries.size());
@@ -271,12 +274,11 @@ std::vector<uint32_t> order_by_score(const Tensor& scores) {
 }
 
 // The same boxes class by class, and where each class begins.
-std::vector<uint32_t> order_by_class(const std::vector<uint32_t>& order, const Tensor& idxs,
+std::vector<uint32_t> order_by_class(const std::vector<uint32_t>& order, const Tensor& idxs,  // [K]
                                      std::vector<int64_t>& begins) {
-  const int64_t* data = idxs.const_data_ptr<int64_t>();
-  const int64_t stride = idxs.strides()[0];
+  const View<const int64_t, 1> classes = view<int64_t, 1>(idxs);
   std::vector<Entry<uint64_t>> entries(order.size());
-  for (size_t i = 0; i < order.size(); ++i) entries[i] = {static_cast<uint64_t>(data[order[i] * stride]), order[i]};
+  for (size_t i = 0; i < order.size(); ++i) entries[i] = {static_cast<uint64_t>(*classes.at(order[i])), order[i]};
   sort_by_key(entries);
   std::vector<uint32_t> grouped(order.size());
   for (size_t i = 0; i < grouped.size(); ++i) {
@@ -286,7 +288,30 @@ std::vector<uint32_t> order_by_class(const std::vector<uint32_t>& order, const T
   return grouped;
 }
 
-Tensor nms_cpu(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold) {
+// Decides for the boxes of one class, order[begin] … order[end - 1], by decreasing score.
+template <class T>
+void keep_of_class(const View<const T, 2>& boxes,  // [K, 4]
+                   const Suppression<Compute<T>>& rule, const std::vector<uint32_t>& order, int64_t begin, int64_t end,
+                   std::vector<uint8_t>& kept) {
+  using C = Compute<T>;
+  std::vector<Candidate<C>> candidates;
+  std::vector<uint32_t> rows;
+  for (int64_t i = begin; i < end; ++i) {
+    const Box<C> box = read_box(boxes, order[i]);
+    const C area = area_of(box);
+    // A box that is not proper is kept, and suppresses none.
+    if (!is_proper(box, area)) continue;
+    candidates.push_back({box, rule.core(box, area), area});
+    rows.push_back(order[i]);
+  }
+  const std::vector<uint8_t> chosen = keep(candidates, rule);
+  for (size_t i = 0; i < rows.size(); ++i) kept[rows[i]] = chosen[i];
+}
+
+Tensor nms_cpu(const Tensor& boxes,                // [K, 4]
+               const Tensor& scores,               // [K]
+               const std::optional<Tensor>& idxs,  // [K]
+               double iou_threshold) {
   check_arguments(boxes, scores, idxs);
   const int64_t count = boxes.size(0);
   std::vector<uint8_t> kept(static_cast<size_t>(count), 1);
@@ -294,8 +319,7 @@ Tensor nms_cpu(const Tensor& boxes, const Tensor& scores, const std::optional<Te
 
   dispatch_floating(kOp, boxes.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    using C = Compute<T>;
-    const Suppression<C> rule(iou_threshold);
+    const Suppression<Compute<T>> rule(iou_threshold);
     order = order_by_score<T>(scores);
     std::vector<int64_t> begins;
     const std::vector<uint32_t> grouped = idxs ? order_by_class(order, *idxs, begins) : std::vector<uint32_t>();
@@ -303,28 +327,9 @@ Tensor nms_cpu(const Tensor& boxes, const Tensor& scores, const std::optional<Te
     if (!idxs && count > 0) begins.push_back(0);
     const int64_t classes = static_cast<int64_t>(begins.size());
     begins.push_back(count);
-
-    const T* data = boxes.const_data_ptr<T>();
-    const int64_t row = boxes.strides()[0], column = boxes.strides()[1];
+    const View<const T, 2> table = view<T, 2>(boxes);
     parallel_for(classes, kLanes * count / std::max<int64_t>(1, classes), [&](int64_t begin, int64_t end) {
-      std::vector<Candidate<C>> candidates;
-      std::vector<uint32_t> from;
-      for (int64_t k = begin; k < end; ++k) {
-        candidates.clear();
-        from.clear();
-        for (int64_t i = begins[k]; i < begins[k + 1]; ++i) {
-          const T* corner = data + ordered[i] * row;
-          const Box<C> box{widen(corner[0]), widen(corner[column]), widen(corner[2 * column]),
-                           widen(corner[3 * column])};
-          const C area = area_of(box);
-          // A box that is not proper is kept, and suppresses none.
-          if (!is_proper(box, area)) continue;
-          candidates.push_back({box, rule.core(box, area), area});
-          from.push_back(ordered[i]);
-        }
-        const std::vector<uint8_t> chosen = keep(candidates, rule);
-        for (size_t i = 0; i < from.size(); ++i) kept[from[i]] = chosen[i];
-      }
+      for (int64_t k = begin; k < end; ++k) keep_of_class(table, rule, ordered, begins[k], begins[k + 1], kept);
     });
   });
 

@@ -8,10 +8,12 @@
 //
 // The bits of all pairs would be count^2 / 8 bytes. So they are made for as many rows as fit a fixed amount of memory,
 // worked off, and overwritten by those of the next rows; a row that is suppressed by then is left out.
-#include "cuda/boxes.cuh"
-#include "cuda/launch.cuh"
-#include "nms_host.h"
 #include "abi/registration.h"
+#include "cuda/boxes.cuh"
+#include "cuda/item.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/sort.cuh"
+#include "nms_host.h"
 
 namespace handgrad {
 namespace {
@@ -27,7 +29,7 @@ constexpr int kThreads = 256;
 // cache of a device, and what is suppressed by the first rows need not be looked at in the next.
 constexpr int64_t kMaskBytes = int64_t{8} << 20;
 
-// The boxes by falling score, and the state of the pass over them.
+// The boxes by decreasing score, and the state of the pass over them.
 template <class C>
 struct Sorted {
   int64_t count, tiles;
@@ -44,30 +46,29 @@ struct Sorted {
 };
 
 template <class T>
-struct Given {
-  const T* boxes;
-  int64_t row_stride, column_stride;
-  const int64_t* classes;
-  int64_t class_stride;
-  const int64_t* order;
+struct Operands {
+  View<const T, 2> boxes;          // [K, 4]
+  View<const int64_t, 1> classes;  // [K], or none
+  const int64_t* order;            // [K]
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks) sort_boxes_kernel(Given<T> given, Sorted<Compute<T>> sorted) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    sort_boxes_kernel(Operands<T> operands, Sorted<Compute<T>> sorted) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i < sorted.tiles) store(sorted.suppressed + i, Word{0});
   if (i >= sorted.count) return;
-  const int64_t from = load(given.order + i);
+  const int64_t row = load(operands.order + i);
   C area;
-  const Box<C> box = load_proper_box(given.boxes + from * given.row_stride, given.column_stride, area);
+  const Box<C> box = load_proper_box(operands.boxes, row, area);
   store(sorted.values + i, box.x1);
   store(sorted.values + sorted.count + i, box.y1);
   store(sorted.values + 2 * sorted.count + i, box.x2);
   store(sorted.values + 3 * sorted.count + i, box.y2);
   store(sorted.values + 4 * sorted.count + i, area);
-  if (sorted.classes) store(sorted.classes + i, load(given.classes + from * given.class_stride));
+  if (sorted.classes) store(sorted.classes + i, load(operands.classes.at(row)));
 }
 
 // The bits of the tiles of rows [first_tile, ...), those on the diagonal and right of it: mask[row * tiles + column
@@ -159,25 +160,15 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   store(output + load(sorted.kept_before + tile) + __popcll(kept & (bit - 1)), load(order + i));
 }
 
-// Places in the order of falling scores, by torch's stable sort.
-Tensor falling_order(const Tensor& scores) {
-  std::array<StableIValue, 4> stack{torch::stable::detail::from(scores),
-                                    torch::stable::detail::from(std::optional<bool>(true)),
-                                    torch::stable::detail::from(int64_t{0}), torch::stable::detail::from(true)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  // The sorted scores are not wanted; taking them is what frees them.
-  torch::stable::detail::to<Tensor>(stack[0]);
-  return torch::stable::detail::to<Tensor>(stack[1]);
-}
-
-int64_t blocks_for(int64_t threads) { return (threads + kThreads - 1) / kThreads; }
-
-Tensor nms_cuda(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold) {
+Tensor nms_cuda(const Tensor& boxes,                // [K, 4]
+                const Tensor& scores,               // [K]
+                const std::optional<Tensor>& idxs,  // [K]
+                double iou_threshold) {
   check_arguments(boxes, scores, idxs);
   const int64_t count = boxes.size(0);
   if (count == 0) return empty_indices(0, boxes);
   const DeviceOf device(boxes);
-  const Tensor order = falling_order(scores);
+  const Tensor order = decreasing_order(scores);
   Tensor output = order;
 
   dispatch_floating(kOp, boxes.scalar_type(), [&](auto tag) {
@@ -197,26 +188,18 @@ Tensor nms_cuda(const Tensor& boxes, const Tensor& scores, const std::optional<T
                            reinterpret_cast<Word*>(word),
                            reinterpret_cast<Word*>(word + tiles),
                            word + 2 * tiles};
-    const Given<T> given{boxes.const_data_ptr<T>(),
-                         boxes.strides()[0],
-                         boxes.strides()[1],
-                         idxs ? idxs->const_data_ptr<int64_t>() : nullptr,
-                         idxs ? idxs->strides()[0] : 0,
-                         order.const_data_ptr<int64_t>()};
+    const Operands<T> operands{view<T, 2>(boxes), view<int64_t, 1>(idxs), order.const_data_ptr<int64_t>()};
     const Suppression<C> rule(iou_threshold);
-    launch("nms: sort_boxes", sort_boxes_kernel<T>, device, {blocks_for(count), kThreads}, given, sorted);
+    launch("nms: sort_boxes", sort_boxes_kernel<T>, device, blocks_for(count, kThreads), operands, sorted);
     for (int64_t tile = 0; tile < tiles; tile += tiles_at_once) {
       const int64_t end = std::min(tiles, tile + tiles_at_once);
       launch("nms: mask", mask_kernel<C>, device, {(end - tile) * tiles, kTile}, sorted, rule, tile, bits);
       launch("nms: pass", pass_kernel<C>, device, {1, kThreads}, sorted, tile, end, bits,
              total.mutable_data_ptr<int64_t>());
     }
-    // The one number that the host waits for.
-    int64_t kept = 0;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(total.get(), &kept));
-    output = empty_indices(kept, boxes);
-    launch("nms: write", write_kernel<C>, device, {blocks_for(count), kThreads}, sorted,
-           order.const_data_ptr<int64_t>(), output.mutable_data_ptr<int64_t>());
+    output = empty_indices(item(total), boxes);
+    launch("nms: write", write_kernel<C>, device, blocks_for(count, kThreads), sorted, order.const_data_ptr<int64_t>(),
+           output.mutable_data_ptr<int64_t>());
   });
   return output;
 }

@@ -10,7 +10,8 @@ template <class C>
 struct Suppression {
   // The largest number of this type that is not above the threshold asked for: the same decisions, compared in C.
   C threshold;
-  // By this part of its own size a box may be narrowed on each side: two boxes that suppress one another still meet.
+  // Fraction of its size by which a box can be narrowed on each side, with boxes that suppress each other still
+  // meeting.
   C narrowing;
 
   explicit Suppression(double iou_threshold) : threshold(static_cast<C>(iou_threshold)) {

@@ -4,5 +4,5 @@
 STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
   library.def(
       "soft_nms(Tensor boxes, Tensor scores, float iou_threshold, float sigma, float min_score, bool gaussian) -> "
-      "(Tensor places, Tensor final_scores)");
+      "(Tensor indices, Tensor final_scores)");
 }

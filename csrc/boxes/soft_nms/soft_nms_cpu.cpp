@@ -6,7 +6,6 @@
 // never rise, so a box below the lowest score wanted is out for good, and those that are left are moved together when
 // they have become half of what is swept. A sweep is short and begins where the one before it ended: this is the work
 // of one thread.
-#include "math/convert.h"
 #include "abi/registration.h"
 #include "soft_nms_host.h"
 
@@ -17,18 +16,18 @@ using namespace soft_nms;
 
 constexpr int64_t kLanes = 16;
 
-// The boxes that may still be chosen, in the order in which they were given.
+// The boxes that may still be chosen, in their order.
 template <class C>
-class Left {
+class RemainingBoxes {
  public:
-  explicit Left(int64_t most) {
+  explicit RemainingBoxes(int64_t most) {
     for (auto* values : {&x1_, &y1_, &x2_, &y2_, &area_, &score_}) {
       values->resize(static_cast<size_t>((most + kLanes - 1) / kLanes * kLanes));
     }
-    place_.resize(x1_.size());
+    index_.resize(x1_.size());
   }
 
-  void add(const Box<C>& box, C score, int64_t place) {
+  void add(const Box<C>& box, C score, int64_t index) {
     const C area = area_of(box);
     const bool proper = is_proper(box, area);
     // A box that is not proper shares nothing with any.
@@ -38,18 +37,14 @@ class Left {
     y2_[end_] = proper ? box.y2 : C(0);
     area_[end_] = proper ? area : C(0);
     score_[end_] = score;
-    place_[end_++] = place;
+    index_[end_++] = index;
   }
 
   // Lowers the scores by a box, and returns where the highest is now, of equal ones the first; -1 if none is left.
   template <class Decay>
   int64_t sweep(const Decay& decay, const Box<C>& by, C by_area, C min_score) {
-    constexpr C out = -std::numeric_limits<C>::infinity();
-    C best[kLanes];
-    int32_t at[kLanes] = {};
-    int32_t left[kLanes] = {};
-    std::fill_n(best, kLanes, out);
-    std::fill(score_.begin() + end_, score_.begin() + (end_ + kLanes - 1) / kLanes * kLanes, out);
+    Best best;
+    std::fill(score_.begin() + end_, score_.begin() + (end_ + kLanes - 1) / kLanes * kLanes, kOut);
     for (int64_t first = 0; first < end_; first += kLanes) {
       C shared[kLanes];
       int32_t any = 0;
@@ -59,99 +54,120 @@ class Left {
         any |= shared[lane] > 0;
       }
       C* scores = score_.data() + first;
-      if (any) {
-        const C* areas = area_.data() + first;
-        HANDGRAD_SIMD
-        for (int lane = 0; lane < kLanes; ++lane) {
-          const C part = decay.kept_part(shared[lane], union_of(by_area, areas[lane], shared[lane]));
-          const C lowered = shared[lane] > 0 ? scores[lane] * part : scores[lane];
-          scores[lane] = lowered >= min_score ? lowered : out;
-        }
-      }
-      HANDGRAD_SIMD
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const bool higher = scores[lane] > best[lane];
-        best[lane] = higher ? scores[lane] : best[lane];
-        at[lane] = higher ? static_cast<int32_t>(first) + lane : at[lane];
-        left[lane] += scores[lane] > out;
-      }
+      if (any) lower(decay, shared, by_area, area_.data() + first, min_score, scores);
+      best.add(scores, first);
     }
-    int best_lane = 0, count = 0;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      count += left[lane];
-      const bool earlier = best[lane] == best[best_lane] && at[lane] < at[best_lane];
-      if (best[lane] > best[best_lane] || earlier) best_lane = lane;
-    }
+    int64_t count = 0;
+    int64_t chosen = best.first_of_highest(count);
     if (count == 0) return -1;
-    int64_t chosen = at[best_lane];
-    if (2 * count < end_) chosen = move_together(chosen);
+    if (2 * count < end_) chosen = compact(chosen);
     return chosen;
   }
 
   Box<C> box(int64_t i) const { return {x1_[i], y1_[i], x2_[i], y2_[i]}; }
   C area(int64_t i) const { return area_[i]; }
   C score(int64_t i) const { return score_[i]; }
-  int64_t place(int64_t i) const { return place_[i]; }
-  void remove(int64_t i) { score_[i] = -std::numeric_limits<C>::infinity(); }
+  int64_t index(int64_t i) const { return index_[i]; }
+  void remove(int64_t i) { score_[i] = kOut; }
 
  private:
+  // The score of a box that can be chosen no more.
+  static constexpr C kOut = -std::numeric_limits<C>::infinity();
+
+  // The highest scores of a sweep, lane by lane: where they are, and how many boxes remain.
+  struct Best {
+    C score[kLanes];
+    int32_t index[kLanes] = {}, remaining[kLanes] = {};
+
+    Best() { std::fill_n(score, kLanes, kOut); }
+
+    void add(const C* scores, int64_t first) {
+      HANDGRAD_SIMD
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const bool higher = scores[lane] > score[lane];
+        score[lane] = higher ? scores[lane] : score[lane];
+        index[lane] = higher ? static_cast<int32_t>(first) + lane : index[lane];
+        remaining[lane] += scores[lane] > kOut;
+      }
+    }
+
+    int64_t first_of_highest(int64_t& count) const {
+      int best = 0;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        count += remaining[lane];
+        const bool earlier = score[lane] == score[best] && index[lane] < index[best];
+        if (score[lane] > score[best] || earlier) best = lane;
+      }
+      return index[best];
+    }
+  };
+
+  template <class Decay>
+  static void lower(const Decay& decay, const C (&shared)[kLanes], C by_area, const C* areas, C min_score, C* scores) {
+    HANDGRAD_SIMD
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const C part = decay.kept_part(shared[lane], union_of(by_area, areas[lane], shared[lane]));
+      const C lowered = shared[lane] > 0 ? scores[lane] * part : scores[lane];
+      scores[lane] = lowered >= min_score ? lowered : kOut;
+    }
+  }
+
   // Closes the gaps; returns where `followed` went.
-  int64_t move_together(int64_t followed) {
+  int64_t compact(int64_t followed) {
     int64_t to = 0, moved = 0;
     for (int64_t i = 0; i < end_; ++i) {
-      if (!(score_[i] > -std::numeric_limits<C>::infinity())) continue;
+      if (!(score_[i] > kOut)) continue;
       if (i == followed) moved = to;
       for (auto* values : {&x1_, &y1_, &x2_, &y2_, &area_, &score_}) (*values)[to] = (*values)[i];
-      place_[to++] = place_[i];
+      index_[to++] = index_[i];
     }
     end_ = to;
     return moved;
   }
 
   std::vector<C> x1_, y1_, x2_, y2_, area_, score_;
-  std::vector<int64_t> place_;
+  std::vector<int64_t> index_;
   int64_t end_ = 0;
 };
 
-std::tuple<Tensor, Tensor> soft_nms_cpu(const Tensor& boxes, const Tensor& scores, double iou_threshold, double sigma,
-                                        double min_score, bool gaussian) {
+std::tuple<Tensor, Tensor> soft_nms_cpu(const Tensor& boxes,   // [K, 4]
+                                        const Tensor& scores,  // [K]
+                                        double iou_threshold, double sigma, double min_score, bool gaussian) {
   check_arguments(boxes, scores);
   const int64_t count = boxes.size(0);
-  std::vector<int64_t> places;
-  Tensor places_out = boxes, scores_out = boxes;
+  std::vector<int64_t> indices;
+  Tensor indices_out = boxes, scores_out = boxes;
 
   with_decay(boxes, iou_threshold, sigma, gaussian, [&](auto tag, auto decay) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
-    const T *data = boxes.const_data_ptr<T>(), *score = scores.const_data_ptr<T>();
-    const int64_t row = boxes.strides()[0], column = boxes.strides()[1], step = scores.strides()[0];
+    const View<const T, 2> table = view<T, 2>(boxes);
+    const View<const T, 1> score_of = view<T, 1>(scores);
     const C least = static_cast<C>(min_score);
-    Left<C> left(count);
+    RemainingBoxes<C> remaining(count);
     for (int64_t i = 0; i < count; ++i) {
-      const T* corner = data + i * row;
-      const C own = widen(score[i * step]);
+      const C own = widen(*score_of.at(i));
       // Written so that NaN is out.
-      if (!(own >= least)) continue;
-      left.add({widen(corner[0]), widen(corner[column]), widen(corner[2 * column]), widen(corner[3 * column])}, own, i);
+      if (own >= least) remaining.add(read_box(table, i), own, i);
     }
     std::vector<C> final_scores;
     // A box that shares nothing lowers nothing: for the first choice.
     Box<C> by{};
     C by_area = 0;
-    for (int64_t at; (at = left.sweep(decay, by, by_area, least)) >= 0;) {
-      places.push_back(left.place(at));
-      final_scores.push_back(left.score(at));
-      by = left.box(at);
-      by_area = left.area(at);
-      left.remove(at);
+    for (int64_t best; (best = remaining.sweep(decay, by, by_area, least)) >= 0;) {
+      indices.push_back(remaining.index(best));
+      final_scores.push_back(remaining.score(best));
+      by = remaining.box(best);
+      by_area = remaining.area(best);
+      remaining.remove(best);
     }
-    const int64_t chosen = static_cast<int64_t>(places.size());
-    places_out = empty_indices(chosen, boxes);
+    const int64_t chosen = static_cast<int64_t>(indices.size());
+    indices_out = empty_indices(chosen, boxes);
     scores_out = empty_scores(chosen, boxes);
-    std::copy(places.begin(), places.end(), places_out.mutable_data_ptr<int64_t>());
+    std::copy(indices.begin(), indices.end(), indices_out.mutable_data_ptr<int64_t>());
     store_run(final_scores.data(), chosen, scores_out.mutable_data_ptr<T>(), int64_t{1});
   });
-  return {places_out, scores_out};
+  return {indices_out, scores_out};
 }
 
 }  // namespace

@@ -9,7 +9,8 @@ namespace handgrad::soft_nms {
 
 inline constexpr const char* kOp = "soft_nms";
 
-inline void check_arguments(const Tensor& boxes, const Tensor& scores) {
+inline void check_arguments(const Tensor& boxes,     // [K, 4]
+                            const Tensor& scores) {  // [K]
   check_floating(kOp, "boxes", boxes);
   check_floating(kOp, "scores", scores);
   HANDGRAD_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, kOp,
@@ -17,10 +18,7 @@ inline void check_arguments(const Tensor& boxes, const Tensor& scores) {
   HANDGRAD_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), kOp,
                  ": scores must have one number for each of the boxes, shape (", boxes.size(0), ",); got ",
                  shape_text(scores));
-  HANDGRAD_CHECK(scores.is_cpu() == boxes.is_cpu() && scores.get_device_index() == boxes.get_device_index(), kOp,
-                 ": scores must be on the device of boxes");
-  HANDGRAD_CHECK(scores.scalar_type() == boxes.scalar_type(), kOp, ": scores must have the dtype of boxes, ",
-                 dtype_text(boxes.scalar_type()), "; got ", dtype_text(scores.scalar_type()));
+  check_dtype_and_device(kOp, "scores", scores, "boxes", boxes);
   HANDGRAD_CHECK(boxes.size(0) <= INT32_MAX, kOp, ": boxes must be less than 2^31; got ", boxes.size(0));
 }
 
@@ -35,13 +33,6 @@ void with_decay(const Tensor& boxes, double iou_threshold, double sigma, bool ga
   });
 }
 
-inline Tensor empty_indices(int64_t count, const Tensor& like) {
-  const int64_t one = 1;
-  return empty_strided(Sizes(&count, 1), Sizes(&one, 1), aoti_torch_dtype_int64(), like);
-}
-inline Tensor empty_scores(int64_t count, const Tensor& like) {
-  const int64_t one = 1;
-  return empty_strided(Sizes(&count, 1), Sizes(&one, 1), like);
-}
+inline Tensor empty_scores(int64_t count, const Tensor& like) { return empty_contiguous(Sizes(&count, 1), like); }
 
 }  // namespace handgrad::soft_nms

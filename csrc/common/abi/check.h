@@ -5,6 +5,8 @@
 // face of an op checks what a user types (names, ranges); nothing is checked in both places.
 #pragma once
 
+#include <algorithm>
+#include <initializer_list>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -28,14 +30,14 @@ template <class... Parts>
     }                                  \
   } while (false)
 
-inline std::string shape_text(const Tensor& tensor) {
+inline std::string shape_text(Sizes sizes) {
   std::ostringstream text;
   text << '(';
-  const Sizes sizes = tensor.sizes();
   for (size_t d = 0; d < sizes.size(); ++d) text << (d ? ", " : "") << sizes[d];
   text << (sizes.size() == 1 ? ",)" : ")");
   return text.str();
 }
+inline std::string shape_text(const Tensor& tensor) { return shape_text(tensor.sizes()); }
 
 inline const char* dtype_text(ScalarType dtype) {
   switch (dtype) {
@@ -101,6 +103,14 @@ inline void check_rank(const char* op, const char* argument, const Tensor& tenso
                        const char* dimensions) {
   HANDGRAD_CHECK(tensor.dim() == rank, op, ": ", argument, " must have ", rank, " dimensions ", dimensions, "; got ",
                  shape_text(tensor));
+}
+
+// `argument` has this very shape, of which `dimensions` says what it is.
+inline void check_shape(const char* op, const char* argument, const Tensor& tensor,
+                        std::initializer_list<int64_t> shape, const char* dimensions) {
+  const Sizes sizes = tensor.sizes(), wanted(shape.begin(), shape.size());
+  HANDGRAD_CHECK(sizes.size() == wanted.size() && std::equal(sizes.begin(), sizes.end(), wanted.begin()), op, ": ",
+                 argument, " must have shape ", dimensions, ", here ", shape_text(wanted), "; got ", shape_text(sizes));
 }
 
 }  // namespace handgrad

@@ -100,6 +100,12 @@ Tensor empty_vector(int64_t count, const Tensor& like) {
   return empty_strided(Sizes(&count, 1), Sizes(&one, 1), dtype, like);
 }
 
+// Memory for `count` indices, int64, on the device of `like`.
+inline Tensor empty_indices(int64_t count, const Tensor& like) {
+  const int64_t one = 1;
+  return empty_strided(Sizes(&count, 1), Sizes(&one, 1), aoti_torch_dtype_int64(), like);
+}
+
 // One bool for each element of a tensor of `sizes`, contiguous.
 inline Tensor empty_bools(Sizes sizes, const Tensor& like) {
   const std::vector<int64_t> strides = contiguous_strides(sizes);

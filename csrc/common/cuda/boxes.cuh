@@ -6,13 +6,13 @@
 
 namespace handgrad {
 
-// The box at `corner`, its numbers `stride` elements apart, and its area. What is not a proper box shares nothing with
-// any other, and neither does one of no size, which stands for it.
+// Row k of a table, [K, 4], and its area. What is not a proper box shares nothing with any other, and neither does one
+// of no size, which stands for it.
 template <class T>
-__device__ __forceinline__ Box<Compute<T>> load_proper_box(const T* corner, int64_t stride, Compute<T>& area) {
+__device__ __forceinline__ Box<Compute<T>> load_proper_box(const View<const T, 2>& boxes, int64_t k, Compute<T>& area) {
   using C = Compute<T>;
-  const Box<C> box{widen(load(corner)), widen(load(corner + stride)), widen(load(corner + 2 * stride)),
-                   widen(load(corner + 3 * stride))};
+  const Box<C> box{widen(load(boxes.at(k, 0))), widen(load(boxes.at(k, 1))), widen(load(boxes.at(k, 2))),
+                   widen(load(boxes.at(k, 3)))};
   area = area_of(box);
   if (is_proper(box, area)) return box;
   area = 0;

@@ -15,8 +15,6 @@
 
 namespace handgrad {
 
-inline constexpr int kWarpSize = 32;
-
 #if defined(HANDGRAD_EMULATED)
 
 // In the emulator "the device" is the CPU, and its one stream is done when a launch returns.

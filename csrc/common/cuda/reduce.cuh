@@ -11,19 +11,21 @@ inline constexpr int kSumThreads = 256;
 
 __device__ __forceinline__ double warp_sum(double value) {
 #pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_down_sync(0xffffffffu, value, distance);
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
+    value += __shfl_down_sync(0xffffffffu, value, distance);
   return value;
 }
 
 // The sum over all threads of the block, in thread 0. All threads must call it.
 template <int Threads>
 __device__ __forceinline__ double block_sum(double value) {
-  static_assert(Threads % 32 == 0 && Threads <= 1024);
-  __shared__ double of_warps[32];
+  constexpr int kWarps = Threads / kWarpSize;
+  static_assert(Threads % kWarpSize == 0 && kWarps <= kWarpSize);
+  __shared__ double of_warps[kWarpSize];
   value = warp_sum(value);
-  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
+  if (threadIdx.x % kWarpSize == 0) of_warps[threadIdx.x / kWarpSize] = value;
   __syncthreads();
-  if (threadIdx.x < 32) value = warp_sum(threadIdx.x < Threads / 32 ? of_warps[threadIdx.x] : 0.0);
+  if (threadIdx.x < kWarpSize) value = warp_sum(threadIdx.x < kWarps ? of_warps[threadIdx.x] : 0.0);
   return value;
 }
 

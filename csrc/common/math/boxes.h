@@ -2,6 +2,8 @@
 // every device and for every instruction set: each step rounded by itself, in this order.
 #pragma once
 
+#include "abi/view.h"
+#include "math/convert.h"
 #include "math/scalar_math.h"
 
 namespace handgrad {
@@ -19,6 +21,12 @@ HANDGRAD_MATH C smaller(C a, C b) {
 template <class C>
 HANDGRAD_MATH C larger(C a, C b) {
   return a < b ? b : a;
+}
+
+// Row k of a table, [K, 4], on the host.
+template <class T>
+Box<Compute<T>> read_box(const View<const T, 2>& boxes, int64_t k) {
+  return {widen(*boxes.at(k, 0)), widen(*boxes.at(k, 1)), widen(*boxes.at(k, 2)), widen(*boxes.at(k, 3))};
 }
 
 template <class C>

@@ -1,11 +1,9 @@
-// What the host entries of all devices share: the sizes of a call, its checks, and how tensors lie in memory.
+// What the host entries of all devices share: the sizes of a call, its checks, and its results.
 #pragma once
-
-#include <optional>
 
 #include "abi/check.h"
 #include "abi/dtype.h"
-#include "abi/image.h"
+#include "abi/layout.h"
 #include "abi/output_mask.h"
 #include "deform_conv2d_math.h"
 
@@ -27,7 +25,7 @@ struct Geometry {
   int64_t groups, group_channels, group_out;
   int64_t offset_groups, offset_channels;
 
-  // Where tap t of output position (row, column) looks before the offset.
+  // The sampling point of a tap at output position (row, column), before its offset.
   HANDGRAD_MATH int64_t base_y(int64_t tap, int64_t row) const {
     return row * steps.stride_h - steps.padding_h + tap / kernel_w * steps.dilation_h;
   }
@@ -36,44 +34,7 @@ struct Geometry {
   }
 };
 
-inline void check_mate(const char* argument, const Tensor& tensor, const Tensor& input) {
-  HANDGRAD_CHECK(tensor.scalar_type() == input.scalar_type(), kOp, ": ", argument, " must have the dtype of input, ",
-                 dtype_text(input.scalar_type()), "; got ", dtype_text(tensor.scalar_type()));
-  HANDGRAD_CHECK(tensor.is_cpu() == input.is_cpu() && tensor.get_device_index() == input.get_device_index(), kOp, ": ",
-                 argument, " must be on the device of input");
-}
-
-// `argument` must have this very shape, which the sentence explains with `why`.
-inline void check_sizes(const char* argument, const Tensor& tensor, std::initializer_list<int64_t> wanted,
-                        const char* why) {
-  const Sizes sizes = tensor.sizes();
-  bool same = sizes.size() == wanted.size();
-  std::ostringstream text;
-  size_t d = 0;
-  for (const int64_t size : wanted) {
-    same = same && sizes[d] == size;
-    text << (d++ ? ", " : "") << size;
-  }
-  HANDGRAD_CHECK(same, kOp, ": ", argument, " must have shape ", why, ", here (", text.str(),
-                 wanted.size() == 1 ? ",)" : ")", "; got ", shape_text(tensor));
-}
-
-inline Geometry check_arguments(const Tensor& input, const Tensor& offset, const Tensor& weight,
-                                const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
-                                const Steps& steps) {
-  check_floating(kOp, "input", input);
-  HANDGRAD_CHECK(input.dim() == 4, kOp, ": input must have 4 dimensions (batch, channels, height, width); got ",
-                 shape_text(input));
-  HANDGRAD_CHECK(offset.dim() == 4, kOp,
-                 ": offset must have 4 dimensions (batch, 2 * offset_groups * kernel_h * kernel_w, out_h, out_w); got ",
-                 shape_text(offset));
-  HANDGRAD_CHECK(weight.dim() == 4, kOp,
-                 ": weight must have 4 dimensions (out_channels, channels / groups, kernel_h, kernel_w); got ",
-                 shape_text(weight));
-  check_mate("offset", offset, input);
-  check_mate("weight", weight, input);
-  if (bias) check_mate("bias", *bias, input);
-  if (mask) check_mate("mask", *mask, input);
+inline void check_steps(const Steps& steps) {
   const int64_t numbers[] = {steps.stride_h,   steps.stride_w,  steps.dilation_h,
                              steps.dilation_w, steps.padding_h, steps.padding_w};
   const char* names[] = {"stride", "stride", "dilation", "dilation", "padding", "padding"};
@@ -82,57 +43,88 @@ inline Geometry check_arguments(const Tensor& input, const Tensor& offset, const
     HANDGRAD_CHECK(numbers[k] >= smallest && numbers[k] <= INT32_MAX, kOp, ": ", names[k], " must be at least ",
                    smallest, " and below 2^31; got ", numbers[k]);
   }
-
-  Geometry at{};
-  at.steps = steps;
-  const Sizes in = input.sizes(), kernel = weight.sizes();
-  at.batch = in[0], at.channels = in[1], at.height = in[2], at.width = in[3];
-  at.out_channels = kernel[0], at.group_channels = kernel[1], at.kernel_h = kernel[2], at.kernel_w = kernel[3];
-  at.taps = at.kernel_h * at.kernel_w;
-  HANDGRAD_CHECK(at.channels > 0 && at.height > 0 && at.width > 0, kOp,
-                 ": input must have at least one channel and one pixel; got ", shape_text(input));
-  HANDGRAD_CHECK(at.out_channels > 0 && at.group_channels > 0 && at.taps > 0, kOp,
-                 ": weight must have no dimension of size 0; got ", shape_text(weight));
-  HANDGRAD_CHECK(at.channels % at.group_channels == 0, kOp, ": weight must have a number of channels, ",
-                 at.group_channels, ", that divides those of input, ", at.channels);
-  at.groups = at.channels / at.group_channels;
-  HANDGRAD_CHECK(at.out_channels % at.groups == 0, kOp, ": weight must have a multiple of ", at.groups,
-                 " output channels, since input's ", at.channels, " channels are ", at.groups, " groups of weight's ",
-                 at.group_channels, "; got ", at.out_channels);
-  at.group_out = at.out_channels / at.groups;
-  const int64_t reach_h = steps.dilation_h * (at.kernel_h - 1) + 1, reach_w = steps.dilation_w * (at.kernel_w - 1) + 1;
-  const int64_t room_h = at.height + 2 * steps.padding_h - reach_h, room_w = at.width + 2 * steps.padding_w - reach_w;
-  HANDGRAD_CHECK(room_h >= 0 && room_w >= 0, kOp, ": input must, with its padding, be as large as the kernel, ",
-                 reach_h, " x ", reach_w, " with its dilation; got ", at.height + 2 * steps.padding_h, " x ",
-                 at.width + 2 * steps.padding_w);
-  at.out_h = room_h / steps.stride_h + 1;
-  at.out_w = room_w / steps.stride_w + 1;
-  at.positions = at.out_h * at.out_w;
-  const int64_t offsets = offset.sizes()[1];
-  HANDGRAD_CHECK(offsets > 0 && offsets % (2 * at.taps) == 0, kOp,
-                 ": offset must have 2 * offset_groups * kernel_h * kernel_w channels, a multiple of ", 2 * at.taps,
-                 "; got ", offsets);
-  at.offset_groups = offsets / (2 * at.taps);
-  HANDGRAD_CHECK(at.channels % at.offset_groups == 0, kOp, ": offset must have a number of offset groups, ",
-                 at.offset_groups, ", that divides the channels of input, ", at.channels);
-  at.offset_channels = at.channels / at.offset_groups;
-  check_sizes("offset", offset, {at.batch, offsets, at.out_h, at.out_w},
-              "(batch, 2 * offset_groups * kernel_h * kernel_w, out_h, out_w)");
-  if (mask) {
-    check_sizes("mask", *mask, {at.batch, offsets / 2, at.out_h, at.out_w},
-                "(batch, offset_groups * kernel_h * kernel_w, out_h, out_w)");
-  }
-  if (bias) check_sizes("bias", *bias, {at.out_channels}, "(out_channels,)");
-  return at;
 }
 
-inline void check_grad_output(const Geometry& at, const Tensor& grad_output, const Tensor& input) {
-  check_mate("grad_output", grad_output, input);
-  check_sizes("grad_output", grad_output, {at.batch, at.out_channels, at.out_h, at.out_w},
+// The sizes of input and weight, and the groups of the convolution.
+inline void check_convolution(Geometry& geometry, const Tensor& input, const Tensor& weight) {
+  const Sizes in = input.sizes(), kernel = weight.sizes();
+  geometry.batch = in[0], geometry.channels = in[1], geometry.height = in[2], geometry.width = in[3];
+  geometry.out_channels = kernel[0], geometry.group_channels = kernel[1], geometry.kernel_h = kernel[2],
+  geometry.kernel_w = kernel[3];
+  geometry.taps = geometry.kernel_h * geometry.kernel_w;
+  HANDGRAD_CHECK(geometry.channels > 0 && geometry.height > 0 && geometry.width > 0, kOp,
+                 ": input must have at least one channel and one pixel; got ", shape_text(input));
+  HANDGRAD_CHECK(geometry.out_channels > 0 && geometry.group_channels > 0 && geometry.taps > 0, kOp,
+                 ": weight must have no dimension of size 0; got ", shape_text(weight));
+  HANDGRAD_CHECK(geometry.channels % geometry.group_channels == 0, kOp, ": weight must have a number of channels, ",
+                 geometry.group_channels, ", that divides those of input, ", geometry.channels);
+  geometry.groups = geometry.channels / geometry.group_channels;
+  HANDGRAD_CHECK(geometry.out_channels % geometry.groups == 0, kOp, ": weight must have a multiple of ",
+                 geometry.groups, " output channels, since input's ", geometry.channels, " channels are ",
+                 geometry.groups, " groups of weight's ", geometry.group_channels, "; got ", geometry.out_channels);
+  geometry.group_out = geometry.out_channels / geometry.groups;
+}
+
+// The size of the output.
+inline void check_reach(Geometry& geometry) {
+  const Steps& steps = geometry.steps;
+  const int64_t reach_h = steps.dilation_h * (geometry.kernel_h - 1) + 1,
+                reach_w = steps.dilation_w * (geometry.kernel_w - 1) + 1;
+  const int64_t room_h = geometry.height + 2 * steps.padding_h - reach_h,
+                room_w = geometry.width + 2 * steps.padding_w - reach_w;
+  HANDGRAD_CHECK(room_h >= 0 && room_w >= 0, kOp, ": input must, with its padding, be as large as the kernel, ",
+                 reach_h, " x ", reach_w, " with its dilation; got ", geometry.height + 2 * steps.padding_h, " x ",
+                 geometry.width + 2 * steps.padding_w);
+  geometry.out_h = room_h / steps.stride_h + 1;
+  geometry.out_w = room_w / steps.stride_w + 1;
+  geometry.positions = geometry.out_h * geometry.out_w;
+}
+
+inline Geometry check_arguments(const Tensor& input,                // [N, C, H, W]
+                                const Tensor& offset,               // [N, 2 * offset_groups * taps, out_h, out_w]
+                                const Tensor& weight,               // [out_channels, C / groups, kernel_h, kernel_w]
+                                const std::optional<Tensor>& bias,  // [out_channels]
+                                const std::optional<Tensor>& mask,  // [N, offset_groups * taps, out_h, out_w]
+                                const Steps& steps) {
+  check_floating(kOp, "input", input);
+  check_rank(kOp, "input", input, 4, "(batch, channels, height, width)");
+  check_rank(kOp, "offset", offset, 4, "(batch, 2 * offset_groups * kernel_h * kernel_w, out_h, out_w)");
+  check_rank(kOp, "weight", weight, 4, "(out_channels, channels / groups, kernel_h, kernel_w)");
+  check_dtype_and_device(kOp, "offset", offset, "input", input);
+  check_dtype_and_device(kOp, "weight", weight, "input", input);
+  if (bias) check_dtype_and_device(kOp, "bias", *bias, "input", input);
+  if (mask) check_dtype_and_device(kOp, "mask", *mask, "input", input);
+  check_steps(steps);
+
+  Geometry geometry{};
+  geometry.steps = steps;
+  check_convolution(geometry, input, weight);
+  check_reach(geometry);
+  const int64_t offsets = offset.sizes()[1];
+  HANDGRAD_CHECK(offsets > 0 && offsets % (2 * geometry.taps) == 0, kOp,
+                 ": offset must have 2 * offset_groups * kernel_h * kernel_w channels, a multiple of ",
+                 2 * geometry.taps, "; got ", offsets);
+  geometry.offset_groups = offsets / (2 * geometry.taps);
+  HANDGRAD_CHECK(geometry.channels % geometry.offset_groups == 0, kOp, ": offset must have a number of offset groups, ",
+                 geometry.offset_groups, ", that divides the channels of input, ", geometry.channels);
+  geometry.offset_channels = geometry.channels / geometry.offset_groups;
+  check_shape(kOp, "offset", offset, {geometry.batch, offsets, geometry.out_h, geometry.out_w},
+              "(batch, 2 * offset_groups * kernel_h * kernel_w, out_h, out_w)");
+  if (mask) {
+    check_shape(kOp, "mask", *mask, {geometry.batch, offsets / 2, geometry.out_h, geometry.out_w},
+                "(batch, offset_groups * kernel_h * kernel_w, out_h, out_w)");
+  }
+  if (bias) check_shape(kOp, "bias", *bias, {geometry.out_channels}, "(out_channels,)");
+  return geometry;
+}
+
+inline void check_grad_output(const Geometry& geometry, const Tensor& grad_output, const Tensor& input) {
+  check_dtype_and_device(kOp, "grad_output", grad_output, "input", input);
+  check_shape(kOp, "grad_output", grad_output, {geometry.batch, geometry.out_channels, geometry.out_h, geometry.out_w},
               "(batch, out_channels, out_h, out_w)");
 }
 
-// What the double backward differentiates along; each may be None: zero.
+// What the double backward differentiates along, grad_grad_input and so on; each may be None: zero.
 struct Directions {
   const std::optional<Tensor>&input, &offset, &weight, &bias, &mask;
 
@@ -141,28 +133,23 @@ struct Directions {
   bool any() const { return moves() || weight || bias; }
 };
 
-inline void check_directions(const Geometry& at, const Directions& along, const Tensor& input, const Tensor& offset,
-                             const Tensor& weight, const std::optional<Tensor>& mask) {
+inline void check_directions(const Geometry& geometry, const Directions& along, const Tensor& input,
+                             const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask) {
   if (along.input) check_like(kOp, "grad_grad_input", *along.input, "input", input);
   if (along.offset) check_like(kOp, "grad_grad_offset", *along.offset, "offset", offset);
   if (along.weight) check_like(kOp, "grad_grad_weight", *along.weight, "weight", weight);
   if (along.bias) {
-    check_mate("grad_grad_bias", *along.bias, input);
-    check_sizes("grad_grad_bias", *along.bias, {at.out_channels}, "(out_channels,)");
+    check_dtype_and_device(kOp, "grad_grad_bias", *along.bias, "input", input);
+    check_shape(kOp, "grad_grad_bias", *along.bias, {geometry.out_channels}, "(out_channels,)");
   }
   HANDGRAD_CHECK(mask || !along.mask, kOp, ": grad_grad_mask must be None where mask is; got a tensor of shape ",
                  along.mask ? shape_text(*along.mask) : "");
   if (along.mask) check_like(kOp, "grad_grad_mask", *along.mask, "mask", *mask);
 }
 
-inline Tensor empty_output(const Geometry& at, const Tensor& input) {
-  const int64_t sizes[4] = {at.batch, at.out_channels, at.out_h, at.out_w};
-  return empty_image(Sizes(sizes, 4), !input.is_contiguous() && is_channels_last(input), input);
-}
-
-inline Tensor empty_bias(const Geometry& at, const Tensor& input) {
-  const int64_t one = 1;
-  return empty_strided(Sizes(&at.out_channels, 1), Sizes(&one, 1), input);
+inline Tensor empty_output(const Geometry& geometry, const Tensor& input) {
+  const int64_t sizes[4] = {geometry.batch, geometry.out_channels, geometry.out_h, geometry.out_w};
+  return empty_in_layout_of(input, Sizes(sizes, 4));
 }
 
 // The results of a backward or double backward; of the two that only one of them has, the other's is a placeholder.
@@ -170,21 +157,22 @@ struct Gradients {
   Tensor grad_output, input, offset, weight, bias, mask;
   bool wants_grad_output = false, wants_input, wants_offset, wants_weight, wants_bias = false, wants_mask;
 
-  static Gradients backward(const Geometry& at, const Tensor& input, const Tensor& offset, const Tensor& weight,
+  static Gradients backward(const Geometry& geometry, const Tensor& input, const Tensor& offset, const Tensor& weight,
                             const std::optional<Tensor>& mask, const std::vector<bool>& output_mask) {
     const auto wanted = as_output_mask<5>(kOp, output_mask);
     Gradients to(input, offset, weight, mask, wanted[0], wanted[1], wanted[2], wanted[4]);
     to.wants_bias = wanted[3];
-    if (to.wants_bias) to.bias = empty_bias(at, input);
+    if (to.wants_bias) to.bias = empty_contiguous(Sizes(&geometry.out_channels, 1), input);
     return to;
   }
 
-  static Gradients double_backward(const Geometry& at, const Tensor& input, const Tensor& offset, const Tensor& weight,
-                                   const std::optional<Tensor>& mask, const std::vector<bool>& output_mask) {
+  static Gradients double_backward(const Geometry& geometry, const Tensor& input, const Tensor& offset,
+                                   const Tensor& weight, const std::optional<Tensor>& mask,
+                                   const std::vector<bool>& output_mask) {
     const auto wanted = as_output_mask<5>(kOp, output_mask);
     Gradients to(input, offset, weight, mask, wanted[1], wanted[2], wanted[3], wanted[4]);
     to.wants_grad_output = wanted[0];
-    if (to.wants_grad_output) to.grad_output = empty_output(at, input);
+    if (to.wants_grad_output) to.grad_output = empty_output(geometry, input);
     return to;
   }
 
@@ -209,11 +197,11 @@ struct Gradients {
             const std::optional<Tensor>& like_mask, bool input_wanted, bool offset_wanted, bool weight_wanted,
             bool mask_wanted)
       : grad_output(empty_placeholder(like_input)),
-        input(input_wanted ? empty_gradient(like_input) : empty_placeholder(like_input)),
-        offset(offset_wanted ? empty_gradient(like_offset) : empty_placeholder(like_offset)),
-        weight(weight_wanted ? empty_gradient(like_weight) : empty_placeholder(like_weight)),
+        input(empty_gradient(input_wanted, like_input)),
+        offset(empty_gradient(offset_wanted, like_offset)),
+        weight(empty_gradient(weight_wanted, like_weight)),
         bias(empty_placeholder(like_input)),
-        mask(mask_wanted && like_mask ? empty_gradient(*like_mask) : empty_placeholder(like_input)),
+        mask(empty_gradient(mask_wanted && like_mask, like_mask ? *like_mask : like_input)),
         wants_input(input_wanted),
         wants_offset(offset_wanted),
         wants_weight(weight_wanted),

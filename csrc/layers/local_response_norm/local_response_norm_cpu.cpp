@@ -1,270 +1,206 @@
 // Local response normalisation on the CPU.
 //
-// The work is cut into slabs: all channels of a few neighbouring positions, small enough for the cache. A slab is one
-// flat array in which channel c of position p stands at c * width + p, so "the next channel" is always `width` elements
-// on, and the sum over every window is a sum of shifted copies of one array. Zero channels in front of and behind the
-// real ones spare it any border case. channels_last memory is the same thing with a width of 1, read without
-// rearranging.
-//
-// Nothing is kept from forward to backward but the input: the sums of squares cost less to compute than to load.
+// The work is cut into slabs (cpu/slabs.h), in which the sum over every window is a sum of shifted copies of one array.
+// Zero channels in front of and behind the real ones spare it any border case. Nothing is kept from forward to backward
+// but the input: the sums of squares cost less to compute than to load.
 #include "abi/registration.h"
-#include "cpu/parallel.h"
+#include "cpu/slabs.h"
 #include "local_response_norm_host.h"
-#include "math/convert.h"
 
 namespace handgrad {
 namespace {
 
 using namespace local_response_norm;
 
-// Bytes of one array of a slab. The double backward has eight such arrays at work, in a second-level cache of 256 KiB.
-constexpr int64_t kSlabBytes = 24 * 1024;
-// Elements of a window sum that are held in registers while the window is walked.
-constexpr int64_t kLanes = 64;
-
-// How the work on one input is cut.
-struct Plan {
-  int64_t channels, positions, width, slabs_per_image, slabs;
-  // The window of channel c is [c - before, c + after]; `padding` zero channels stand on either side.
-  int64_t before, after, padding;
-
-  Plan(const Tensor& input, const Layout& layout, int64_t size, int64_t element_bytes) {
-    const Sizes sizes = input.sizes();
-    channels = sizes[1];
-    positions = 1;
-    for (size_t d = 2; d < sizes.size(); ++d) positions *= sizes[d];
-    if (layout.channel_stride == 1 && layout.position_stride != 1) {
-      width = 1;
-    } else {
-      // Whole cache lines of 64 bytes, as many as fit.
-      const int64_t line = 64 / element_bytes;
-      const int64_t fitting = kSlabBytes / element_bytes / std::max<int64_t>(1, channels) / line * line;
-      width = std::max<int64_t>(1, std::min(positions, std::max(line, fitting)));
-    }
-    slabs_per_image = (positions + width - 1) / width;
-    slabs = input.numel() == 0 ? 0 : sizes[0] * slabs_per_image;
-    // torch's window: size / 2 channels before, the rest after. What lies beyond all channels adds nothing.
-    before = std::min(size / 2, channels);
-    after = std::min((size - 1) / 2, channels);
-    padding = std::max(before, after);
-  }
-};
-
-// One slab of one thread: which positions it covers, and the buffers they are worked on in.
+// sums[i] = the sum of `window` elements of `from`, `shift` elements apart. A group of them is held in registers while
+// the window is walked.
 template <class C>
-class Slab {
- public:
-  Slab(const Plan& plan, int buffers) : plan_(plan) {
-    const int64_t elements = (plan.channels + 2 * plan.padding) * plan.width;
-    // Room for the last, partly used group of lanes, then up to whole cache lines.
-    pitch_ = (elements + kLanes + 63) / 64 * 64;
-    memory_.resize(static_cast<size_t>(pitch_ * buffers));
-  }
-
-  void move_to(int64_t index) {
-    image_ = index / plan_.slabs_per_image;
-    first_ = index % plan_.slabs_per_image * plan_.width;
-    width_ = std::min(plan_.width, plan_.positions - first_);
-  }
-
-  int64_t count() const { return plan_.channels * width_; }
-
-  C* buffer(int which) { return memory_.data() + which * pitch_; }
-  // A buffer with zero channels around the returned first real element.
-  C* padded_buffer(int which) {
-    C* begin = buffer(which);
-    const int64_t pad = plan_.padding * width_;
-    std::fill(begin, begin + pad, C(0));
-    std::fill(begin + pad + count(), begin + pitch_, C(0));
-    return begin + pad;
-  }
-
-  template <class T>
-  void load(const Operand<T>& from, C* to) const {
-    const Layout& at = from.layout;
-    const T* base = from.data + image_ * at.batch_stride + first_ * at.position_stride;
-    if (width_ == 1) {
-      load_run(base, at.channel_stride, plan_.channels, to);
-    } else {
-      for (int64_t c = 0; c < plan_.channels; ++c) {
-        load_run(base + c * at.channel_stride, at.position_stride, width_, to + c * width_);
-      }
-    }
-  }
-
-  template <class T>
-  void store(const C* from, T* to, const Layout& at) const {
-    T* base = to + image_ * at.batch_stride + first_ * at.position_stride;
-    if (width_ == 1) {
-      store_run(from, plan_.channels, base, at.channel_stride);
-    } else {
-      for (int64_t c = 0; c < plan_.channels; ++c) {
-        store_run(from + c * width_, width_, base + c * at.channel_stride, at.position_stride);
-      }
-    }
-  }
-
-  // sums[i] = the sum of `padded` over W(c), the window of the channel of element i.
-  void sum_over_window(const C* padded, C* sums) const { sum_shifted(padded - plan_.before * width_, sums); }
-  // sums[i] = the sum of `padded` over W*(c), the channels whose window holds the channel of element i.
-  void sum_over_mirrored_window(const C* padded, C* sums) const { sum_shifted(padded - plan_.after * width_, sums); }
-
- private:
-  void sum_shifted(const C* __restrict from, C* __restrict sums) const {
-    const int64_t n = count(), window = plan_.before + plan_.after + 1, shift = width_;
-    for (int64_t i = 0; i < n; i += kLanes) {
-      C total[kLanes] = {};
-      for (int64_t j = 0; j < window; ++j) {
-        HANDGRAD_SIMD
-        for (int64_t lane = 0; lane < kLanes; ++lane) total[lane] += from[i + j * shift + lane];
-      }
+void sum_shifted(const C* __restrict from, int64_t count, int64_t window, int64_t shift, C* __restrict sums) {
+  for (int64_t i = 0; i < count; i += kSlabLanes) {
+    C total[kSlabLanes] = {};
+    for (int64_t j = 0; j < window; ++j) {
       HANDGRAD_SIMD
-      for (int64_t lane = 0; lane < kLanes; ++lane) sums[i + lane] = total[lane];
+      for (int64_t lane = 0; lane < kSlabLanes; ++lane) total[lane] += from[i + j * shift + lane];
     }
+    HANDGRAD_SIMD
+    for (int64_t lane = 0; lane < kSlabLanes; ++lane) sums[i + lane] = total[lane];
   }
-
-  const Plan& plan_;
-  int64_t image_ = 0, first_ = 0, width_ = 0, pitch_ = 0;
-  std::vector<C> memory_;
-};
-
-// work(slab) for every slab of the plan, on all threads; `buffers` is how many arrays a slab needs.
-template <class C, class Work>
-void for_each_slab(const Plan& plan, int buffers, const Work& work) {
-  parallel_for(plan.slabs, plan.channels * plan.width, [&](int64_t begin, int64_t end) {
-    Slab<C> slab(plan, buffers);
-    for (int64_t index = begin; index < end; ++index) {
-      slab.move_to(index);
-      work(slab);
-    }
-  });
 }
 
-// sums[i] = the sum of squares over the window of element i; `squares` is a padded buffer.
+// sums[i] = the sum of `padded` over W(c), the window of the channel of element i.
 template <class C>
-void sum_squares(const Slab<C>& slab, const C* x, C* squares, C* sums) {
+void sum_over_window(const Slab<C>& slab, const Window& window, const C* padded, C* sums) {
+  sum_shifted(padded - window.before * slab.width(), slab.count(), window.before + window.after + 1, slab.width(),
+              sums);
+}
+// sums[i] = the sum of `padded` over W*(c), the channels whose window holds the channel of element i.
+template <class C>
+void sum_over_mirrored_window(const Slab<C>& slab, const Window& window, const C* padded, C* sums) {
+  sum_shifted(padded - window.after * slab.width(), slab.count(), window.before + window.after + 1, slab.width(), sums);
+}
+// sums[i] = the sum of x^2 over W(c); `squares` is a padded buffer.
+template <class C>
+void sum_squares(const Slab<C>& slab, const Window& window, const C* x, C* squares, C* sums) {
   HANDGRAD_SIMD
   for (int64_t i = 0; i < slab.count(); ++i) squares[i] = x[i] * x[i];
-  slab.sum_over_window(squares, sums);
+  sum_over_window(slab, window, squares, sums);
 }
 
-Tensor local_response_norm_cpu(const Tensor& input, int64_t size, double alpha, double beta, double k) {
+// Calls body(norm) with the formula in the type that `input` is computed in.
+template <class Body>
+void with_formula_of(const Tensor& input, int64_t size, double alpha, double beta, double k, const Body& body) {
+  dispatch_compute(kOp, input.scalar_type(),
+                   [&](auto tag) { with_formula<typename decltype(tag)::type>(size, alpha, beta, k, body); });
+}
+
+Tensor local_response_norm_cpu(const Tensor& input,  // [N, C, *]
+                               int64_t size, double alpha, double beta, double k) {
   check_arguments(input, size);
-  const Tensor output = empty_output(input);
+  const Tensor output = empty_in_layout_of(input);
+  const ChannelTensor in(input), out(output);
+  const Window window(size, in.channels);
 
-  with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
-    using T = typename decltype(tag)::type;
-    using C = Compute<T>;
-    const Operand<T> in(input);
-    const Plan plan(input, in.layout, size, sizeof(C));
-    T* out = output.mutable_data_ptr<T>();
-    const Layout out_layout = *as_layout(output);
-
+  with_formula_of(input, size, alpha, beta, k, [&](const auto& norm) {
+    using C = decltype(norm.k);
+    const SlabPlan plan(in, window.padding(), sizeof(C));
+    const StoredView<const C, 3> from = stored_view<C>(in);
+    const StoredView<C, 3> to = mutable_stored_view<C>(out);
     for_each_slab<C>(plan, 3, [&](Slab<C>& slab) {
       C *x = slab.buffer(0), *squares = slab.padded_buffer(1), *y = slab.buffer(2);
-      slab.load(in, x);
-      sum_squares(slab, x, squares, y);
+      slab.load(from, x);
+      sum_squares(slab, window, x, squares, y);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) y[i] = norm.value(x[i], norm.factors(y[i]));
-      slab.store(y, out, out_layout);
+      slab.store(y, to);
     });
   });
   return output;
 }
 
-Tensor local_response_norm_backward_cpu(const Tensor& grad_output, const Tensor& input, int64_t size, double alpha,
-                                        double beta, double k, const std::vector<bool>& output_mask) {
+Tensor local_response_norm_backward_cpu(const Tensor& grad_output,  // [N, C, *]
+                                        const Tensor& input,        // [N, C, *]
+                                        int64_t size, double alpha, double beta, double k,
+                                        const std::vector<bool>& output_mask) {
   check_backward(grad_output, input, size);
-  if (!as_output_mask<1>(kOp, output_mask)[0]) return empty_placeholder(input);
-  const Tensor grad_input = empty_output(input);
+  const bool wanted = as_output_mask<1>(kOp, output_mask)[0];
+  const Tensor grad_input = empty_gradient(wanted, input);
+  if (!wanted) return grad_input;
+  const ChannelTensor in(input), grad(grad_output), out(grad_input);
+  const Window window(size, in.channels);
 
-  with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
-    using T = typename decltype(tag)::type;
-    using C = Compute<T>;
-    const Operand<T> in(input), grad(grad_output);
-    const Plan plan(input, in.layout, size, sizeof(C));
-    T* out = grad_input.mutable_data_ptr<T>();
-    const Layout out_layout = *as_layout(grad_input);
-
+  with_formula_of(input, size, alpha, beta, k, [&](const auto& norm) {
+    using C = decltype(norm.k);
+    const SlabPlan plan(in, window.padding(), sizeof(C));
+    const StoredView<const C, 3> from = stored_view<C>(in), from_grad = stored_view<C>(grad);
+    const StoredView<C, 3> to = mutable_stored_view<C>(out);
     for_each_slab<C>(plan, 5, [&](Slab<C>& slab) {
       C *x = slab.buffer(0), *g = slab.buffer(1), *sums = slab.buffer(2), *shrink = slab.buffer(3);
-      slab.load(in, x);
-      slab.load(grad, g);
-      sum_squares(slab, x, slab.padded_buffer(4), sums);
-      // The squares have served; the same padded buffer now holds what each channel sends to its window.
-      C* sent = slab.padded_buffer(4);
+      slab.load(from, x);
+      slab.load(from_grad, g);
+      sum_squares(slab, window, x, slab.padded_buffer(4), sums);
+      // The squares are no longer needed: their buffer is cleared and used again.
+      C* s = slab.padded_buffer(4);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) {
         // Asked for twice and computed once: a variable for both would keep the compiler from vectorising the loop.
         const C sum = sums[i];
         shrink[i] = norm.factors(sum).shrink;
-        sent[i] = norm.sent(g[i], x[i], norm.factors(sum));
+        s[i] = norm.s(g[i], x[i], norm.factors(sum));
       }
-      slab.sum_over_mirrored_window(sent, sums);
+      sum_over_mirrored_window(slab, window, s, sums);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) g[i] = norm.grad_input(g[i], x[i], shrink[i], sums[i]);
-      slab.store(g, out, out_layout);
+      slab.store(g, to);
     });
   });
   return grad_input;
 }
 
-std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(const std::optional<Tensor>& grad_grad_input,
-                                                                   const Tensor& grad_output, const Tensor& input,
-                                                                   int64_t size, double alpha, double beta, double k,
-                                                                   const std::vector<bool>& output_mask) {
-  check_double_backward(grad_grad_input, grad_output, input, size);
-  const DoubleBackward call(grad_grad_input, input, as_output_mask<2>(kOp, output_mask));
-  if (call.nothing_to_do()) return {call.grad_grad_output, call.grad_input};
+// The buffers of one slab in the double backward: x, v, d^-beta, 1 / d, u, and one with padding; where the gradient of
+// the input is wanted, g and the sums of s and r too.
+template <class C>
+struct SecondBuffers {
+  static constexpr int64_t kFew = 6, kAll = 9;
+  C *x, *v, *shrink, *inverse, *u, *g, *sum_s, *sum_r;
 
-  with_formula(input, size, alpha, beta, k, [&](auto tag, auto norm) {
-    using T = typename decltype(tag)::type;
-    using C = Compute<T>;
-    const Operand<T> in(input), grad_grad(*grad_grad_input);
-    // Read for grad_input alone.
-    const Operand<T> grad(call.wants_grad_input ? grad_output : input);
-    const Plan plan(input, in.layout, size, sizeof(C));
-    const Layout out_layout = *as_layout(call.wants_grad_input ? call.grad_input : call.grad_grad_output);
+  SecondBuffers(Slab<C>& slab, bool all)
+      : x(slab.buffer(1)),
+        v(slab.buffer(2)),
+        shrink(slab.buffer(3)),
+        inverse(slab.buffer(4)),
+        u(slab.buffer(5)),
+        g(all ? slab.buffer(6) : nullptr),
+        sum_s(all ? slab.buffer(7) : nullptr),
+        sum_r(all ? slab.buffer(8) : nullptr) {}
+};
 
-    for_each_slab<C>(plan, call.wants_grad_input ? 9 : 6, [&](Slab<C>& slab) {
-      C *x = slab.buffer(1), *v = slab.buffer(2), *inverse = slab.buffer(3), *shrink = slab.buffer(4),
-        *sum_vx = slab.buffer(5);
-      slab.load(in, x);
-      slab.load(grad_grad, v);
-      sum_squares(slab, x, slab.padded_buffer(0), inverse);
-      C* padded = slab.padded_buffer(0);
-      HANDGRAD_SIMD
-      for (int64_t i = 0; i < slab.count(); ++i) {
-        const C sum = inverse[i];
-        shrink[i] = norm.factors(sum).shrink;
-        inverse[i] = norm.factors(sum).inverse;
-        padded[i] = v[i] * x[i];
+// Fills sum_s and sum_r, given all others.
+template <class C, class Norm>
+void sum_s_and_r(Slab<C>& slab, const Window& window, const Norm& norm, const SecondBuffers<C>& b, C* padded) {
+  HANDGRAD_SIMD
+  for (int64_t i = 0; i < slab.count(); ++i) padded[i] = norm.s(b.g[i], b.x[i], {b.shrink[i], b.inverse[i]});
+  sum_over_mirrored_window(slab, window, padded, b.sum_s);
+  HANDGRAD_SIMD
+  for (int64_t i = 0; i < slab.count(); ++i) {
+    padded[i] = norm.r(b.v[i], b.g[i], b.x[i], {b.shrink[i], b.inverse[i]}, b.u[i]);
+  }
+  sum_over_mirrored_window(slab, window, padded, b.sum_r);
+}
+
+// Fills shrink, inverse and u, given x and v.
+template <class C, class Norm>
+void sum_squares_and_vx(Slab<C>& slab, const Window& window, const Norm& norm, const SecondBuffers<C>& b) {
+  sum_squares(slab, window, b.x, slab.padded_buffer(0), b.inverse);
+  C* padded = slab.padded_buffer(0);
+  HANDGRAD_SIMD
+  for (int64_t i = 0; i < slab.count(); ++i) {
+    const C sum = b.inverse[i];
+    b.shrink[i] = norm.factors(sum).shrink;
+    b.inverse[i] = norm.factors(sum).inverse;
+    padded[i] = b.v[i] * b.x[i];
+  }
+  sum_over_window(slab, window, padded, b.u);
+}
+
+std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(
+    const std::optional<Tensor>& grad_grad_input,  // [N, C, *]
+    const Tensor& grad_output,                     // [N, C, *]
+    const Tensor& input,                           // [N, C, *]
+    int64_t size, double alpha, double beta, double k, const std::vector<bool>& output_mask) {
+  const DoubleBackward call(grad_grad_input, grad_output, input, size, output_mask);
+  if (call.is_done()) return {call.grad_grad_output, call.grad_input};
+  const bool first = call.wants_grad_grad_output, second = call.wants_grad_input;
+  // grad_output is read for grad_input alone.
+  const ChannelTensor in(input), grad_grad(*grad_grad_input), grad(second ? grad_output : input);
+  const ChannelTensor out_grad_grad(first ? call.grad_grad_output : call.grad_input);
+  const ChannelTensor out_grad(second ? call.grad_input : call.grad_grad_output);
+  const Window window(size, in.channels);
+
+  with_formula_of(input, size, alpha, beta, k, [&](const auto& norm) {
+    using C = decltype(norm.k);
+    const SlabPlan plan(in, window.padding(), sizeof(C));
+    const int64_t buffers = second ? SecondBuffers<C>::kAll : SecondBuffers<C>::kFew;
+    for_each_slab<C>(plan, buffers, [&](Slab<C>& slab) {
+      const SecondBuffers<C> b(slab, second);
+      slab.load(stored_view<C>(in), b.x);
+      slab.load(stored_view<C>(grad_grad), b.v);
+      sum_squares_and_vx(slab, window, norm, b);
+      if (second) {
+        slab.load(stored_view<C>(grad), b.g);
+        sum_s_and_r(slab, window, norm, b, slab.padded_buffer(0));
+        HANDGRAD_SIMD
+        for (int64_t i = 0; i < slab.count(); ++i) {
+          b.sum_s[i] = norm.second_grad_input(b.v[i], b.g[i], b.x[i], {b.shrink[i], b.inverse[i]}, b.u[i], b.sum_s[i],
+                                              b.sum_r[i]);
+        }
+        slab.store(b.sum_s, mutable_stored_view<C>(out_grad));
       }
-      slab.sum_over_window(padded, sum_vx);
-      if (call.wants_grad_input) {
-        C *g = slab.buffer(6), *sum_sent = slab.buffer(7), *sum_sent_twice = slab.buffer(8);
-        slab.load(grad, g);
-        HANDGRAD_SIMD
-        for (int64_t i = 0; i < slab.count(); ++i) padded[i] = norm.sent(g[i], x[i], {shrink[i], inverse[i]});
-        slab.sum_over_mirrored_window(padded, sum_sent);
+      if (first) {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < slab.count(); ++i) {
-          padded[i] = norm.sent_twice(v[i], g[i], x[i], {shrink[i], inverse[i]}, sum_vx[i]);
+          b.u[i] = norm.grad_grad_output(b.v[i], b.x[i], {b.shrink[i], b.inverse[i]}, b.u[i]);
         }
-        slab.sum_over_mirrored_window(padded, sum_sent_twice);
-        HANDGRAD_SIMD
-        for (int64_t i = 0; i < slab.count(); ++i) {
-          sum_sent[i] = norm.grad_input_twice(v[i], g[i], x[i], {shrink[i], inverse[i]}, sum_vx[i], sum_sent[i],
-                                              sum_sent_twice[i]);
-        }
-        slab.store(sum_sent, call.grad_input.template mutable_data_ptr<T>(), out_layout);
-      }
-      if (call.wants_grad_grad_output) {
-        HANDGRAD_SIMD
-        for (int64_t i = 0; i < slab.count(); ++i) {
-          sum_vx[i] = norm.grad_grad_output(v[i], x[i], {shrink[i], inverse[i]}, sum_vx[i]);
-        }
-        slab.store(sum_vx, call.grad_grad_output.template mutable_data_ptr<T>(), out_layout);
+        slab.store(b.u, mutable_stored_view<C>(out_grad_grad));
       }
     });
   });

@@ -1,4 +1,5 @@
-// Local response normalisation of one element, with both derivatives. Derivation: docs/layers/local_response_norm.md.
+// Local response normalisation of one element, with both derivatives. Derivation and notation:
+// docs/layers/local_response_norm.md.
 //
 //   y_c = x_c d_c^-beta,   d_c = k + (alpha / size) sum of x_j^2 over the window of c
 //
@@ -36,31 +37,30 @@ struct LocalResponseNorm {
     }
   }
 
-  HANDGRAD_MATH T value(T x, Factors of) const { return x * of.shrink; }
+  HANDGRAD_MATH T value(T x, Factors d) const { return x * d.shrink; }
 
   // ---- backward: g is grad_output -----------------------------------------------------------------------------------
 
-  // What channel c sends to every channel of its window: s_c = g_c x_c d_c^(-beta - 1).
-  HANDGRAD_MATH T sent(T g, T x, Factors of) const { return g * x * of.shrink * of.inverse; }
+  // s_c = g_c x_c d_c^(-beta - 1): what every channel of W(c) gets from channel c.
+  HANDGRAD_MATH T s(T g, T x, Factors d) const { return g * x * d.shrink * d.inverse; }
 
-  // grad_input, given the sum of s over W*(j).
-  HANDGRAD_MATH T grad_input(T g, T x, T shrink, T sum_of_sent) const { return g * shrink - kappa() * x * sum_of_sent; }
+  // Given the sum of s over W*(j).
+  HANDGRAD_MATH T grad_input(T g, T x, T shrink, T sum_s) const { return g * shrink - kappa() * x * sum_s; }
 
-  // ---- double backward: v is grad_grad_input ------------------------------------------------------------------------
+  // ---- double backward: v is grad_grad_input, u the sum of v x over W(c) --------------------------------------------
 
-  // grad_grad_output, given the sum of v x over W(c).
-  HANDGRAD_MATH T grad_grad_output(T v, T x, Factors of, T sum_of_vx) const {
-    return of.shrink * (v - kappa() * x * sum_of_vx * of.inverse);
+  HANDGRAD_MATH T grad_grad_output(T v, T x, Factors d, T u) const {
+    return d.shrink * (v - kappa() * x * u * d.inverse);
   }
 
-  // What channel c sends to every channel of its window on the way back from grad_input.
-  HANDGRAD_MATH T sent_twice(T v, T g, T x, Factors of, T sum_of_vx) const {
-    return g * of.shrink * of.inverse * (v - 2 * alpha_over_size * (beta + 1) * x * sum_of_vx * of.inverse);
+  // r_c: what every channel of W(c) gets from channel c by way of the backward.
+  HANDGRAD_MATH T r(T v, T g, T x, Factors d, T u) const {
+    return g * d.shrink * d.inverse * (v - 2 * alpha_over_size * (beta + 1) * x * u * d.inverse);
   }
 
-  // The gradient of sum(v grad_input) with respect to x, given the sums of s and of sent_twice over W*(j).
-  HANDGRAD_MATH T grad_input_twice(T v, T g, T x, Factors of, T sum_of_vx, T sum_of_sent, T sum_of_sent_twice) const {
-    return -kappa() * (x * sum_of_sent_twice + g * of.shrink * of.inverse * sum_of_vx + v * sum_of_sent);
+  // The gradient of sum(v grad_input) with respect to x, given the sums of s and r over W*(j).
+  HANDGRAD_MATH T second_grad_input(T v, T g, T x, Factors d, T u, T sum_s, T sum_r) const {
+    return -kappa() * (x * sum_r + g * d.shrink * d.inverse * u + v * sum_s);
   }
 
  private:

@@ -1,6 +1,6 @@
 // RoIAlign on CUDA devices.
 //
-// Forward: a thread for a bin and a few channels, which share the places that it looks at.
+// Forward: a thread for a bin and a few channels, which share the sampling points that it looks at.
 //
 // The gradient of the image is not scattered but gathered: a block has a tile of pixels of one image and a few
 // channels, and goes through the boxes in order. For each box that reaches the tile it makes the weights of the tile's
@@ -9,6 +9,10 @@
 // is no memory beside it.
 //
 // The gradient of the boxes is a block for each box, with sums of fixed order.
+//
+// In order of appearance: Operands, the tensors of a call; BoxOnDevice, one box with its axes and motion; Neighbours,
+// the two pixels beside a sampling point on an axis; the three kernels; their launches; the host entries. A kernel for
+// Twice serves the double backward.
 #include <limits>
 
 #include "abi/registration.h"
@@ -29,184 +33,223 @@ constexpr int kOutputChannels = 4, kGradChannels = 8;
 constexpr int kSide = 16;
 static_assert(kSide * kSide == kThreads);
 
-Blocks blocks_for(int64_t threads) { return {(threads + kThreads - 1) / kThreads, dim3(kThreads, 1, 1), 0}; }
-
-template <class C>
-__device__ __forceinline__ Box<C> load_box(const BoxTable<const C>& boxes, int64_t k) {
-  return {load(boxes.at(k, 0)), load(boxes.at(k, 1)), load(boxes.at(k, 2)), load(boxes.at(k, 3)), load(boxes.at(k, 4))};
-}
-
-// What is differentiated, and how it moves (Second only; what is null stands still).
+// What is differentiated, and how it moves (Twice only; what is null stands still).
 template <class T>
 struct Operands {
-  Field<const T> input, v_input;
-  BoxTable<const Compute<T>> boxes, v_boxes;
+  View<const T, 4> input;             // [N, C, H, W]
+  View<const Compute<T>, 2> boxes;    // [K, 5]
+  View<const T, 4> v_input;           // [N, C, H, W]
+  View<const Compute<T>, 2> v_boxes;  // [K, 5]
 };
 
-// A row or column beside a place, low and high: the weights, and how they change with the coordinates and along a
-// motion of them.
+// The coordinates of box k; or of its direction.
 template <class C>
-struct Beside {
-  int64_t pixel[2];
+__device__ __forceinline__ Box<C> load_corners(const View<const C, 2>& boxes, int32_t k) {
+  return {load(boxes.at(k, 1)), load(boxes.at(k, 2)), load(boxes.at(k, 3)), load(boxes.at(k, 4))};
+}
+
+template <bool Twice, class C>
+struct BoxOnDevice {
+  BoxAxis<C> axis_h, axis_w;
+  // The index in the batch; -1 if there is none.
+  int32_t image;
+  // How the coordinates move.
+  Box<C> v;
+
+  template <class T>
+  __device__ BoxOnDevice(const Geometry& geometry, const Operands<T>& operands, int32_t k)
+      : BoxOnDevice(geometry, load_corners(operands.boxes, k), load(operands.boxes.at(k, 0))) {
+    if (Twice && operands.v_boxes) v = load_corners(operands.v_boxes, k);
+  }
+
+  // Every bin is NaN.
+  __device__ bool is_nan() const { return image < 0 || axis_h.is_nonfinite || axis_w.is_nonfinite; }
+
+ private:
+  __device__ BoxOnDevice(const Geometry& geometry, const Box<C>& box, C batch_index)
+      : axis_h(geometry.axis_h(box)), axis_w(geometry.axis_w(box)), image(geometry.batch_index(batch_index)), v{} {}
+};
+
+// The rows or columns beside a sampling point, low and high: their weights, and how these change with the coordinates
+// and along a motion of them.
+template <class C>
+struct Neighbours {
+  int32_t pixel[2];
   C weight[2], change[2];
   // Of the high one; of the low one it is the negative.
-  C by_first, by_second;
+  C d_first, d_second;
 
-  __device__ Beside(const BoxAxis<C>& axis, int64_t p, int64_t i, C v_first, C v_second) {
-    const AxisSample<C> sample = axis.sample(axis.place(p, i));
+  __device__ Neighbours(const BoxAxis<C>& axis, int32_t p, int32_t i, C v_first, C v_second) {
+    const AxisSample<C> sample = axis.sample(axis.point(p, i));
     const C share = axis.share();
     pixel[0] = sample.low, pixel[1] = sample.high;
     weight[0] = (1 - sample.weight) * share, weight[1] = sample.weight * share;
-    by_first = sample.slope * share * axis.by_first(p, i);
-    by_second = sample.slope * share * axis.by_second(p, i);
-    change[1] = v_first * by_first + v_second * by_second;
+    d_first = sample.slope * share * axis.d_first(p, i);
+    d_second = sample.slope * share * axis.d_second(p, i);
+    change[1] = v_first * d_first + v_second * d_second;
     change[0] = -change[1];
   }
 };
 
-// How the coordinates of a box move.
-template <class C>
-struct Motion {
-  C x1 = 0, y1 = 0, x2 = 0, y2 = 0;
-};
-
-template <bool Second, class C>
-__device__ __forceinline__ Motion<C> load_motion(const BoxTable<const C>& v_boxes, int64_t k) {
-  Motion<C> motion;
-  if (Second && v_boxes.data) {
-    motion.x1 = load(v_boxes.at(k, 1)), motion.y1 = load(v_boxes.at(k, 2));
-    motion.x2 = load(v_boxes.at(k, 3)), motion.y2 = load(v_boxes.at(k, 4));
-  }
-  return motion;
-}
-
 // ---- kernels
 // ---------------------------------------------------------------------------------------------------------
 
-// The output; for Second its change along the motion. Thread i has every `groups`-th channel of one bin. Neighbours are
+// What one sampling point adds to one channel of a bin; for Twice, to its change along the motion.
+template <bool Twice, class T>
+__device__ __forceinline__ Compute<T> sample_value(const Operands<T>& operands, int32_t image, int32_t c,
+                                                   const Neighbours<Compute<T>>& row,
+                                                   const Neighbours<Compute<T>>& column, Compute<T> sum) {
+  using C = Compute<T>;
+#pragma unroll
+  for (int corner = 0; corner < 4; ++corner) {
+    const int a = corner / 2, b = corner % 2;
+    const int32_t y = row.pixel[a], x = column.pixel[b];
+    const C weight = row.weight[a] * column.weight[b], pixel = widen(load(operands.input.at(image, c, y, x)));
+    if constexpr (Twice) {
+      const C change = row.change[a] * column.weight[b] + row.weight[a] * column.change[b];
+      const C v_pixel = operands.v_input ? widen(load(operands.v_input.at(image, c, y, x))) : C(0);
+      sum += weight * v_pixel + change * pixel;
+    } else {
+      sum += weight * pixel;
+    }
+  }
+  return sum;
+}
+
+// The output; for Twice its change along the motion. Thread i has every `groups`-th channel of one bin. Neighbours are
 // what is neighbours in the output's memory.
-template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
-    output_kernel(Geometry at, Operands<T> on, int64_t groups, bool channels_last, Field<T> output) {
+template <class T, bool Twice>
+__global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
+    output_kernel(Geometry geometry, Operands<T> operands, int32_t groups, bool channels_last,
+                  View<T, 4> output) {  // [K, C, pooled_h, pooled_w]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
-  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x, bins = at.options.pooled_h * at.options.pooled_w;
-  if (i >= at.boxes * groups * bins) return;
-  const int64_t k = i / (groups * bins), rest = i - k * groups * bins;
-  const int64_t group = channels_last ? rest % groups : rest / bins, bin = channels_last ? rest / groups : rest % bins;
-  const int64_t p = bin / at.options.pooled_w, q = bin % at.options.pooled_w;
-  const Box<C> box = load_box(on.boxes, k);
-  const int64_t image = box.image_of(at.batch);
-  const BoxAxis<C> rows = box.rows(at), columns = box.columns(at);
-  const Motion<C> v = load_motion<Second>(on.v_boxes, k);
-  const bool lost = image < 0 || rows.lost || columns.lost;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x, bins = geometry.bins(), of_box = groups * bins;
+  if (i >= geometry.boxes * of_box) return;
+  const int32_t k = static_cast<int32_t>(i / of_box);
+  const int64_t rest = i - k * of_box, outer = rest / (channels_last ? groups : bins);
+  const int64_t inner = rest - outer * (channels_last ? groups : bins);
+  const int32_t group = static_cast<int32_t>(channels_last ? inner : outer);
+  const int64_t bin = channels_last ? outer : inner;
+  const int32_t ph = static_cast<int32_t>(bin / geometry.pooled_w);
+  const int32_t pw = static_cast<int32_t>(bin - int64_t{ph} * geometry.pooled_w);
+  const BoxOnDevice<Twice, C> box(geometry, operands, k);
+  const bool is_nan = box.is_nan();
 
   C sums[kOutputChannels];
 #pragma unroll
-  for (int j = 0; j < kOutputChannels; ++j) sums[j] = lost ? std::numeric_limits<C>::quiet_NaN() : C(0);
-  const int64_t row_end = lost ? 0 : rows.end(p), column_begin = columns.begin(q), column_end = columns.end(q);
-  for (int64_t iy = lost ? 0 : rows.begin(p); iy < row_end; ++iy) {
-    const Beside<C> row(rows, p, iy, v.y1, v.y2);
-    for (int64_t ix = column_begin; ix < column_end; ++ix) {
-      const Beside<C> column(columns, q, ix, v.x1, v.x2);
+  for (int j = 0; j < kOutputChannels; ++j) sums[j] = is_nan ? std::numeric_limits<C>::quiet_NaN() : C(0);
+  const int32_t row_end = is_nan ? 0 : box.axis_h.end(ph);
+  const int32_t column_begin = box.axis_w.begin(pw), column_end = box.axis_w.end(pw);
+  for (int32_t iy = is_nan ? 0 : box.axis_h.begin(ph); iy < row_end; ++iy) {
+    const Neighbours<C> row(box.axis_h, ph, iy, box.v.y1, box.v.y2);
+    for (int32_t ix = column_begin; ix < column_end; ++ix) {
+      const Neighbours<C> column(box.axis_w, pw, ix, box.v.x1, box.v.x2);
 #pragma unroll
       for (int j = 0; j < kOutputChannels; ++j) {
-        const int64_t c = group + j * groups;
-        if (c >= at.channels) continue;
-#pragma unroll
-        for (int corner = 0; corner < 4; ++corner) {
-          const int a = corner / 2, b = corner % 2;
-          const int64_t y = row.pixel[a], x = column.pixel[b];
-          const C weight = row.weight[a] * column.weight[b], pixel = widen(load(on.input.at(image, c, y, x)));
-          if constexpr (Second) {
-            const C change = row.change[a] * column.weight[b] + row.weight[a] * column.change[b];
-            const C moving = on.v_input.data ? widen(load(on.v_input.at(image, c, y, x))) : C(0);
-            sums[j] += weight * moving + change * pixel;
-          } else {
-            sums[j] += weight * pixel;
-          }
-        }
+        const int32_t c = group + j * groups;
+        if (c < geometry.channels) sums[j] = sample_value<Twice>(operands, box.image, c, row, column, sums[j]);
       }
     }
   }
 #pragma unroll
   for (int j = 0; j < kOutputChannels; ++j) {
-    const int64_t c = group + j * groups;
-    if (c < at.channels) store(output.at(k, c, p, q), narrow<T>(sums[j]));
+    const int32_t c = group + j * groups;
+    if (c < geometry.channels) store(output.at(k, c, ph, pw), narrow<T>(sums[j]));
   }
 }
 
 // What bin p weighs a pixel of an axis by, and how that changes along a motion of the coordinates.
 template <class C>
-__device__ void weigh(const BoxAxis<C>& axis, int64_t p, int64_t pixel, C v_first, C v_second, C& weight, C& change) {
+__device__ void weigh(const BoxAxis<C>& axis, int32_t p, int32_t pixel, C v_first, C v_second, C& weight, C& change) {
   weight = change = 0;
-  if (p >= axis.bins || pixel >= axis.size) return;
-  const int64_t end = axis.end(p, pixel);
-  for (int64_t i = axis.begin(p, pixel); i < end; ++i) {
-    const Beside<C> beside(axis, p, i, v_first, v_second);
+  if (p >= axis.pooled_size || pixel >= axis.size) return;
+  const int32_t end = axis.end(p, pixel);
+  for (int32_t i = axis.begin(p, pixel); i < end; ++i) {
+    const Neighbours<C> neighbours(axis, p, i, v_first, v_second);
     for (int side = 0; side < 2; ++side) {
-      if (beside.pixel[side] == pixel) weight += beside.weight[side], change += beside.change[side];
+      if (neighbours.pixel[side] == pixel) weight += neighbours.weight[side], change += neighbours.change[side];
+    }
+  }
+}
+
+// The weights of kSide bins on an axis, by bin, for the kSide pixels of a tile.
+template <class C>
+struct TileWeights {
+  C weight[kSide][kSide], change[kSide][kSide];
+};
+
+// Adds what the bins (p…, q…) of box k give to one pixel of the tile, for kGradChannels channels.
+template <class T, bool Twice>
+__device__ __forceinline__ void add_bins(const Geometry& geometry, const View<const T, 4>& grad_output, int32_t k,
+                                         int32_t p, int32_t q, int64_t first_channel, int in_row, int in_column,
+                                         const TileWeights<Compute<T>>& rows, const TileWeights<Compute<T>>& columns,
+                                         Compute<T> (&sums)[kGradChannels]) {
+  using C = Compute<T>;
+  for (int a = 0; a < kSide && p + a < geometry.pooled_h; ++a) {
+    const C weight_y = rows.weight[a][in_row], change_y = rows.change[a][in_row];
+    if (weight_y == 0 && change_y == 0) continue;
+    for (int b = 0; b < kSide && q + b < geometry.pooled_w; ++b) {
+      const C weight_x = columns.weight[b][in_column], change_x = columns.change[b][in_column];
+      const C weight = Twice ? change_y * weight_x + weight_y * change_x : weight_y * weight_x;
+      if (weight == 0) continue;
+#pragma unroll
+      for (int j = 0; j < kGradChannels; ++j) {
+        if (first_channel + j < geometry.channels) {
+          sums[j] += weight * widen(load(grad_output.at(k, first_channel + j, p + a, q + b)));
+        }
+      }
     }
   }
 }
 
 // The gradient of the image, or what the double backward adds to it: blocks are (channels, image, tile).
-template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
-    grad_input_kernel(Geometry at, Operands<T> on, Field<const T> grad_output, int64_t tiles_h, int64_t tiles_w,
-                      Field<T> grad_input) {
+template <class T, bool Twice>
+__global__ void __launch_bounds__(kThreads, Twice                                 ? 1
+                                            : sizeof(Compute<T>) == sizeof(float) ? 3
+                                                                                  : kMinBlocks)
+    grad_input_kernel(Geometry geometry, Operands<T> operands,
+                      View<const T, 4> grad_output,                               // [K, C, pooled_h, pooled_w]
+                      int32_t tiles_h, int32_t tiles_w, View<T, 4> grad_input) {  // [N, C, H, W]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   __shared__ bool reaches[kThreads];
-  __shared__ C row_weight[kSide][kSide], row_change[kSide][kSide];
-  __shared__ C column_weight[kSide][kSide], column_change[kSide][kSide];
-  const int64_t block = blockIdx.x, tile = block % (tiles_h * tiles_w), rest = block / (tiles_h * tiles_w);
-  const int64_t image = rest % at.batch, first_channel = rest / at.batch * kGradChannels;
-  const int64_t first_y = tile / tiles_w * kSide, first_x = tile % tiles_w * kSide;
+  __shared__ TileWeights<C> rows, columns;
+  const int64_t tiles = int64_t{tiles_h} * tiles_w, block = blockIdx.x, rest = block / tiles;
+  const int64_t first_channel = rest / geometry.batch * kGradChannels;
+  const int32_t image = static_cast<int32_t>(rest % geometry.batch);
+  const int64_t tile = block - rest * tiles;
+  const int32_t first_y = static_cast<int32_t>(tile / tiles_w) * kSide;
+  const int32_t first_x = static_cast<int32_t>(tile % tiles_w) * kSide;
   const int in_row = static_cast<int>(threadIdx.x) / kSide, in_column = static_cast<int>(threadIdx.x) % kSide;
-  const int64_t y = first_y + in_row, x = first_x + in_column;
-  const bool inside = y < at.height && x < at.width;
+  const int32_t y = first_y + in_row, x = first_x + in_column;
+  const bool inside = y < geometry.height && x < geometry.width;
 
   C sums[kGradChannels] = {};
-  for (int64_t some = 0; some < at.boxes; some += kThreads) {
+  for (int32_t some = 0; some < geometry.boxes; some += kThreads) {
     // A thread for each of the next boxes: is it of this image, and does it reach the tile?
-    const int64_t mine = some + threadIdx.x;
+    const int32_t mine = some + static_cast<int32_t>(threadIdx.x);
     bool hit = false;
-    if (mine < at.boxes) {
-      const Box<C> box = load_box(on.boxes, mine);
-      const BoxAxis<C> rows = box.rows(at), columns = box.columns(at);
-      hit = box.image_of(at.batch) == image && rows.may_touch(first_y, first_y + kSide) &&
-            columns.may_touch(first_x, first_x + kSide);
+    if (mine < geometry.boxes) {
+      const BoxOnDevice<false, C> box(geometry, operands, mine);
+      hit = box.image == image && box.axis_h.may_touch(first_y, first_y + kSide) &&
+            box.axis_w.may_touch(first_x, first_x + kSide);
     }
     reaches[threadIdx.x] = hit;
     __syncthreads();
-    for (int64_t k = some; k < at.boxes && k < some + kThreads; ++k) {
+    for (int32_t k = some; k < geometry.boxes && k < some + kThreads; ++k) {
       if (!reaches[k - some]) continue;
-      const Box<C> box = load_box(on.boxes, k);
-      const BoxAxis<C> rows = box.rows(at), columns = box.columns(at);
-      const Motion<C> v = load_motion<Second>(on.v_boxes, k);
-      for (int64_t p = 0; p < at.options.pooled_h; p += kSide) {
-        for (int64_t q = 0; q < at.options.pooled_w; q += kSide) {
+      const BoxOnDevice<Twice, C> box(geometry, operands, k);
+      for (int32_t p = 0; p < geometry.pooled_h; p += kSide) {
+        for (int32_t q = 0; q < geometry.pooled_w; q += kSide) {
           // Bin in_row of these, pixel in_column of the tile.
-          weigh(rows, p + in_row, first_y + in_column, v.y1, v.y2, row_weight[in_row][in_column],
-                row_change[in_row][in_column]);
-          weigh(columns, q + in_row, first_x + in_column, v.x1, v.x2, column_weight[in_row][in_column],
-                column_change[in_row][in_column]);
+          weigh(box.axis_h, p + in_row, first_y + in_column, box.v.y1, box.v.y2, rows.weight[in_row][in_column],
+                rows.change[in_row][in_column]);
+          weigh(box.axis_w, q + in_row, first_x + in_column, box.v.x1, box.v.x2, columns.weight[in_row][in_column],
+                columns.change[in_row][in_column]);
           __syncthreads();
-          for (int a = 0; inside && a < kSide && p + a < at.options.pooled_h; ++a) {
-            const C weight_y = row_weight[a][in_row], change_y = row_change[a][in_row];
-            if (weight_y == 0 && change_y == 0) continue;
-            for (int b = 0; b < kSide && q + b < at.options.pooled_w; ++b) {
-              const C weight_x = column_weight[b][in_column], change_x = column_change[b][in_column];
-              const C weight = Second ? change_y * weight_x + weight_y * change_x : weight_y * weight_x;
-              if (weight == 0) continue;
-#pragma unroll
-              for (int j = 0; j < kGradChannels; ++j) {
-                if (first_channel + j < at.channels) {
-                  sums[j] += weight * widen(load(grad_output.at(k, first_channel + j, p + a, q + b)));
-                }
-              }
-            }
+          if (inside) {
+            add_bins<T, Twice>(geometry, grad_output, k, p, q, first_channel, in_row, in_column, rows, columns, sums);
           }
           __syncthreads();
         }
@@ -217,151 +260,174 @@ __global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
   if (!inside) return;
 #pragma unroll
   for (int j = 0; j < kGradChannels; ++j) {
-    if (first_channel + j < at.channels) store(grad_input.at(image, first_channel + j, y, x), narrow<T>(sums[j]));
+    if (first_channel + j < geometry.channels) {
+      store(grad_input.at(image, first_channel + j, y, x), narrow<T>(sums[j]));
+    }
   }
 }
 
+// Adds the derivatives of one channel of a bin with respect to x1, y1, x2 and y2, by one sampling point.
+template <bool Twice, class T>
+__device__ __forceinline__ void add_derivatives(const Operands<T>& operands, int32_t image, int32_t c,
+                                                const Neighbours<Compute<T>>& row, const Neighbours<Compute<T>>& column,
+                                                Compute<T> (&sums)[4]) {
+  using C = Compute<T>;
+  // In each of the two rows: the sum over columns that the row's derivative is of, and in each column likewise.
+  C of_row[2] = {}, of_column[2] = {};
+#pragma unroll
+  for (int corner = 0; corner < 4; ++corner) {
+    const int a = corner / 2, b = corner % 2;
+    const int32_t y = row.pixel[a], x = column.pixel[b];
+    const C pixel = widen(load(operands.input.at(image, c, y, x)));
+    if constexpr (Twice) {
+      const C v_pixel = operands.v_input ? widen(load(operands.v_input.at(image, c, y, x))) : C(0);
+      of_row[a] += column.weight[b] * v_pixel + column.change[b] * pixel;
+      of_column[b] += row.weight[a] * v_pixel + row.change[a] * pixel;
+    } else {
+      of_row[a] += column.weight[b] * pixel;
+      of_column[b] += row.weight[a] * pixel;
+    }
+  }
+  sums[0] += column.d_first * (of_column[1] - of_column[0]);
+  sums[1] += row.d_first * (of_row[1] - of_row[0]);
+  sums[2] += column.d_second * (of_column[1] - of_column[0]);
+  sums[3] += row.d_second * (of_row[1] - of_row[0]);
+}
+
 // The gradient of one box by a block: the sum over its bins and channels.
-template <class T, bool Second>
-__global__ void __launch_bounds__(kThreads, Second ? 1 : kMinBlocks)
-    grad_boxes_kernel(Geometry at, Operands<T> on, Field<const T> grad_output, BoxTable<Compute<T>> grad_boxes) {
+template <class T, bool Twice>
+__global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
+    grad_boxes_kernel(Geometry geometry, Operands<T> operands,
+                      View<const T, 4> grad_output,      // [K, C, pooled_h, pooled_w]
+                      View<Compute<T>, 2> grad_boxes) {  // [K, 5]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
-  const int64_t k = blockIdx.x, bins = at.options.pooled_h * at.options.pooled_w;
-  const Box<C> box = load_box(on.boxes, k);
-  const int64_t image = box.image_of(at.batch);
-  const BoxAxis<C> rows = box.rows(at), columns = box.columns(at);
-  const Motion<C> v = load_motion<Second>(on.v_boxes, k);
+  const int32_t k = static_cast<int32_t>(blockIdx.x);
+  const int64_t bins = geometry.bins();
+  const BoxOnDevice<Twice, C> box(geometry, operands, k);
   // x1, y1, x2, y2
-  double sums[4] = {};
-  const bool lost = image < 0 || rows.lost || columns.lost;
-  for (int64_t i = threadIdx.x; !lost && i < at.channels * bins; i += kThreads) {
-    const int64_t c = i / bins, p = i % bins / at.options.pooled_w, q = i % at.options.pooled_w;
-    const C grad = widen(load(grad_output.at(k, c, p, q)));
-    const int64_t row_end = rows.end(p), column_begin = columns.begin(q), column_end = columns.end(q);
-    C of_bin[4] = {};
-    for (int64_t iy = rows.begin(p); iy < row_end; ++iy) {
-      const Beside<C> row(rows, p, iy, v.y1, v.y2);
-      for (int64_t ix = column_begin; ix < column_end; ++ix) {
-        const Beside<C> column(columns, q, ix, v.x1, v.x2);
-        // In each of the two rows: the sum over columns that the row's derivative is of, and in each column likewise.
-        C of_row[2] = {}, of_column[2] = {};
-#pragma unroll
-        for (int corner = 0; corner < 4; ++corner) {
-          const int a = corner / 2, b = corner % 2;
-          const C pixel = widen(load(on.input.at(image, c, row.pixel[a], column.pixel[b])));
-          if constexpr (Second) {
-            const C moving =
-                on.v_input.data ? widen(load(on.v_input.at(image, c, row.pixel[a], column.pixel[b]))) : C(0);
-            of_row[a] += column.weight[b] * moving + column.change[b] * pixel;
-            of_column[b] += row.weight[a] * moving + row.change[a] * pixel;
-          } else {
-            of_row[a] += column.weight[b] * pixel;
-            of_column[b] += row.weight[a] * pixel;
-          }
-        }
-        of_bin[0] += column.by_first * (of_column[1] - of_column[0]);
-        of_bin[1] += row.by_first * (of_row[1] - of_row[0]);
-        of_bin[2] += column.by_second * (of_column[1] - of_column[0]);
-        of_bin[3] += row.by_second * (of_row[1] - of_row[0]);
+  double totals[4] = {};
+  const bool is_nan = box.is_nan();
+  for (int64_t i = threadIdx.x; !is_nan && i < geometry.channels * bins; i += kThreads) {
+    const int32_t c = static_cast<int32_t>(i / bins);
+    const int64_t bin = i - c * bins;
+    const int32_t ph = static_cast<int32_t>(bin / geometry.pooled_w);
+    const int32_t pw = static_cast<int32_t>(bin - int64_t{ph} * geometry.pooled_w);
+    const C grad = widen(load(grad_output.at(k, c, ph, pw)));
+    const int32_t row_end = box.axis_h.end(ph), column_begin = box.axis_w.begin(pw), column_end = box.axis_w.end(pw);
+    C sums[4] = {};
+    for (int32_t iy = box.axis_h.begin(ph); iy < row_end; ++iy) {
+      const Neighbours<C> row(box.axis_h, ph, iy, box.v.y1, box.v.y2);
+      for (int32_t ix = column_begin; ix < column_end; ++ix) {
+        const Neighbours<C> column(box.axis_w, pw, ix, box.v.x1, box.v.x2);
+        add_derivatives<Twice>(operands, box.image, c, row, column, sums);
       }
     }
-    for (int d = 0; d < 4; ++d) sums[d] += static_cast<double>(grad * of_bin[d]);
+    for (int d = 0; d < 4; ++d) totals[d] += static_cast<double>(grad * sums[d]);
   }
   if (threadIdx.x == 0) store(grad_boxes.at(k, 0), C(0));
   for (int d = 0; d < 4; ++d) {
-    const double total = block_sum<kThreads>(sums[d]);
+    const double total = block_sum<kThreads>(totals[d]);
     if (threadIdx.x == 0) store(grad_boxes.at(k, d + 1), static_cast<C>(total));
     // block_sum's memory is about to be written again.
     __syncthreads();
   }
 }
 
+// ---- launches
+// --------------------------------------------------------------------------------------------------------
+
+template <class T, bool Twice>
+void launch_output(const Geometry& geometry, const DeviceOf& device, const Operands<T>& operands,
+                   const Tensor& output) {
+  const int32_t groups = (geometry.channels + kOutputChannels - 1) / kOutputChannels;
+  launch("roi_align_output", output_kernel<T, Twice>, device,
+         blocks_for(int64_t{geometry.boxes} * groups * geometry.bins(), kThreads), geometry, operands, groups,
+         !output.is_contiguous(), mutable_view<T, 4>(output));
+}
+
+template <class T, bool Twice>
+void launch_grad_input(const Geometry& geometry, const DeviceOf& device, const Operands<T>& operands,
+                       const Tensor& grad_output, const Tensor& grad_input) {
+  const int32_t tiles_h = (geometry.height + kSide - 1) / kSide, tiles_w = (geometry.width + kSide - 1) / kSide;
+  const int64_t chunks = (geometry.channels + kGradChannels - 1) / kGradChannels;
+  launch("roi_align_grad_input", grad_input_kernel<T, Twice>, device,
+         {chunks * geometry.batch * tiles_h * tiles_w, dim3(kThreads, 1, 1)}, geometry, operands,
+         view<T, 4>(grad_output), tiles_h, tiles_w, mutable_view<T, 4>(grad_input));
+}
+
+template <class T, bool Twice>
+void launch_grad_boxes(const Geometry& geometry, const DeviceOf& device, const Operands<T>& operands,
+                       const Tensor& grad_output, const Tensor& grad_boxes) {
+  launch("roi_align_grad_boxes", grad_boxes_kernel<T, Twice>, device, {geometry.boxes, dim3(kThreads, 1, 1)}, geometry,
+         operands, view<T, 4>(grad_output), mutable_view<Compute<T>, 2>(grad_boxes));
+}
+
 // ---- host entries
 // ----------------------------------------------------------------------------------------------------
 
-template <class T, bool Second>
-void launch_output(const Geometry& at, const DeviceOf& device, const Operands<T>& on, const Tensor& output) {
-  const int64_t groups = (at.channels + kOutputChannels - 1) / kOutputChannels;
-  launch("roi_align_output", output_kernel<T, Second>, device, blocks_for(at.boxes * groups * at.bins()), at, on,
-         groups, !output.is_contiguous(), mutable_field<T>(output));
-}
-
-template <class T, bool Second>
-void launch_grad_input(const Geometry& at, const DeviceOf& device, const Operands<T>& on, const Tensor& grad_output,
-                       const Tensor& grad_input) {
-  const int64_t tiles_h = (at.height + kSide - 1) / kSide, tiles_w = (at.width + kSide - 1) / kSide;
-  const int64_t chunks = (at.channels + kGradChannels - 1) / kGradChannels;
-  launch("roi_align_grad_input", grad_input_kernel<T, Second>, device,
-         {chunks * at.batch * tiles_h * tiles_w, dim3(kThreads, 1, 1)}, at, on, field<T>(grad_output), tiles_h, tiles_w,
-         mutable_field<T>(grad_input));
-}
-
-template <class T, bool Second>
-void launch_grad_boxes(const Geometry& at, const DeviceOf& device, const Operands<T>& on, const Tensor& grad_output,
-                       const Tensor& grad_boxes) {
-  launch("roi_align_grad_boxes", grad_boxes_kernel<T, Second>, device, {at.boxes, dim3(kThreads, 1, 1)}, at, on,
-         field<T>(grad_output), mutable_box_table<Compute<T>>(grad_boxes));
-}
-
-template <class T>
-Operands<T> operands(const Tensor& input, const Tensor& boxes) {
-  return {field<T>(input), {}, box_table<Compute<T>>(boxes), {}};
-}
-
-Tensor roi_align_cuda(const Tensor& input, const Tensor& boxes, int64_t pooled_h, int64_t pooled_w,
-                      double spatial_scale, int64_t sampling_ratio, bool aligned) {
-  const Geometry at = check_arguments(input, boxes, {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned});
-  const Tensor output = empty_output(at, input);
+Tensor roi_align_cuda(const Tensor& input,  // [N, C, H, W]
+                      const Tensor& boxes,  // [K, 5]
+                      int64_t pooled_h, int64_t pooled_w, double spatial_scale, int64_t sampling_ratio, bool aligned) {
+  const Geometry geometry = check_arguments(input, boxes, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned);
+  const Tensor output = empty_output(geometry, input);
   const DeviceOf device(input);
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    launch_output<T, false>(at, device, operands<T>(input, boxes), output);
+    const Operands<T> operands{view<T, 4>(input), view<Compute<T>, 2>(boxes), {}, {}};
+    launch_output<T, false>(geometry, device, operands, output);
   });
   return output;
 }
 
-std::tuple<Tensor, Tensor> roi_align_backward_cuda(const Tensor& grad_output, const Tensor& input, const Tensor& boxes,
+std::tuple<Tensor, Tensor> roi_align_backward_cuda(const Tensor& grad_output,  // [K, C, pooled_h, pooled_w]
+                                                   const Tensor& input,        // [N, C, H, W]
+                                                   const Tensor& boxes,        // [K, 5]
                                                    int64_t pooled_h, int64_t pooled_w, double spatial_scale,
                                                    int64_t sampling_ratio, bool aligned,
                                                    const std::vector<bool>& output_mask) {
-  const Backward call(grad_output, input, boxes, {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned},
-                      output_mask);
-  const Geometry& at = call.at;
-  const Tensor &grad_input = call.grad_input, &grad_boxes = call.grad_boxes;
+  const Geometry geometry = check_arguments(input, boxes, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned);
+  check_grad_output(geometry, grad_output, input);
+  const Backward to(input, boxes, as_output_mask<2>(kOp, output_mask));
   const DeviceOf device(input);
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const Operands<T> on = operands<T>(input, boxes);
-    if (call.wants_input) launch_grad_input<T, false>(at, device, on, grad_output, grad_input);
-    if (call.wants_boxes) launch_grad_boxes<T, false>(at, device, on, grad_output, grad_boxes);
+    const Operands<T> operands{view<T, 4>(input), view<Compute<T>, 2>(boxes), {}, {}};
+    if (to.wants_input) launch_grad_input<T, false>(geometry, device, operands, grad_output, to.grad_input);
+    if (to.wants_boxes) launch_grad_boxes<T, false>(geometry, device, operands, grad_output, to.grad_boxes);
   });
-  return {grad_input, grad_boxes};
+  return {to.grad_input, to.grad_boxes};
 }
 
 std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cuda(
-    const std::optional<Tensor>& grad_grad_input, const std::optional<Tensor>& grad_grad_boxes,
-    const Tensor& grad_output, const Tensor& input, const Tensor& boxes, int64_t pooled_h, int64_t pooled_w,
-    double spatial_scale, int64_t sampling_ratio, bool aligned, const std::vector<bool>& output_mask) {
-  const DoubleBackward call(grad_grad_input, grad_grad_boxes, grad_output, input, boxes,
-                            {pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned}, output_mask);
-  const Geometry& at = call.at;
-  const Tensor &grad_grad_output = call.grad_grad_output, &grad_input = call.grad_input, &grad_boxes = call.grad_boxes;
+    const std::optional<Tensor>& grad_grad_input,  // [N, C, H, W]
+    const std::optional<Tensor>& grad_grad_boxes,  // [K, 5]
+    const Tensor& grad_output,                     // [K, C, pooled_h, pooled_w]
+    const Tensor& input,                           // [N, C, H, W]
+    const Tensor& boxes,                           // [K, 5]
+    int64_t pooled_h, int64_t pooled_w, double spatial_scale, int64_t sampling_ratio, bool aligned,
+    const std::vector<bool>& output_mask) {
+  const Geometry geometry = check_arguments(input, boxes, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned);
+  check_grad_output(geometry, grad_output, input);
+  check_directions(grad_grad_input, grad_grad_boxes, input, boxes);
+  const DoubleBackward to(geometry, grad_grad_input, grad_grad_boxes, input, boxes,
+                          as_output_mask<3>(kOp, output_mask));
   const DeviceOf device(input);
   dispatch_floating(kOp, input.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    Operands<T> on = operands<T>(input, boxes);
-    if (grad_grad_input) on.v_input = field<T>(*grad_grad_input);
-    if (grad_grad_boxes) on.v_boxes = box_table<Compute<T>>(*grad_grad_boxes);
-    if (call.wants_grad_output && grad_grad_boxes) launch_output<T, true>(at, device, on, grad_grad_output);
-    // The output is linear in the image.
-    if (call.wants_grad_output && !grad_grad_boxes) {
-      launch_output<T, false>(at, device, operands<T>(*grad_grad_input, boxes), grad_grad_output);
+    const View<const Compute<T>, 2> table = view<Compute<T>, 2>(boxes);
+    const Operands<T> operands{view<T, 4>(input), table, view<T, 4>(grad_grad_input),
+                               view<Compute<T>, 2>(grad_grad_boxes)};
+    if (to.wants_grad_output && operands.v_boxes) {
+      launch_output<T, true>(geometry, device, operands, to.grad_grad_output);
+    } else if (to.wants_grad_output) {
+      // The output is linear in the image.
+      launch_output<T, false>(geometry, device, {operands.v_input, table, {}, {}}, to.grad_grad_output);
     }
-    if (call.wants_input) launch_grad_input<T, true>(at, device, on, grad_output, grad_input);
-    if (call.wants_boxes) launch_grad_boxes<T, true>(at, device, on, grad_output, grad_boxes);
+    if (to.wants_input) launch_grad_input<T, true>(geometry, device, operands, grad_output, to.grad_input);
+    if (to.wants_boxes) launch_grad_boxes<T, true>(geometry, device, operands, grad_output, to.grad_boxes);
   });
-  return {grad_grad_output, grad_input, grad_boxes};
+  return {to.grad_grad_output, to.grad_input, to.grad_boxes};
 }
 
 }  // namespace

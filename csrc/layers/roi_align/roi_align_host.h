@@ -1,48 +1,40 @@
-// What the host entries of all devices share: the sizes of a call and its checks.
+// What the host entries of all devices share: the sizes of a call, its checks, and the results.
 #pragma once
-
-#include <optional>
 
 #include "abi/check.h"
 #include "abi/dtype.h"
-#include "abi/image.h"
+#include "abi/layout.h"
 #include "abi/output_mask.h"
+#include "abi/view.h"
+#include "math/boxes.h"
 #include "roi_align_math.h"
 
 namespace handgrad::roi_align {
 
 inline constexpr const char* kOp = "roi_align";
-
-struct Options {
-  int64_t pooled_h, pooled_w;
-  double spatial_scale;
-  int64_t sampling_ratio;
-  bool aligned;
-};
+// The most of anything that is counted: kernels do so in 32 bits.
+inline constexpr int64_t kMost = int64_t{1} << 30;
 
 struct Geometry {
-  Options options;
-  int64_t batch, channels, height, width, boxes;
+  double spatial_scale;
+  int32_t pooled_h, pooled_w, sampling_ratio;
+  int32_t batch, channels, height, width, boxes;
+  bool aligned;
 
-  int64_t bins() const { return options.pooled_h * options.pooled_w; }
-};
+  HANDGRAD_MATH int64_t bins() const { return int64_t{pooled_h} * pooled_w; }
 
-// One row of boxes.
-template <class C>
-struct Box {
-  C image, x1, y1, x2, y2;
-
-  // Its number cut to a whole one, as torchvision does; -1 if there is no such image.
-  HANDGRAD_MATH int64_t image_of(int64_t batch) const {
-    return image > -1 && image < static_cast<C>(batch) ? static_cast<int64_t>(image) : -1;
+  template <class C>
+  HANDGRAD_MATH BoxAxis<C> axis_h(const Box<C>& box) const {
+    return BoxAxis<C>(box.y1, box.y2, static_cast<C>(spatial_scale), sampling_ratio, aligned, pooled_h, height);
   }
-  HANDGRAD_MATH BoxAxis<C> rows(const Geometry& at) const {
-    return BoxAxis<C>(y1, y2, static_cast<C>(at.options.spatial_scale), at.options.sampling_ratio, at.options.aligned,
-                      at.options.pooled_h, at.height);
+  template <class C>
+  HANDGRAD_MATH BoxAxis<C> axis_w(const Box<C>& box) const {
+    return BoxAxis<C>(box.x1, box.x2, static_cast<C>(spatial_scale), sampling_ratio, aligned, pooled_w, width);
   }
-  HANDGRAD_MATH BoxAxis<C> columns(const Geometry& at) const {
-    return BoxAxis<C>(x1, x2, static_cast<C>(at.options.spatial_scale), at.options.sampling_ratio, at.options.aligned,
-                      at.options.pooled_w, at.width);
+  // The first column of a box cut to a whole number, as torchvision does; -1 if it is no index of the batch.
+  template <class C>
+  HANDGRAD_MATH int32_t batch_index(C column) const {
+    return column > -1 && column < static_cast<C>(batch) ? static_cast<int32_t>(column) : -1;
   }
 };
 
@@ -50,136 +42,96 @@ inline ScalarType compute_dtype(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-inline Geometry check_arguments(const Tensor& input, const Tensor& boxes, const Options& options) {
+inline Geometry check_arguments(const Tensor& input,  // [N, C, H, W]
+                                const Tensor& boxes,  // [K, 5]
+                                int64_t pooled_h, int64_t pooled_w, double spatial_scale, int64_t sampling_ratio,
+                                bool aligned) {
   check_floating(kOp, "input", input);
-  HANDGRAD_CHECK(input.dim() == 4, kOp, ": input must have 4 dimensions (batch, channels, height, width); got ",
-                 shape_text(input));
+  check_rank(kOp, "input", input, 4, "(batch, channels, height, width)");
   HANDGRAD_CHECK(boxes.dim() == 2 && boxes.sizes()[1] == 5, kOp,
-                 ": boxes must have shape (boxes, 5): the number of an image, x1, y1, x2, y2; got ", shape_text(boxes));
+                 ": boxes must have shape (boxes, 5): batch index, x1, y1, x2, y2; got ", shape_text(boxes));
   const ScalarType wanted = compute_dtype(input.scalar_type());
   HANDGRAD_CHECK(boxes.scalar_type() == wanted, kOp, ": boxes must have the type that input is computed in, ",
                  dtype_text(wanted), "; got ", dtype_text(boxes.scalar_type()));
-  HANDGRAD_CHECK(boxes.is_cpu() == input.is_cpu() && boxes.get_device_index() == input.get_device_index(), kOp,
-                 ": boxes must be on the device of input");
-  HANDGRAD_CHECK(
-      options.pooled_h > 0 && options.pooled_w > 0 && options.pooled_h <= INT32_MAX && options.pooled_w <= INT32_MAX,
-      kOp, ": output_size must be at least 1 and below 2^31; got ", options.pooled_h, " x ", options.pooled_w);
-  HANDGRAD_CHECK(options.sampling_ratio <= INT32_MAX, kOp, ": sampling_ratio must be below 2^31; got ",
-                 options.sampling_ratio);
+  check_device(kOp, "boxes", boxes, "input", input);
+  HANDGRAD_CHECK(pooled_h > 0 && pooled_w > 0 && pooled_h <= kMost && pooled_w <= kMost, kOp,
+                 ": output_size must be at least 1 and at most 2^30; got ", pooled_h, " x ", pooled_w);
+  HANDGRAD_CHECK(sampling_ratio <= INT32_MAX, kOp, ": sampling_ratio must be below 2^31; got ", sampling_ratio);
   const Sizes sizes = input.sizes();
-  const Geometry at{options, sizes[0], sizes[1], sizes[2], sizes[3], boxes.sizes()[0]};
-  HANDGRAD_CHECK(at.boxes == 0 || (at.height > 0 && at.width > 0), kOp,
+  const int64_t count = boxes.sizes()[0];
+  HANDGRAD_CHECK(count == 0 || (sizes[2] > 0 && sizes[3] > 0), kOp,
                  ": input must have at least one pixel where there are boxes; got ", shape_text(input));
-  // Beyond, the numbers of images are no longer all there.
-  HANDGRAD_CHECK(wanted == ScalarType::Double || at.batch <= int64_t{1} << 24, kOp,
-                 ": input must have at most 2^24 images, which float32 boxes can tell apart; got ", at.batch);
-  return at;
+  HANDGRAD_CHECK(std::all_of(sizes.begin(), sizes.end(), [](int64_t size) { return size <= kMost; }), kOp,
+                 ": input must have no dimension larger than 2^30; got ", shape_text(input));
+  HANDGRAD_CHECK(count <= kMost, kOp, ": boxes must have at most 2^30 rows; got ", count);
+  // float32 cannot represent every integer above 2^24.
+  HANDGRAD_CHECK(wanted == ScalarType::Double || sizes[0] <= int64_t{1} << 24, kOp,
+                 ": input must have at most 2^24 images, which float32 boxes can tell apart; got ", sizes[0]);
+  const auto narrow = [](int64_t size) { return static_cast<int32_t>(size); };
+  return {spatial_scale,    narrow(pooled_h), narrow(pooled_w), narrow(std::max<int64_t>(sampling_ratio, 0)),
+          narrow(sizes[0]), narrow(sizes[1]), narrow(sizes[2]), narrow(sizes[3]),
+          narrow(count),    aligned};
 }
 
-inline void check_grad_output(const Geometry& at, const Tensor& grad_output, const Tensor& input) {
-  HANDGRAD_CHECK(grad_output.scalar_type() == input.scalar_type() && grad_output.is_cpu() == input.is_cpu() &&
-                     grad_output.get_device_index() == input.get_device_index(),
-                 kOp, ": grad_output must have the dtype and the device of input, ", dtype_text(input.scalar_type()),
-                 "; got ", dtype_text(grad_output.scalar_type()));
-  const Sizes sizes = grad_output.sizes();
-  HANDGRAD_CHECK(grad_output.dim() == 4 && sizes[0] == at.boxes && sizes[1] == at.channels &&
-                     sizes[2] == at.options.pooled_h && sizes[3] == at.options.pooled_w,
-                 kOp, ": grad_output must have shape (boxes, channels, *output_size), here (", at.boxes, ", ",
-                 at.channels, ", ", at.options.pooled_h, ", ", at.options.pooled_w, "); got ", shape_text(grad_output));
+inline void check_grad_output(const Geometry& geometry, const Tensor& grad_output, const Tensor& input) {
+  check_dtype_and_device(kOp, "grad_output", grad_output, "input", input);
+  check_shape(kOp, "grad_output", grad_output,
+              {geometry.boxes, geometry.channels, geometry.pooled_h, geometry.pooled_w},
+              "(boxes, channels, *output_size)");
 }
 
-inline Tensor empty_output(const Geometry& at, const Tensor& input) {
-  const int64_t sizes[4] = {at.boxes, at.channels, at.options.pooled_h, at.options.pooled_w};
-  return empty_image(Sizes(sizes, 4), !input.is_contiguous() && is_channels_last(input), input);
-}
-
-inline Tensor empty_grad_boxes(const Geometry& at, const Tensor& boxes) {
-  const int64_t sizes[2] = {at.boxes, 5}, strides[2] = {5, 1};
-  return empty_strided(Sizes(sizes, 2), Sizes(strides, 2), boxes);
-}
-
-inline Geometry check_backward(const Tensor& grad_output, const Tensor& input, const Tensor& boxes,
-                               const Options& options) {
-  const Geometry at = check_arguments(input, boxes, options);
-  check_grad_output(at, grad_output, input);
-  return at;
-}
-
-inline Geometry check_double_backward(const std::optional<Tensor>& grad_grad_input,
-                                      const std::optional<Tensor>& grad_grad_boxes, const Tensor& grad_output,
-                                      const Tensor& input, const Tensor& boxes, const Options& options) {
-  const Geometry at = check_backward(grad_output, input, boxes, options);
+inline void check_directions(const std::optional<Tensor>& grad_grad_input, const std::optional<Tensor>& grad_grad_boxes,
+                             const Tensor& input, const Tensor& boxes) {
   if (grad_grad_input) check_like(kOp, "grad_grad_input", *grad_grad_input, "input", input);
   if (grad_grad_boxes) check_like(kOp, "grad_grad_boxes", *grad_grad_boxes, "boxes", boxes);
-  return at;
 }
 
-// The head of the backward on every device: the checks, and then its outputs to be filled.
+inline Tensor empty_output(const Geometry& geometry, const Tensor& input) {
+  const int64_t sizes[4] = {geometry.boxes, geometry.channels, geometry.pooled_h, geometry.pooled_w};
+  return empty_in_layout_of(input, Sizes(sizes, 4));
+}
+
+// The results of the backward, to be filled where they are wanted.
 struct Backward {
-  Geometry at;
   bool wants_input, wants_boxes;
-  Tensor grad_input, grad_boxes;
+  Tensor grad_input;  // [N, C, H, W]
+  Tensor grad_boxes;  // [K, 5]
 
-  Backward(const Tensor& grad_output, const Tensor& input, const Tensor& boxes, const Options& options,
-           const std::vector<bool>& output_mask)
-      : Backward(check_backward(grad_output, input, boxes, options), input, boxes,
-                 as_output_mask<2>(kOp, output_mask)) {}
-
- protected:
-  Backward(const Geometry& checked, const Tensor& input, const Tensor& boxes, const std::array<bool, 2>& wanted)
-      : at(checked),
-        wants_input(wanted[0]),
+  Backward(const Tensor& input, const Tensor& boxes, const std::array<bool, 2>& wanted)
+      : wants_input(wanted[0]),
         wants_boxes(wanted[1]),
-        grad_input(wants_input ? empty_gradient(input) : empty_placeholder(input)),
-        grad_boxes(wants_boxes ? empty_grad_boxes(at, boxes) : empty_placeholder(boxes)) {}
+        grad_input(empty_gradient(wants_input, input)),
+        grad_boxes(wants_boxes ? empty_contiguous(boxes.sizes(), boxes) : empty_placeholder(boxes)) {}
+
+  bool is_done() const { return !wants_input && !wants_boxes; }
 };
 
-// The same for the double backward, along directions of which each may be None: zero.
+// The same of the double backward, along directions of which each may be None: zero.
 struct DoubleBackward : Backward {
   bool wants_grad_output;
-  Tensor grad_grad_output;
+  Tensor grad_grad_output;  // [K, C, pooled_h, pooled_w]
 
-  DoubleBackward(const std::optional<Tensor>& grad_grad_input, const std::optional<Tensor>& grad_grad_boxes,
-                 const Tensor& grad_output, const Tensor& input, const Tensor& boxes, const Options& options,
-                 const std::vector<bool>& output_mask)
-      : DoubleBackward(check_double_backward(grad_grad_input, grad_grad_boxes, grad_output, input, boxes, options),
-                       input, boxes, as_output_mask<3>(kOp, output_mask)) {
-    // Nothing is to be done for what is zero whatever the numbers are: everything without a direction, and the image's
-    // gradient without one of the boxes, since grad_input does not depend on input.
+  DoubleBackward(const Geometry& geometry, const std::optional<Tensor>& grad_grad_input,
+                 const std::optional<Tensor>& grad_grad_boxes, const Tensor& input, const Tensor& boxes,
+                 const std::array<bool, 3>& wanted)
+      : Backward(input, boxes, {wanted[1], wanted[2]}),
+        wants_grad_output(wanted[0]),
+        grad_grad_output(wanted[0] ? empty_output(geometry, input) : empty_placeholder(input)) {
+    // Nothing is to be done for what is zero whatever the numbers are: everything without a direction, and grad_input,
+    // which does not depend on input, without one of the boxes.
     const bool moves = grad_grad_input || grad_grad_boxes;
     if (!moves) clear(wants_grad_output, grad_grad_output);
     if (!moves) clear(wants_boxes, grad_boxes);
     if (!grad_grad_boxes) clear(wants_input, grad_input);
   }
 
- private:
-  DoubleBackward(const Geometry& checked, const Tensor& input, const Tensor& boxes, const std::array<bool, 3>& wanted)
-      : Backward(checked, input, boxes, {wanted[1], wanted[2]}),
-        wants_grad_output(wanted[0]),
-        grad_grad_output(wants_grad_output ? empty_output(at, input) : empty_placeholder(input)) {}
+  bool is_done() const { return Backward::is_done() && !wants_grad_output; }
 
+ private:
   static void clear(bool& wanted, const Tensor& result) {
     if (wanted) fill_zero(result);
     wanted = false;
   }
 };
-
-// The boxes and what is like them: row k is five numbers.
-template <class C>
-struct BoxTable {
-  C* data;
-  int64_t row, column;
-
-  HANDGRAD_MATH C* at(int64_t k, int64_t c) const { return data + k * row + c * column; }
-};
-
-template <class C>
-BoxTable<const C> box_table(const Tensor& tensor) {
-  return {tensor.const_data_ptr<C>(), tensor.strides()[0], tensor.strides()[1]};
-}
-template <class C>
-BoxTable<C> mutable_box_table(const Tensor& tensor) {
-  return {tensor.mutable_data_ptr<C>(), tensor.strides()[0], tensor.strides()[1]};
-}
 
 }  // namespace handgrad::roi_align

@@ -18,11 +18,7 @@
 #include <string>
 #include <utility>
 
-// One symbol for all types: under nvcc, extern arrays of one name must not differ in type between template instances.
-#define HANDGRAD_DYNAMIC_SHARED(type, name)                                \
-  extern __shared__ __align__(16) unsigned char handgrad_dynamic_shared[]; \
-  type* const name = reinterpret_cast<type*>(handgrad_dynamic_shared)
-#define HANDGRAD_LAUNCH_BOUNDS(threads) static_cast<void>(0)
+#include "cuda_words.h"
 
 namespace handgrad::emulator {
 
