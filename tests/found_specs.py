@@ -2,11 +2,10 @@
 
 import functools
 import importlib.util
-import inspect
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import handgrad
 from handgrad.testing import OpSpec
@@ -27,6 +26,22 @@ def found_specs() -> tuple[tuple[str, OpSpec], ...]:
     return tuple(found)
 
 
+def module_of(spec: OpSpec, kwargs: dict[str, Any]) -> nn.Module:
+    """The op as a module that is called with all tensors of a sample, its weights among them."""
+    if spec.module is not None and not spec.own and not spec.module_kwargs:
+        return spec.module(**kwargs)
+    return _Functional(spec, kwargs)
+
+
+class _Functional(nn.Module):
+    def __init__(self, spec: OpSpec, kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.function, self.kwargs = spec.call, kwargs
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.function(*tensors, **self.kwargs)
+
+
 def public_function(spec: OpSpec):
     """The op's public function. A spec may have one around it, whose tensors are in a row."""
     for family in handgrad.__all__:
@@ -39,7 +54,3 @@ def public_function(spec: OpSpec):
 
 def outputs_of(result: Any) -> tuple[Tensor, ...]:
     return (result,) if isinstance(result, Tensor) else tuple(result)
-
-
-def tensor_names(spec: OpSpec, count: int) -> list[str]:
-    return list(inspect.signature(spec.function).parameters)[:count]

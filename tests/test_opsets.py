@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import handgrad
-from found_specs import found_specs
+from found_specs import found_specs, module_of
 from handgrad.registration import OPERATORS, Operator
 from handgrad.testing import OpSpec, Sample
 
@@ -47,7 +47,7 @@ class Parameter(nn.Module):
     def __init__(self, spec: OpSpec, kwargs: dict[str, Any]) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
-        self.op = spec.as_module(kwargs)
+        self.op = module_of(spec, kwargs)
 
     def forward(self, first: Tensor, *others: Tensor) -> Any:
         return self.op(first * self.scale, *others)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 import handgrad
-from found_specs import found_specs, outputs_of, public_function
+from found_specs import found_specs, module_of, outputs_of, public_function
 from handgrad.registration import OPERATORS
 from handgrad.testing import OpSpec, Sample
 
@@ -59,7 +59,7 @@ class InANetwork(nn.Module):
     def __init__(self, spec: OpSpec, sample: Sample) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones((), dtype=sample.tensors[0].dtype))
-        self.op = spec.as_module(sample.kwargs)
+        self.op = module_of(spec, sample.kwargs)
 
     def forward(self, first: Tensor, *others: Tensor) -> Any:
         result = self.op(first * self.scale, *others)
@@ -75,7 +75,7 @@ def test_symbolic_trace_has_one_node_for_the_op(spec):
         count = len(sample.tensors)
         names = [f"tensor_{index}" for index in range(count)]
         # Symbolic tracing wants the parameters by name.
-        scope: dict[str, Any] = {"function": functools.partial(spec.function, **sample.kwargs)}
+        scope: dict[str, Any] = {"function": functools.partial(spec.call, **sample.kwargs)}
         exec(f"def call({', '.join(names)}):\n    return function({', '.join(names)})", scope)
         traced = torch.fx.symbolic_trace(scope["call"])
         calls = [node.target for node in traced.graph.nodes if node.op == "call_function"]
@@ -181,7 +181,7 @@ def test_fx_quantization_leaves_our_layers_in_floats():
 def test_jit_trace_with_default_arguments_saves_and_differentiates(spec):
     """Without and with parameters in front of the op; the file computes the same, for another batch too."""
     for sample in spec.samples[:2]:
-        for module in (spec.as_module(sample.kwargs), InANetwork(spec, sample)):
+        for module in (module_of(spec, sample.kwargs), InANetwork(spec, sample)):
             traced = torch.jit.trace(module, sample.tensors)
             buffer = io.BytesIO()
             torch.jit.save(traced, buffer)
@@ -241,7 +241,7 @@ def test_a_raw_op_refuses_forward_mode_and_names_the_public_function(spec):
 
     sample = spec.samples[0]
     with Recorder():
-        two_derivatives(functools.partial(spec.function, **sample.kwargs), sample.tensors, [])
+        two_derivatives(functools.partial(spec.call, **sample.kwargs), sample.tensors, [])
     assert {spec.operator, *(spec.private(suffix) for suffix in spec.private_ops)} == set(calls)
     public = public_function(spec)
     message = rf"the raw op has no forward-mode derivative.* Call {public.__module__} instead"

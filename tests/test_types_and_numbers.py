@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import handgrad
-from found_specs import found_specs, outputs_of, public_function, tensor_names
+from found_specs import found_specs, module_of, outputs_of, public_function
 
 SPECS = [pytest.param(spec, id=name) for name, spec in found_specs()]
 DECISIONS = [pytest.param(spec, id=name) for name, spec in found_specs() if not spec.derivatives]
@@ -35,7 +35,7 @@ def test_compiled_code_goes_on_where_nothing_is_returned(spec, dynamic):
         chosen = [tensors[0][out] for out in outputs if out.dtype is torch.int64 and out.dim() == 1]
         return chosen, [2 * out for out in outputs]
 
-    function = functools.partial(spec.function, **spec.samples[0].kwargs)
+    function = functools.partial(spec.call, **spec.samples[0].kwargs)
     some, none = spec.samples[0].tensors, tuple(tensor[:0] for tensor in spec.samples[0].tensors)
     one = tuple(tensor[:1] for tensor in some)
     for order in ((some, none, one, some), (none, some)):
@@ -59,8 +59,8 @@ def test_half_types_beside_float32_under_autocast(spec, low):
         mixed = (*sample.tensors[:index], rounded, *sample.tensors[index + 1 :])
         equal = (*sample.tensors[:index], rounded.float(), *sample.tensors[index + 1 :])
         with torch.autocast(tensor.device.type, dtype=low):
-            outputs = outputs_of(spec.function(*mixed, **sample.kwargs))
-        expected = outputs_of(spec.function(*equal, **sample.kwargs))
+            outputs = outputs_of(spec.call(*mixed, **sample.kwargs))
+        expected = outputs_of(spec.call(*equal, **sample.kwargs))
         if not spec.derivatives:
             torch.testing.assert_close(outputs, expected, rtol=0, atol=0)
         for out, wanted in zip(outputs, expected, strict=True):
@@ -75,7 +75,7 @@ def test_half_types_beside_float32_under_autocast(spec, low):
 @every_op
 def test_quantized_tensors_are_taken_for_their_numbers_or_refused_by_name(spec):
     sample = spec.samples[0].to(torch.float32)
-    for index, (name, tensor) in enumerate(zip(tensor_names(spec, len(sample.tensors)), sample.tensors, strict=True)):
+    for index, (name, tensor) in enumerate(zip(spec.tensor_names(len(sample.tensors)), sample.tensors, strict=True)):
         if not tensor.is_floating_point():
             continue
         with warnings.catch_warnings():
@@ -84,10 +84,10 @@ def test_quantized_tensors_are_taken_for_their_numbers_or_refused_by_name(spec):
             given = (*sample.tensors[:index], quantized, *sample.tensors[index + 1 :])
             if spec.derivatives:
                 with pytest.raises(TypeError, match=rf"^{spec.name}: {name} must .*; got .*(quantized|quint8)"):
-                    spec.function(*given, **sample.kwargs)
+                    spec.call(*given, **sample.kwargs)
                 continue
             numbers = (*sample.tensors[:index], quantized.dequantize(), *sample.tensors[index + 1 :])
-            torch.testing.assert_close(spec.function(*given, **sample.kwargs), spec.function(*numbers, **sample.kwargs))
+            torch.testing.assert_close(spec.call(*given, **sample.kwargs), spec.call(*numbers, **sample.kwargs))
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -101,15 +101,15 @@ def numbers_in(kwargs: dict[str, Any]) -> dict[str, Any]:
 def test_a_number_that_wants_a_gradient_is_refused(spec):
     """It would silently get none. As a tensor that wants none it is a number."""
     for sample in spec.samples:
-        expected = spec.function(*sample.tensors, **sample.kwargs)
+        expected = spec.call(*sample.tensors, **sample.kwargs)
         for name, value in numbers_in(sample.kwargs).items():
             wanting = torch.tensor(float(value), requires_grad=True)
             with pytest.raises(TypeError, match=rf"{name} must be .*, without a gradient: the op has no derivative"):
-                spec.function(*sample.tensors, **{**sample.kwargs, name: wanting})
+                spec.call(*sample.tensors, **{**sample.kwargs, name: wanting})
             if spec.module is not None:
                 with pytest.raises(TypeError, match=rf"{name} must be .*, without a gradient"):
-                    spec.as_module({**sample.kwargs, name: nn.Parameter(torch.tensor(float(value)))})(*sample.tensors)
-            found = spec.function(
+                    module_of(spec, {**sample.kwargs, name: nn.Parameter(torch.tensor(float(value)))})(*sample.tensors)
+            found = spec.call(
                 *sample.tensors,
                 **{
                     **sample.kwargs,
@@ -123,7 +123,7 @@ def test_a_number_that_wants_a_gradient_is_refused(spec):
 def test_numpys_numbers_are_numbers_and_floats_no_whole_ones(spec):
     annotations = {name: str(p.annotation) for name, p in inspect.signature(public_function(spec)).parameters.items()}
     for sample in spec.samples:
-        expected = spec.function(*sample.tensors, **sample.kwargs)
+        expected = spec.call(*sample.tensors, **sample.kwargs)
         for name, value in numbers_in(sample.kwargs).items():
             whole = annotations[name].startswith("int")
             exact = [
@@ -132,11 +132,11 @@ def test_numpys_numbers_are_numbers_and_floats_no_whole_ones(spec):
                 if float(kind(value)) == value
             ]
             for kind in exact:
-                found = spec.function(*sample.tensors, **{**sample.kwargs, name: kind(value)})
+                found = spec.call(*sample.tensors, **{**sample.kwargs, name: kind(value)})
                 torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
             if whole:
                 with pytest.raises(TypeError, match=rf"^{spec.name}: {name} must be a whole number.*; got {value}\.0"):
-                    spec.function(*sample.tensors, **{**sample.kwargs, name: float(value)})
+                    spec.call(*sample.tensors, **{**sample.kwargs, name: float(value)})
 
 
 @pytest.mark.parametrize(

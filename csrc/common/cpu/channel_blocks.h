@@ -93,7 +93,7 @@ void load_pixels(const PixelRow<const C>& from, int64_t channels, int64_t pixels
   if (from.channel_stride == 1) {
     dispatch_storage<C>(from.first.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      const T* data = reinterpret_cast<const T*>(from.first.data);
+      const T* data = from.first.template as<T>();
       for (int64_t i = 0; i < pixels; ++i) load_run(data + i * from.pixel_stride, 1, channels, to + i * group);
     });
     const int64_t filled = (channels + Width - 1) / Width * Width;
@@ -122,7 +122,7 @@ void store_pixels(const C* from, int64_t group, int64_t channels, int64_t pixels
   if (to.channel_stride == 1) {
     dispatch_storage<C>(to.first.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      T* data = reinterpret_cast<T*>(to.first.data);
+      T* data = to.first.template as<T>();
       for (int64_t i = 0; i < pixels; ++i) store_run(from + i * group, channels, data + i * to.pixel_stride, 1);
     });
     return;

@@ -65,28 +65,32 @@ class Slab {
   }
 
   void load(const StoredView<const C, 3>& from, C* to) const {
-    for_each_run(from, [&](const Stored<const C>& run, int64_t offset, int64_t count, int64_t stride) {
+    for_each_run(from, [&](const auto* run, int64_t offset, int64_t count, int64_t stride) {
       load_run(run, stride, count, to + offset);
     });
   }
 
   void store(const C* from, const StoredView<C, 3>& to) const {
-    for_each_run(to, [&](const Stored<C>& run, int64_t offset, int64_t count, int64_t stride) {
+    for_each_run(to, [&](auto* run, int64_t offset, int64_t count, int64_t stride) {
       store_run(from + offset, count, run, stride);
     });
   }
 
  private:
-  // step(first element in memory, place of it in the slab, count, stride): a run is a channel, or all of them at once.
+  // step(first element in memory, its index in the slab, count, stride): a run is a channel, or all of them at once.
   template <class P, class Step>
   void for_each_run(const StoredView<P, 3>& view, const Step& step) const {
-    const Stored<P> base = view.at(sample_, 0, first_);
-    if (width_ == 1) {
-      step(base, int64_t{0}, plan_.channels, view.strides[1]);
-    } else {
-      for (int64_t c = 0; c < plan_.channels; ++c)
-        step(base + c * view.strides[1], c * width_, width_, view.strides[2]);
-    }
+    dispatch_storage<C>(view.first.dtype, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      auto* const base = view.at(sample_, 0, first_).template as<T>();
+      if (width_ == 1) {
+        step(base, int64_t{0}, plan_.channels, view.strides[1]);
+      } else {
+        for (int64_t c = 0; c < plan_.channels; ++c) {
+          step(base + c * view.strides[1], c * width_, width_, view.strides[2]);
+        }
+      }
+    });
   }
 
   const SlabPlan& plan_;

@@ -70,7 +70,7 @@ template <class C>
 __device__ __forceinline__ C read(const Stored<const C>& from) {
   C value = 0;
   dispatch_storage<C>(from.dtype, [&](auto tag) {
-    value = widen(load(reinterpret_cast<const typename decltype(tag)::type*>(from.data)));
+    value = widen(load(from.template as<typename decltype(tag)::type>()));
   });
   return value;
 }
@@ -82,7 +82,7 @@ template <class C>
 __device__ __forceinline__ void write(const Stored<C>& to, C value) {
   dispatch_storage<C>(to.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    store(reinterpret_cast<T*>(to.data), narrow<T>(value));
+    store(to.template as<T>(), narrow<T>(value));
   });
 }
 

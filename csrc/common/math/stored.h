@@ -28,6 +28,11 @@ struct Stored {
   // Memory of C itself; anything else is of a half type.
   HANDGRAD_MATH bool is_computed_in() const { return dtype == kDtype<C>; }
   P* in_place() const { return reinterpret_cast<P*>(data); }
+  // Memory of T, which dispatch_storage has found to be its type.
+  template <class T>
+  HANDGRAD_MATH auto* as() const {
+    return reinterpret_cast<std::conditional_t<std::is_const_v<P>, const T, T>*>(data);
+  }
 };
 
 template <class C>

@@ -179,28 +179,32 @@ std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(
   with_formula_of(input, size, alpha, beta, k, [&](const auto& norm) {
     using C = decltype(norm.k);
     const SlabPlan plan(in, window.padding(), sizeof(C));
+    const StoredView<const C, 3> from = stored_view<C>(in), from_grad = stored_view<C>(grad);
+    const StoredView<const C, 3> from_grad_grad = stored_view<C>(grad_grad);
+    const StoredView<C, 3> to_grad_grad = mutable_stored_view<C>(out_grad_grad);
+    const StoredView<C, 3> to_grad = mutable_stored_view<C>(out_grad);
     const int64_t buffers = second ? SecondBuffers<C>::kAll : SecondBuffers<C>::kFew;
     for_each_slab<C>(plan, buffers, [&](Slab<C>& slab) {
       const SecondBuffers<C> b(slab, second);
-      slab.load(stored_view<C>(in), b.x);
-      slab.load(stored_view<C>(grad_grad), b.v);
+      slab.load(from, b.x);
+      slab.load(from_grad_grad, b.v);
       sum_squares_and_vx(slab, window, norm, b);
       if (second) {
-        slab.load(stored_view<C>(grad), b.g);
+        slab.load(from_grad, b.g);
         sum_s_and_r(slab, window, norm, b, slab.padded_buffer(0));
         HANDGRAD_SIMD
         for (int64_t i = 0; i < slab.count(); ++i) {
           b.sum_s[i] = norm.second_grad_input(b.v[i], b.g[i], b.x[i], {b.shrink[i], b.inverse[i]}, b.u[i], b.sum_s[i],
                                               b.sum_r[i]);
         }
-        slab.store(b.sum_s, mutable_stored_view<C>(out_grad));
+        slab.store(b.sum_s, to_grad);
       }
       if (first) {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < slab.count(); ++i) {
           b.u[i] = norm.grad_grad_output(b.v[i], b.x[i], {b.shrink[i], b.inverse[i]}, b.u[i]);
         }
-        slab.store(b.u, mutable_stored_view<C>(out_grad_grad));
+        slab.store(b.u, to_grad_grad);
       }
     });
   });

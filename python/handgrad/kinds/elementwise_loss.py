@@ -124,6 +124,8 @@ def _reduced(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def reduced(inputs: Tensor, targets: Tensor, *numbers: Any) -> Tensor:
         return reduce(reference(inputs, targets, *numbers[:-1]), numbers[-1])
 
+    # Whose it is: registration names the op's public function by its module.
+    reduced.__module__ = reference.__module__
     return reduced
 
 
