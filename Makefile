@@ -132,7 +132,9 @@ test-sanitize: build  ## the kernels under sanitizers
 	HANDGRAD_BACKEND=emulated HANDGRAD_LIBRARY_DIR="$(CURDIR)/build/checked/lib" \
 	  $(BIN)/python $(PYTEST) $(OP_TESTS) $(SANITIZED)
 
-# One wheel, built once: with torch alone installed, then the ops' tests, under both versions of torch.
+# One wheel, built once: with torch alone installed, then the ops' tests, under both versions of torch. The oldest that is
+# promised and one that is newer than ours are asked by hand, as they are downloads of 4 GB:
+#   PIP_CONFIG_FILE=/dev/null make test-abi ABI_TORCH=torch==2.10.0
 PLUGIN := build/my-ops
 test-abi: wheel  ## the ops, from the wheel, under two versions of torch
 	$(PYTHON) -m venv --clear .venv-abi
@@ -141,6 +143,8 @@ test-abi: wheel  ## the ops, from the wheel, under two versions of torch
 	cd / && "$(CURDIR)/$(ABI_BIN)/python" -W ignore -m handgrad info
 	$(ABI_BIN)/pip install $(PIP_FLAGS) "$$(ls dist/*.whl)[onnx,testing]" pytest-xdist
 	$(ABI_BIN)/python $(PYTEST) --tier torches $(OP_TESTS)
+	# Plugins are built against the headers of any torch that is promised.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(ABI_BIN)/python tools/headers.py
 	rm -rf build/wheel-site
 	$(BIN)/pip install $(PIP_FLAGS) --no-deps --target build/wheel-site dist/*.whl
 	PYTHONPATH=build/wheel-site $(BIN)/python $(PYTEST) $(OP_TESTS)

@@ -119,16 +119,17 @@ def test_each_mistake_is_reported_in_a_sentence_that_leads_to_it(package):
     assert "look at the kernels in csrc/layers/wrong_barrier" in said
 
     # 7: a forgotten fake kernel
-    source = "python/wrong_ops/losses/wrong_sign.py"
-    text = package.change(source, "    fake=_fake,\n", "")
-    assert "register() missing 1 required keyword-only argument: 'fake'" in package.failure("wrong_sign", "opcheck")
+    source = "python/wrong_ops/layers/wrong_loop.py"
+    text = package.change(source, "    fake=_contiguous_like,\n", "")
+    said = package.failure("wrong_loop", "opcheck")
+    assert "Derivatives.__init__() missing 1 required keyword-only argument: 'fake'" in said
     (package.root / source).write_text(text)
 
     # 8: a fake kernel with another shape
-    package.change(source, "if reduction == 0 else inputs.new_empty(())", "if reduction == 0 else inputs.new_empty(1)")
-    said = package.failure("wrong_sign", "opcheck_wrong_sign")
+    package.change(source, "torch.empty_like(input, memory_format=torch.contiguous_format)", "input.new_empty(1)")
+    said = package.failure("wrong_loop", "opcheck_wrong_loop")
     assert re.search(
-        r"promises \(1,\) of torch.float64 for result 0, and the kernel returns \(\) of torch.float64", said
+        r"promises \(1,\) of torch.float64 for result 0, and the kernel returns \(.+\) of torch.float64", said
     )
     (package.root / source).write_text(text)
 

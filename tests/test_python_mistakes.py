@@ -277,6 +277,13 @@ class OneTooFew(Planted):
         return self.backward_op(grad_output, *ctx.saved_tensors, ctx.scale, [True, True])
 
 
+class MeanForgotten(Planted):
+    @staticmethod
+    def backward_kernel(grad_output, input, weight, scale, output_mask):
+        grad_input, grad_weight = backward_kernel(grad_output, input, weight, scale, output_mask)
+        return grad_input * input.numel(), grad_weight
+
+
 class MaskIgnored(Planted):
     @staticmethod
     def backward_kernel(grad_output, input, weight, scale, output_mask):
@@ -325,6 +332,12 @@ class DirectionNeeded(Planted):
         (TangentDropped, "func-transforms_matrix", "torch.func.jvp with respect to argument 0: look at jvp of its"),
         (TangentDropped, "derivatives-gradcheck_matrix", r"\(backward is right, and forward mode is not: look at jvp"),
         (OneTooFew, "derivatives-gradcheck_matrix", r"incorrect number of gradients \(expected 3, got 2\)"),
+        (
+            MeanForgotten,
+            "derivatives-gradcheck_matrix",
+            r"to input is off in 12 of 144 entries.*Everywhere the analytic one is 12 times the numeric one: a wrong "
+            r"factor, the number of elements; is a mean multiplied by it once too often\?.*to weight is right",
+        ),
         (
             MaskIgnored,
             "derivatives-only_what_is_asked__{op}_backward",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from handgrad.registration import register, without_derivatives
+from handgrad.registration import dynamic_size, register, without_derivatives
 from handgrad.testing import OpSpec, Sample
 
 NAMESPACE = "handgrad_test_registration"
@@ -23,7 +23,7 @@ def picked_impl(input: Tensor, limit: float) -> tuple[Tensor, Tensor]:
 
 
 def picked_fake(input: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    size = torch.library.get_ctx().new_dynamic_size()
+    size = dynamic_size(input.shape[0])
     return input.new_empty(size, dtype=torch.int64), input.new_empty(size)
 
 
@@ -94,6 +94,20 @@ def test_gradients_flow_around_it_when_compiled(transform):
     else:
         found = torch.compile(transform(energy), fullgraph=True)(input)
     torch.testing.assert_close(found, expected_gradient(INPUT))
+
+
+@pytest.mark.parametrize("order", [(5, 0, 1), (0, 5)])
+def test_a_size_that_depends_on_values_may_be_none(order):
+    """At first or in a recompile; as of torch's nonzero, code that indexes with the result goes on."""
+
+    def step(input: Tensor) -> Tensor:
+        indices, doubled = picked(input, -10.0)
+        return input[indices] + doubled
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, dynamic=True)
+    for count in order:
+        torch.testing.assert_close(compiled(INPUT[:count]), step(INPUT[:count]))
 
 
 def test_vmap_needs_a_rule():

@@ -138,11 +138,10 @@ def test_a_loss_has_the_numbers_that_its_author_names(tmp_path, capsys):
     python = (package / "python/some_ops/losses/my_loss.py").read_text()
     signature = r"gamma_neg: float = 4.0,\s+gamma_pos: float = 1.0,\s+clip: float = 5e-2,\s+reduction: str"
     assert len(re.findall(signature, python)) == 2
-    assert "_NUMBERS: list[Any] = [None] * 6\n" in python
+    assert "def _check_numbers(gamma_neg: float, gamma_pos: float, clip: float) -> None:" in python
     assert not re.search(r"\bepsilon\b(?! in the formula)", python.split("Args:", 1)[1])
-    for kernel in ("my_loss_cpu.cpp", "my_loss_cuda.cu"):
-        text = re.sub(r"\s+", " ", (package / "csrc/losses/my_loss" / kernel).read_text())
-        assert text.count("double gamma_neg, double gamma_pos, double clip, int64_t reduction_code") == 3
+    formula = (package / "csrc/losses/my_loss/my_loss_math.h").read_text()
+    assert "using Numbers = std::tuple<double, double, double>;" in formula
     run("ruff", "check", "--no-cache", package)
     run("ruff", "format", "--no-cache", "--check", package)
     run("clang-format", "--dry-run", "--Werror", *package.rglob("csrc/**/*.cpp"), *package.rglob("csrc/**/*.h"))

@@ -7,6 +7,7 @@
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <array>
 
 #include <cmath>
 #include <cstdio>
@@ -24,7 +25,7 @@ namespace {
 // compare them. Reductions are 0: none, 1: mean, 2: sum.
 using Loss = at::Tensor(const at::Tensor&, const at::Tensor&, double, double, int64_t);
 using LossBackward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, double,
-                                                        double, int64_t, bool, bool);
+                                                        double, int64_t, std::array<bool, 2>);
 
 template <typename Signature>
 c10::TypedOperatorHandle<Signature> find(const char* name) {
@@ -51,7 +52,7 @@ struct SigmoidFocalLoss : torch::autograd::Function<SigmoidFocalLoss> {
     static const auto op = find<LossBackward>("handgrad::_sigmoid_focal_loss_backward");
     const auto [grad_inputs, grad_targets] =
         op.call(grad_outputs[0], saved[0], saved[1], ctx->saved_data["alpha"].toDouble(),
-                ctx->saved_data["gamma"].toDouble(), 1, true, false);
+                ctx->saved_data["gamma"].toDouble(), 1, {true, false});
     return {grad_inputs, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };

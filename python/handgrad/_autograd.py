@@ -71,7 +71,7 @@ def without_derivatives(vmap: Callable[..., Any] | None = None) -> Any:
 
     Args:
         vmap: the op's vmap rule. None where there can be none, because the outputs' sizes depend on values: under vmap
-            the op then fails with a sentence.
+            the op then fails with an error message.
     """
 
     class Without(torch.autograd.Function):

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from handgrad.arguments import check_choice
 
-_CODES = {"none": 0, "mean": 1, "sum": 2}
+NONE, MEAN, SUM = 0, 1, 2
+_CODES = {"none": NONE, "mean": MEAN, "sum": SUM}
 
 
 def reduction_code(op: str, reduction: str) -> int:
@@ -18,22 +19,22 @@ def reduction_code(op: str, reduction: str) -> int:
 
 
 def reduce(values: Tensor, reduction: int) -> Tensor:
-    return values if reduction == 0 else values.mean() if reduction == 1 else values.sum()
+    return values if reduction == NONE else values.mean() if reduction == MEAN else values.sum()
 
 
 def reduce_samples(values: Tensor, reduction: int) -> Tensor:
     """Reduces each sample of a batch (the first dimension) by itself."""
     dims = list(range(1, values.dim()))
-    if reduction == 0 or not dims:
+    if reduction == NONE or not dims:
         return values
-    return values.mean(dims) if reduction == 1 else values.sum(dims)
+    return values.mean(dims) if reduction == MEAN else values.sum(dims)
 
 
 def sample_scale(grad_output: Tensor, inputs: Tensor, reduction: int) -> Tensor:
     """Each sample's ``grad_output`` as the gradient of its unreduced losses: a view of the shape of ``inputs``, which
     has the batch in front."""
-    if reduction == 0:
+    if reduction == NONE:
         return grad_output
-    if reduction == 1:
+    if reduction == MEAN:
         grad_output = grad_output / max(1, inputs[0].numel())
     return grad_output.reshape(-1, *[1] * (inputs.dim() - 1)).expand_as(inputs)

@@ -386,3 +386,23 @@ def test_onnx_of_the_end_of_a_detector(tmp_path):
         hg_onnx.verify(Detections(), path, (boxes[:count], scores[:count], idxs[:count]))
     boxes, scores, idxs = boxes_of(500, 100.0).float(), scores_of(500, 20).float(), classes_of(500)
     hg_onnx.verify(Detections(), path, (boxes, scores, idxs))
+
+
+def test_onnx_orders_nan_before_infinity(tmp_path):
+    """As the kernel does: NaN, infinity, the largest number, ..., minus infinity."""
+    hg_onnx = pytest.importorskip("handgrad.onnx")
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+    class Kept(torch.nn.Module):
+        def forward(self, boxes, scores):
+            return nms(boxes, scores, 0.5)
+
+    largest = torch.finfo(torch.float32).max
+    scores = torch.tensor([INFINITY, 0.5, NAN, -INFINITY, largest, NAN, INFINITY, -largest, 1e-45, 0.0])
+    boxes = (torch.arange(10.0)[:, None] * 5 + torch.tensor([0.0, 0.0, 1.0, 1.0])).float()
+    path = tmp_path / "nms.onnx"
+    hg_onnx.export(Kept(), (boxes, torch.rand(10)), path)
+    assert nms(boxes, scores, 0.5).tolist() == [2, 5, 0, 6, 4, 1, 8, 9, 7, 3]
+    hg_onnx.verify(Kept(), path, (boxes, scores), rtol=0, atol=0)
+    hg_onnx.verify(Kept(), path, (boxes[:3], scores[:3]), rtol=0, atol=0)

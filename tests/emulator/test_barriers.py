@@ -51,7 +51,7 @@ def of_norm(*shape):
 wide = torch.randn(1, 7_500, 520, dtype=torch.float64, generator=generator)
 slopes = torch.ones_like(wide)
 def slabs_in_turn():
-    return torch.ops.handgrad._local_response_norm_double_backward(wide, slopes, wide, 5, 0.5, 0.75, 1.0)
+    return torch.ops.handgrad._local_response_norm_double_backward(wide, slopes, wide, 5, 0.5, 0.75, 1.0, [True, True])
 
 logits = torch.randn(5000, dtype=torch.float64, generator=generator)
 def of_sum():

@@ -91,6 +91,8 @@ SPEC = OpSpec(
         "sum": sum_is_the_sum_of_the_map,
     },
     numel_beyond_int32=numel_beyond_int32,
+    # Under a reduction every thread reads the one grad_output for its four elements; all but the first from a cache.
+    floor_factors={"backward": 1.07},
 )
 
 test_matrix = matrix(SPEC)

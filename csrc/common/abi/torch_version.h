@@ -14,7 +14,8 @@
 #endif
 static_assert(TORCH_FEATURE_VERSION == TORCH_VERSION_2_10_0, "handgrad promises to run on torch 2.10");
 
-// Throws if a call of the C shim has failed. The line can go when torch 2.13 is the oldest, whose headers have it by this name.
+// Throws if a call of the C shim has failed. The line can go when torch 2.13 is the oldest, whose headers have it by
+// this name.
 #if !defined(STABLE_TORCH_ERROR_CODE_CHECK)
 #define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
 #endif

@@ -1,7 +1,8 @@
 // Losses of inputs and targets, element by element, with a reduction: everything of their host entries but the formula.
 //
-// An op describes itself as formula.h says; a formula T-valued has value(x, t), slope(x, t) {inputs, targets} and
-// curvature(x, t) {inputs_inputs, inputs_targets, targets_targets}. Its _cpu.cpp is this header and one line,
+// An op describes itself as formula.h says; its formula has value(x, t), slope(x, t) {inputs, targets} and
+// curvature(x, t) {inputs_inputs, inputs_targets, targets_targets}. Its _cpu.cpp is this header, cpu/elementwise.h and
+// one line,
 //
 //   handgrad::elementwise_loss::implement<MyLossOp, handgrad::OnCpu>(library);
 //

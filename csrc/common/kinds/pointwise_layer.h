@@ -1,7 +1,7 @@
 // Layers that take each element by itself: everything of their host entries but the formula.
 //
 // An op describes itself as formula.h says; its formula has value(x) and its derivatives slope(x) and curvature(x). Its
-// _cpu.cpp is this header and one line,
+// _cpu.cpp is this header, cpu/elementwise.h and one line,
 //
 //   handgrad::pointwise_layer::implement<MyLayerOp, handgrad::OnCpu>(library);
 //

@@ -15,11 +15,9 @@ from torch import Tensor, nn
 
 from handgrad.arguments import check_like, check_tensor, is_sharded
 from handgrad.derivatives import ELEMENTWISE, Call, Derivatives
-from handgrad.reductions import reduce, reduce_samples, reduction_code, sample_scale
+from handgrad.reductions import MEAN, NONE, SUM, reduce, reduce_samples, reduction_code, sample_scale
 
 __all__ = ["ElementwiseLoss", "LossModule"]
-
-_SUM = 2
 
 
 class ElementwiseLoss(Derivatives):
@@ -57,14 +55,14 @@ class ElementwiseLoss(Derivatives):
         if inputs.dtype is not targets.dtype:
             inputs, targets = _promoted(inputs, targets)
         code = reduction_code(self.title, reduction)
-        if code == 1 and is_sharded(inputs):
+        if code == MEAN and is_sharded(inputs):
             # A mean of shards' means is the mean only if the shards are of one size; a sum of sums is the sum.
-            return self.forward(inputs, targets, *numbers, _SUM) / inputs.numel()
+            return self.forward(inputs, targets, *numbers, SUM) / inputs.numel()
         return self.forward(inputs, targets, *numbers, code)
 
     def fake_loss(self, inputs: Tensor, targets: Tensor, *numbers: Any) -> Tensor:
         check_like(self.title, "targets", targets, "inputs", inputs)
-        return torch.empty_like(inputs) if numbers[-1] == 0 else inputs.new_empty(())
+        return torch.empty_like(inputs) if numbers[-1] == NONE else inputs.new_empty(())
 
     def batched(self, call: Call) -> list[Tensor]:
         """Each sample is reduced by itself: of the op a map of losses is asked."""
@@ -72,7 +70,7 @@ class ElementwiseLoss(Derivatives):
         tensors = dict(call.tensors)
         if "grad_output" in tensors:
             tensors["grad_output"] = sample_scale(tensors["grad_output"], tensors["inputs"], reduction)
-        results = super().batched(replace(call, tensors=tensors, others={**call.others, "reduction": 0}))
+        results = super().batched(replace(call, tensors=tensors, others={**call.others, "reduction": NONE}))
         return [
             reduce_samples(result, reduction)
             if name in ("output", "grad_grad_output") and call.asks_for(name)
@@ -82,7 +80,7 @@ class ElementwiseLoss(Derivatives):
 
     def every_dimension(self, inputs: Any, reduction: int, **_: Any) -> list[dict[str, int | None]]:
         """A sum over shards is a partial sum; the mean never gets here sharded, see ``__call__``."""
-        dims = range(len(inputs.shape) if reduction != 1 else 0)
+        dims = range(len(inputs.shape) if reduction != MEAN else 0)
         return [{"inputs": dim, "targets": dim, "output": None if reduction else dim} for dim in dims]
 
 
@@ -126,6 +124,8 @@ def _reduced(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def reduced(inputs: Tensor, targets: Tensor, *numbers: Any) -> Tensor:
         return reduce(reference(inputs, targets, *numbers[:-1]), numbers[-1])
 
+    # Whose it is: registration names the op's public function by its module.
+    reduced.__module__ = reference.__module__
     return reduced
 
 

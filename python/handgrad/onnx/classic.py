@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -54,7 +55,7 @@ def _symbolic(op: Operator) -> Callable[..., Any]:
             return in_torch(op, filled, dtypes, opset, later)
 
         graph = _traced(run, inner.examples())
-        if inner.has_open_sizes() and not _same_for_other_sizes(graph, run, inner.examples(larger=1)):
+        if inner.open_sizes() and not _same_for_other_sizes(graph, run, inner):
             refuse_open_sizes(op, "leave it out of dynamic_axes")
         _simplify(graph)
         _refuse_lost_sums(op, graph, opset)
@@ -82,12 +83,16 @@ def _traced(run: Callable[..., Any], tensors: tuple[Tensor, ...]) -> Any:
         return torch.jit._get_trace_graph(run, tensors)[0]
 
 
-def _same_for_other_sizes(graph: Any, run: Callable[..., Any], tensors: tuple[Tensor, ...]) -> bool:
-    """Whether a trace of ``tensors`` has the same steps: a loop over a size has more of them."""
-    try:
-        other = _traced(run, tensors)
-    except RuntimeError:
-        return True  # not all sizes may change by one; nothing is known then
+def _same_for_other_sizes(graph: Any, run: Callable[..., Any], inner: _TracedArguments) -> bool:
+    """Whether a trace with larger sizes, where they are open, has the same steps: a loop over a size has more."""
+    other = None
+    for growing in (inner.open_sizes(), inner.sizes_like_open_ones()):
+        # Which sizes go together nobody says; torch forgets on the way which of them are open.
+        with suppress(RuntimeError, IndexError):
+            other = _traced(run, inner.examples(growing))
+            break
+    if other is None:
+        return True  # nothing is known
 
     def step(node: Any) -> str:
         if node.kind() == "prim::PythonOp":
@@ -134,10 +139,10 @@ def _refuse_lost_sums(op: Operator, graph: Any, opset: int) -> None:
 
 def _refusal(op: Operator, opset: int, later: Sequence[int], error: Exception) -> ExportError:
     found = " ".join(str(error).partition("[Caused")[0].split()[:40])
-    single = f"From version {max(later)} on it is one operator; here" if later else "Here"
+    remedy = f"opset_version={max(later)} or higher" if later else "a higher opset_version or handgrad.onnx.export"
     return ExportError(
         f"{op.overload.name()}: torch.onnx.export(..., dynamo=False) cannot write it in version {opset} of ONNX's "
-        f"operators. {single} it becomes several, and torch says: {found}"
+        f"operators; export with {remedy}. torch says: {found}"
     )
 
 
@@ -180,15 +185,25 @@ class _TracedArguments:
         read = self.helper._get_const(value, descriptor[str(kind)], name)
         return bool(read) if str(kind) == "bool" else read
 
-    def has_open_sizes(self) -> bool:
-        return any(None in (old.type().varyingSizes() or ()) for old in self.olds)
+    def open_sizes(self) -> set[tuple[int, int]]:
+        """(tensor, dimension) of the sizes that were declared dynamic."""
+        declared = [old.type().varyingSizes() or () for old in self.olds]
+        return {(index, dim) for index, sizes in enumerate(declared) for dim, size in enumerate(sizes) if size is None}
 
-    def examples(self, larger: int = 0) -> tuple[Tensor, ...]:
-        """Zeros of the sizes in the trace; those that were declared dynamic by ``larger`` larger."""
+    def sizes_like_open_ones(self) -> set[tuple[int, int]]:
+        """All that are equal to an open one in the same dimension."""
+        shapes = [tensor.shape for tensor in self.examples()]
+        like = {(dim, shapes[index][dim]) for index, dim in self.open_sizes()}
+        return {
+            (index, dim) for index, sizes in enumerate(shapes) for dim, size in enumerate(sizes) if (dim, size) in like
+        }
+
+    def examples(self, growing: Collection[tuple[int, int]] = ()) -> tuple[Tensor, ...]:
+        """Zeros of the sizes in the trace; those in ``growing`` by one larger."""
         found = [self._sizes(old.type()) for old in self.olds]
         neighbours = [*found, *(self._sizes(output.type()) for output in self.outputs)]
         tensors = []
-        for sizes, old in zip(found, self.olds, strict=True):
+        for index, (sizes, old) in enumerate(zip(found, self.olds, strict=True)):
             dtype = old.type().dtype()
             if sizes is None or dtype is None:
                 raise RuntimeError(
@@ -196,12 +211,12 @@ class _TracedArguments:
                     "input on the way; export with handgrad.onnx.export"
                 )
             chosen = []
-            for dim, (size, declared) in enumerate(zip(sizes, old.type().varyingSizes(), strict=True)):
+            for dim, size in enumerate(sizes):
                 if size is None:
                     # Its own size is forgotten, but those that computed with it still have theirs.
                     known = [other[dim] for other in neighbours if other is not None and len(other) > dim]
                     size = next((other for other in known if other is not None), 2)
-                chosen.append(size + larger if declared is None else size)
+                chosen.append(size + ((index, dim) in growing))
             tensors.append(torch.zeros(chosen, dtype=dtype))
         return tuple(tensors)
 

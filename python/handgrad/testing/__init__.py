@@ -11,6 +11,10 @@
 reason, and shows as a skipped test with that reason. Works for any op registered with
 :func:`handgrad.registration.register`.
 
+Not everything need be asked everywhere: of the CUDA kernels in the emulator, say, only what they can get wrong where
+the CPU's are right. ``pytest -p handgrad.testing.plugin --tier kernels`` asks just that; the tiers are in
+:mod:`handgrad.testing.tiers`.
+
 Needs ``pip install handgrad[testing]``; the ONNX promise needs ``handgrad[onnx]`` too.
 """
 

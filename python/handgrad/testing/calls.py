@@ -111,6 +111,22 @@ def of_floating(function: Callable[..., Any], sample: Sample) -> tuple[Callable[
     return bound, tuple(tensors[index] for index in indices)
 
 
+@contextlib.contextmanager
+def deterministic_algorithms(on: bool) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(on)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def reproducible(sample: Sample) -> contextlib.AbstractContextManager[None]:
+    """For checks to the bit: on a device a faster path may add in the order in which threads come."""
+    on_device = not sample.tensors[0].is_cpu
+    return deterministic_algorithms(on_device or torch.are_deterministic_algorithms_enabled())
+
+
 def where_the_samples_are(spec: OpSpec, run: Callable[[], None]) -> None:
     """A callable of the spec that makes its own tensors, on the device of the spec's samples."""
     device = spec.samples[0].tensors[0].device

@@ -106,12 +106,17 @@ def _of_argument(name: str, leaf: Tensor, outputs: Sequence[str], wrong: list[An
     ratios = [analytic / numeric for _, _, analytic, numeric in wrong if abs(numeric) > _ATOL]
     if len(ratios) == len(wrong) and max(ratios) - min(ratios) <= 1e-2 * abs(ratios[0]) + 1e-4:
         ratio = sum(ratios) / len(ratios)
-        what = (
-            "a wrong sign"
-            if abs(ratio + 1) < 1e-2
-            else "nothing is computed"
-            if abs(ratio) < 1e-3
-            else "a wrong factor"
-        )
-        lines.append(f"    Everywhere the analytic one is {ratio:.3g} times the numeric one: {what}.")
+        lines.append(f"    Everywhere the analytic one is {ratio:.3g} times the numeric one: {_meaning(ratio, leaf)}.")
     return "\n".join(lines)
+
+
+def _meaning(ratio: float, leaf: Tensor) -> str:
+    """What it may mean that a derivative is so many times another."""
+    if abs(ratio + 1) < 1e-2:
+        return "a wrong sign"
+    if abs(ratio) < 1e-3:
+        return "nothing is computed"
+    for count, by in ((ratio, "multiplied"), (1 / ratio, "divided")):
+        if leaf.numel() > 1 and abs(count - leaf.numel()) < 1e-2 * leaf.numel():
+            return f"a wrong factor, the number of elements; is a mean {by} by it once too often?"
+    return "a wrong factor"

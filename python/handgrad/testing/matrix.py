@@ -61,7 +61,7 @@ def matrix(spec: OpSpec) -> Any:
     root = Path(inspect.stack()[1].filename).resolve().parents[2]
     params = [
         pytest.param(case, id=f"{spec.name}-{case.tick:02d}_{TICKS[case.tick][0]}-{case.name}")
-        for case in _cases(spec, root)
+        for case in cases_of(spec, root)
     ]
 
     @pytest.mark.parametrize("case", params)
@@ -74,7 +74,7 @@ def matrix(spec: OpSpec) -> Any:
     return test_matrix
 
 
-def _cases(spec: OpSpec, root: Path) -> Iterator[Case]:
+def cases_of(spec: OpSpec, root: Path) -> Iterator[Case]:
     device = os.environ.get("HANDGRAD_TEST_DEVICE", "")
     pending = dict(spec.pending)
     if device:

@@ -12,7 +12,7 @@ import logging
 import os
 from typing import Any
 
-from handgrad.testing.tiers import TIERS, VARIABLE, chosen
+from handgrad.testing.tiers import ALL, TIERS, VARIABLE, chosen
 
 
 def pytest_addoption(parser: Any) -> None:
@@ -52,6 +52,6 @@ def _is_asked(item: Any, name: str) -> bool:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     name = chosen()
     if name != "whole":
-        ticks = ", ".join(f"{tick}{'' if cases == '.*' else ' in part'}" for tick, cases in TIERS[name].cases.items())
+        ticks = ", ".join(f"{tick}{'' if cases == ALL else ' in part'}" for tick, cases in TIERS[name].cases.items())
         terminalreporter.write_line(f"Tier {name}: {TIERS[name].setting}.")
         terminalreporter.write_line(f"It asks ticks {ticks}; the rest is asked in tier whole.")

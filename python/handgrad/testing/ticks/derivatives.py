@@ -21,6 +21,7 @@ from handgrad.testing.calls import (
     after,
     as_tuple,
     directions,
+    reproducible,
     second_grads,
     value_and_grads,
     where_the_samples_are,
@@ -45,7 +46,7 @@ def cases(spec: OpSpec, root: Path) -> Checks:
 
 
 def _first(spec: OpSpec, sample: Sample, root: Path) -> None:
-    with _explained(spec, sample, root, order=1):
+    with reproducible(sample), _explained(spec, sample, root, order=1):
         assert gradcheck(
             functools.partial(spec.call, **sample.kwargs),
             sample.leaves(),
@@ -56,7 +57,7 @@ def _first(spec: OpSpec, sample: Sample, root: Path) -> None:
 
 
 def _second(spec: OpSpec, sample: Sample, root: Path) -> None:
-    with _explained(spec, sample, root, order=2):
+    with reproducible(sample), _explained(spec, sample, root, order=2):
         assert gradgradcheck(
             functools.partial(spec.call, **sample.kwargs),
             sample.leaves(),

@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from handgrad.testing.calls import Checks, after, emulated, name_of, second_grads, sources, value_and_grads
+from handgrad.testing.calls import (
+    Checks,
+    after,
+    deterministic_algorithms,
+    emulated,
+    name_of,
+    second_grads,
+    sources,
+    value_and_grads,
+)
 from handgrad.testing.spec import OpSpec, Sample
 
 _SCHEDULES = ("forward", "reverse", *(f"random:{seed}" for seed in range(8)))
@@ -25,16 +34,6 @@ def cases(spec: OpSpec, root: Path) -> Checks:
     if emulated(spec):
         for sample in spec.samples:
             yield f"any_schedule_{sample.name}", functools.partial(_any_schedule, spec, sample, root)
-
-
-@contextlib.contextmanager
-def deterministic_algorithms(on: bool) -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(on)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 def _results(spec: OpSpec, sample: Sample) -> Any:
