@@ -42,7 +42,7 @@ class RemainingBoxes {
 
   // Lowers the scores by a box, and returns where the highest is now, of equal ones the first; -1 if none is left.
   template <class Decay>
-  int64_t sweep(const Decay& decay, const Box<C>& by, C by_area, C min_score) {
+  int64_t sweep(const Decay& decay, const Box<C>& chosen_box, C chosen_area, C min_score) {
     Best best;
     std::fill(score_.begin() + end_, score_.begin() + (end_ + kLanes - 1) / kLanes * kLanes, kOut);
     for (int64_t first = 0; first < end_; first += kLanes) {
@@ -50,11 +50,11 @@ class RemainingBoxes {
       int32_t any = 0;
       for (int lane = 0; lane < kLanes; ++lane) {
         const int64_t i = first + lane;
-        shared[lane] = intersection_of(by, {x1_[i], y1_[i], x2_[i], y2_[i]});
+        shared[lane] = intersection_of(chosen_box, {x1_[i], y1_[i], x2_[i], y2_[i]});
         any |= shared[lane] > 0;
       }
       C* scores = score_.data() + first;
-      if (any) lower(decay, shared, by_area, area_.data() + first, min_score, scores);
+      if (any) lower(decay, shared, chosen_area, area_.data() + first, min_score, scores);
       best.add(scores, first);
     }
     int64_t count = 0;
@@ -103,10 +103,11 @@ class RemainingBoxes {
   };
 
   template <class Decay>
-  static void lower(const Decay& decay, const C (&shared)[kLanes], C by_area, const C* areas, C min_score, C* scores) {
+  static void lower(const Decay& decay, const C (&shared)[kLanes], C chosen_area, const C* areas, C min_score,
+                    C* scores) {
     HANDGRAD_SIMD
     for (int lane = 0; lane < kLanes; ++lane) {
-      const C part = decay.kept_part(shared[lane], union_of(by_area, areas[lane], shared[lane]));
+      const C part = decay.kept_part(shared[lane], union_of(chosen_area, areas[lane], shared[lane]));
       const C lowered = shared[lane] > 0 ? scores[lane] * part : scores[lane];
       scores[lane] = lowered >= min_score ? lowered : kOut;
     }
@@ -152,13 +153,13 @@ std::tuple<Tensor, Tensor> soft_nms_cpu(const Tensor& boxes,   // [K, 4]
     }
     std::vector<C> final_scores;
     // A box that shares nothing lowers nothing: for the first choice.
-    Box<C> by{};
-    C by_area = 0;
-    for (int64_t best; (best = remaining.sweep(decay, by, by_area, least)) >= 0;) {
+    Box<C> chosen_box{};
+    C chosen_area = 0;
+    for (int64_t best; (best = remaining.sweep(decay, chosen_box, chosen_area, least)) >= 0;) {
       indices.push_back(remaining.index(best));
       final_scores.push_back(remaining.score(best));
-      by = remaining.box(best);
-      by_area = remaining.area(best);
+      chosen_box = remaining.box(best);
+      chosen_area = remaining.area(best);
       remaining.remove(best);
     }
     const int64_t chosen = static_cast<int64_t>(indices.size());

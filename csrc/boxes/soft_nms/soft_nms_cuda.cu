@@ -102,15 +102,15 @@ __device__ void load_state(const Operands<T>& operands, const State<Compute<T>>&
 
 // Lowers the scores of a thread's own boxes, which no other thread touches, by a box; the highest of them now.
 template <class C, class Rule>
-__device__ Candidate<C> sweep(const State<C>& state, const Rule& decay, const Box<C>& by, C by_area, C min_score,
-                              const Candidate<C>& none) {
+__device__ Candidate<C> sweep(const State<C>& state, const Rule& decay, const Box<C>& chosen_box, C chosen_area,
+                              C min_score, const Candidate<C>& none) {
   Candidate<C> best = none;
   for (int64_t i = threadIdx.x; i < state.count; i += kThreads) {
     C score = state.value(5, i);
     if (score == none.score) continue;
-    const C shared = intersection_of(by, state.box(i));
+    const C shared = intersection_of(chosen_box, state.box(i));
     if (shared > 0) {
-      score *= decay.kept_part(shared, union_of(by_area, state.value(4, i), shared));
+      score *= decay.kept_part(shared, union_of(chosen_area, state.value(4, i), shared));
       score = score >= min_score ? score : none.score;
       state.set(5, i, score);
     }
@@ -128,14 +128,14 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   // What is infinite from below can be chosen no more.
   const Candidate<C> none{-std::numeric_limits<C>::infinity(), state.count};
   load_state(operands, state, min_score, none.score);
-  Box<C> by{C(0), C(0), C(0), C(0)};
-  C by_area = 0;
+  Box<C> chosen_box{C(0), C(0), C(0), C(0)};
+  C chosen_area = 0;
   int64_t chosen = 0;
   for (;; ++chosen) {
-    const Candidate<C> best = best_of_block(sweep(state, decay, by, by_area, min_score, none), none);
+    const Candidate<C> best = best_of_block(sweep(state, decay, chosen_box, chosen_area, min_score, none), none);
     if (best.score == none.score) break;
-    by = state.box(best.index);
-    by_area = state.value(4, best.index);
+    chosen_box = state.box(best.index);
+    chosen_area = state.value(4, best.index);
     if (best.index % kThreads == threadIdx.x) {
       state.set(5, best.index, none.score);
       store(indices + chosen, best.index);

@@ -1,8 +1,9 @@
-// Argument checks of the host entries. A failed check is a sentence: the op, the argument, what was expected, what
-// came.
+// Argument checks of the host entries. A failed check is an error message: the op, the argument, what was expected,
+// what came.
 //
 // They are the last line, and guard what would otherwise be undefined behaviour, however the op was reached. The Python
-// face of an op checks what a user types (names, ranges); nothing is checked in both places.
+// face of an op checks what a user types (names, ranges); what kernels rely on is checked here again, for callers of
+// torch.ops.
 #pragma once
 
 #include <algorithm>

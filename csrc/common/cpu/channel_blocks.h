@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 #include "math/stored.h"
 
 namespace handgrad {
@@ -20,8 +21,7 @@ namespace handgrad {
 // few channels has a block that is not mostly empty.
 inline constexpr int64_t kBlockChannels = 32, kFewChannels = 8;
 
-// ---- a row of pixels
-// -------------------------------------------------------------------------------------------------
+// ---- a row of pixels ------------------------------------------------------------------------------------------------
 
 // Lines of `pixels` numbers, one for each of Width channels and `line` apart, to groups of numbers, one for each pixel
 // and `group` apart; in squares that the compiler keeps in registers.
@@ -72,7 +72,7 @@ void separate(const C* __restrict from, int64_t group, int64_t pixels, C* __rest
 template <int64_t Width, class C>
 struct Transposer {
   int64_t length;
-  std::vector<C> lines;
+  ScratchVector<C> lines;
 
   explicit Transposer(int64_t length) : length(length), lines(static_cast<size_t>(length * Width)) {}
   C* line(int64_t c) { return lines.data() + c * length; }
@@ -141,8 +141,7 @@ void store_pixels(const C* from, int64_t group, int64_t channels, int64_t pixels
   }
 }
 
-// ---- a block of channels of an image
-// ---------------------------------------------------------------------------------
+// ---- a block of channels of an image --------------------------------------------------------------------------------
 
 // Channels [first, first + count) of image n.
 struct ChannelBlock {
@@ -197,7 +196,7 @@ PixelRow<P> row_of(const StoredView<P, 4>& image, const ChannelBlock& block, int
 // A block of an image, for reading: in place, or a copy of the window.
 template <int64_t Width, class C>
 BlockPlane<const C> load_block(const StoredView<const C, 4>& image,  // [N, C, H, W]
-                               const ChannelBlock& block, const PixelWindow& window, std::vector<C>& memory,
+                               const ChannelBlock& block, const PixelWindow& window, ScratchVector<C>& memory,
                                Transposer<Width, C>& scratch) {
   if (is_channels_last_block<Width>(image, block)) return plane_in_place<Width>(image, block);
   const int64_t row_stride = window.columns() * Width;
@@ -213,7 +212,7 @@ BlockPlane<const C> load_block(const StoredView<const C, 4>& image,  // [N, C, H
 template <int64_t Width, class C>
 BlockPlane<C> clear_block(const StoredView<C, 4>& image,  // [N, C, height, width]
                           int64_t height, int64_t width, const ChannelBlock& block, const PixelWindow& window,
-                          std::vector<C>& memory) {
+                          ScratchVector<C>& memory) {
   if (is_channels_last_block<Width>(image, block)) {
     const BlockPlane<C> plane = plane_in_place<Width>(image, block);
     for (int64_t y = 0; y < height; ++y) {
@@ -228,7 +227,7 @@ BlockPlane<C> clear_block(const StoredView<C, 4>& image,  // [N, C, height, widt
 // Zeros in columns [begin, end) of row y.
 template <class C>
 void clear_pixels(const StoredView<C, 4>& image, const ChannelBlock& block, int64_t y, int64_t begin, int64_t end,
-                  const std::vector<C>& zeros) {
+                  const ScratchVector<C>& zeros) {
   if (image.strides[1] == 1) {
     for (int64_t x = begin; x < end; ++x) {
       store_run(zeros.data(), block.count, image.at(block.n, block.first, y, x), 1);
@@ -246,7 +245,7 @@ void store_block(const BlockPlane<C>& plane, const StoredView<C, 4>& image,  // 
                  int64_t height, int64_t width, const ChannelBlock& block, const PixelWindow& window,
                  Transposer<Width, C>& scratch) {
   if (is_channels_last_block<Width>(image, block)) return;
-  const std::vector<C> zeros(static_cast<size_t>(std::max(width, block.count)), C(0));
+  const ScratchVector<C> zeros(static_cast<size_t>(std::max(width, block.count)), C(0));
   for (int64_t y = 0; y < height; ++y) {
     if (y < window.row_begin || y >= window.row_end) {
       clear_pixels(image, block, y, 0, width, zeros);
@@ -259,8 +258,7 @@ void store_block(const BlockPlane<C>& plane, const StoredView<C, 4>& image,  // 
   }
 }
 
-// ---- all blocks of all images
-// ----------------------------------------------------------------------------------------
+// ---- all blocks of all images ---------------------------------------------------------------------------------------
 
 // body(begin, end) for pieces of all blocks, of `elements` each; channel_block tells which block an index is. They are
 // numbered so that a thread has some blocks of each image, since the work may all be on one.

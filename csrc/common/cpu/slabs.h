@@ -7,6 +7,7 @@
 
 #include "abi/channels.h"
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 #include "math/stored.h"
 
 namespace handgrad {
@@ -82,7 +83,7 @@ class Slab {
   void for_each_run(const StoredView<P, 3>& view, const Step& step) const {
     dispatch_storage<C>(view.first.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      auto* const base = view.at(sample_, 0, first_).template as<T>();
+      auto* const base = view.first.template as<T>() + sample_ * view.strides[0] + first_ * view.strides[2];
       if (width_ == 1) {
         step(base, int64_t{0}, plan_.channels, view.strides[1]);
       } else {
@@ -95,7 +96,7 @@ class Slab {
 
   const SlabPlan& plan_;
   int64_t sample_ = 0, first_ = 0, width_ = 0, pitch_ = 0;
-  std::vector<C> memory_;
+  ScratchVector<C> memory_;
 };
 
 // work(slab) for every slab of the plan, on all threads; `buffers` is how many arrays a slab needs.

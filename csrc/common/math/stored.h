@@ -53,9 +53,9 @@ struct StoredView {
   template <class... Index>
   HANDGRAD_MATH Stored<P> at(Index... index) const {
     static_assert(sizeof...(Index) == Rank);
-    const int64_t indices[Rank] = {static_cast<int64_t>(index)...};
     int64_t offset = 0;
-    for (int d = 0; d < Rank; ++d) offset += indices[d] * strides[d];
+    int d = 0;
+    ((offset += static_cast<int64_t>(index) * strides[d++]), ...);
     return first + offset;
   }
   HANDGRAD_MATH explicit operator bool() const { return first.data != nullptr; }

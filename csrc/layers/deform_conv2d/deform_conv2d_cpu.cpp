@@ -59,7 +59,7 @@ class Forward {
   // One thread's buffers for a tile.
   struct Memory {
     Planes<C> y, x, mask, output;
-    std::vector<C> columns;
+    ScratchVector<C> columns;
 
     Memory(const Geometry& geometry, const Plan& plan)
         : y(geometry.offset_groups * geometry.taps, plan.tile),
@@ -108,12 +108,11 @@ class Forward {
   const StoredView<const C, 4> offset_;  // [N, 2 * offset_groups * taps, out_h, out_w]
   const StoredView<const C, 4> mask_;    // [N, offset_groups * taps, out_h, out_w]
   const StoredView<C, 4> output_;        // [N, out_channels, out_h, out_w]
-  const std::vector<C> weight_;
-  std::vector<C> bias_;
+  const ScratchVector<C> weight_;
+  ScratchVector<C> bias_;
 };
 
-// ---- host entries
-// ----------------------------------------------------------------------------------------------------
+// ---- host entries ---------------------------------------------------------------------------------------------------
 
 Tensor deform_conv2d_cpu(const Tensor& input,                // [N, C, H, W]
                          const Tensor& offset,               // [N, 2 * offset_groups * taps, out_h, out_w]
@@ -143,15 +142,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cpu(
   const Geometry geometry = check_arguments(input, offset, weight, std::nullopt, mask,
                                             {stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w});
   check_grad_output(geometry, grad_output, input);
-  const Gradients to = Gradients::backward(geometry, input, offset, weight, mask, output_mask);
-  if (to.any()) {
+  const Gradients results = Gradients::backward(geometry, input, offset, weight, mask, output_mask);
+  if (results.any()) {
     dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
       using C = typename decltype(tag)::type;
-      const Operands<C> operands(grad_output, input, offset, weight, mask, to);
+      const Operands<C> operands(grad_output, input, offset, weight, mask, results);
       Differentiation<C, false>(geometry, operands).run();
     });
   }
-  return {to.input, to.offset, to.weight, to.bias, to.mask};
+  return {results.input, results.offset, results.weight, results.bias, results.mask};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward_cpu(
@@ -170,17 +169,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward
   check_grad_output(geometry, grad_output, input);
   const Directions along{grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias, grad_grad_mask};
   check_directions(geometry, along, input, offset, weight, mask);
-  Gradients to = Gradients::double_backward(geometry, input, offset, weight, mask, output_mask);
-  to.clear_what_stands_still(along);
-  if (to.any()) {
+  Gradients results = Gradients::double_backward(geometry, input, offset, weight, mask, output_mask);
+  results.clear_what_stands_still(along);
+  if (results.any()) {
     dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
       using C = typename decltype(tag)::type;
-      Operands<C> operands(grad_output, input, offset, weight, mask, to);
+      Operands<C> operands(grad_output, input, offset, weight, mask, results);
       operands.set_directions(along);
       Differentiation<C, true>(geometry, operands).run();
     });
   }
-  return {to.grad_output, to.input, to.offset, to.weight, to.mask};
+  return {results.grad_output, results.input, results.offset, results.weight, results.mask};
 }
 
 }  // namespace

@@ -37,10 +37,10 @@ Blocks blocks_of(int64_t threads) { return blocks_for(threads, kThreads); }
 template <class T>
 Tensor widened_weight(const Geometry& geometry, const DeviceOf& device, const Tensor& weight) {
   const int64_t count = geometry.out_channels * geometry.group_channels * geometry.taps;
-  const Tensor to = empty_vector<Compute<T>>(count, weight);
+  const Tensor wide = empty_vector<Compute<T>>(count, weight);
   launch("deform_conv2d_widen_weight", widen_weight_kernel<T>, device, blocks_of(count), geometry, view<T, 4>(weight),
-         to.mutable_data_ptr<Compute<T>>());
-  return to;
+         wide.mutable_data_ptr<Compute<T>>());
+  return wide;
 }
 
 template <class T>
@@ -53,7 +53,7 @@ void forward(const Geometry& geometry, const Tensor& input, const Tensor& offset
              const std::optional<Tensor>& bias, const std::optional<Tensor>& mask, const Tensor& output) {
   using C = Compute<T>;
   const DeviceOf device(input);
-  const Sampled<T> from = sampled<T>(input, offset, mask);
+  const Sampled<T> sampled_tensors = sampled<T>(input, offset, mask);
   const int64_t width = geometry.group_channels * geometry.taps, rows = geometry.channels * geometry.taps;
   const Tensor wide_weight = widened_weight<T>(geometry, device, weight);
   const Tensor weights = device_matrices<C>(wide_weight, geometry.groups, geometry.group_out, width);
@@ -61,7 +61,7 @@ void forward(const Geometry& geometry, const Tensor& input, const Tensor& offset
     const Tensor columns = empty_vector<C>(rows * chunk.count, input);
     const Tensor result = empty_vector<C>(geometry.out_channels * chunk.count, input);
     launch("deform_conv2d_columns", columns_kernel<T>, device,
-           blocks_of(geometry.offset_groups * geometry.taps * chunk.count), geometry, chunk, from,
+           blocks_of(geometry.offset_groups * geometry.taps * chunk.count), geometry, chunk, sampled_tensors,
            columns.mutable_data_ptr<C>());
     device_matmul(device_matrices<C>(result, geometry.groups, geometry.group_out, chunk.count), weights,
                   device_matrices<C>(columns, geometry.groups, width, chunk.count), false);
@@ -78,7 +78,7 @@ struct Tensors {
   const Tensor& weight;               // [out_channels, C / groups, kernel_h, kernel_w]
   const std::optional<Tensor>& mask;  // [N, offset_groups * taps, out_h, out_w]
   const Directions& along;
-  const Gradients& to;
+  const Gradients& results;
 };
 
 // Backward, and for Twice the double backward: chunk by chunk the gradient of the columns, what is made of the samples,
@@ -88,20 +88,20 @@ class Differentiation {
  public:
   using C = Compute<T>;
 
-  Differentiation(const Geometry& geometry, const Tensors& from, bool in_order)
+  Differentiation(const Geometry& geometry, const Tensors& tensors, bool in_order)
       : geometry_(geometry),
-        from_(from),
-        along_(from.along),
-        to_(from.to),
+        tensors_(tensors),
+        along_(tensors.along),
+        results_(tensors.results),
         in_order_(in_order),
-        device_(from.input),
+        device_(tensors.input),
         width_(geometry.group_channels * geometry.taps),
         rows_(geometry.channels * geometry.taps),
-        sampled_(sampled<T>(from.input, from.offset, from.mask)),
+        sampled_(sampled<T>(tensors.input, tensors.offset, tensors.mask)),
         moves_(along_.moves()),
-        needs_moved_columns_(moves_ && (to_.wants_weight || to_.wants_grad_output)),
-        needs_columns_(Twice ? along_.weight && to_.wants_grad_output : to_.wants_weight),
-        needs_sums_(to_.wants_offset || to_.wants_mask) {}
+        needs_moved_columns_(moves_ && (results_.wants_weight || results_.wants_grad_output)),
+        needs_columns_(Twice ? along_.weight && results_.wants_grad_output : results_.wants_weight),
+        needs_sums_(results_.wants_offset || results_.wants_mask) {}
 
   void run() {
     prepare();
@@ -117,7 +117,7 @@ class Differentiation {
     Tensor grad_output, columns, moved_columns;
   };
 
-  bool needs_grad_columns() const { return to_.wants_input || needs_sums_; }
+  bool needs_grad_columns() const { return results_.wants_input || needs_sums_; }
 
   Tensor groups(const Tensor& memory, int64_t rows, int64_t columns, bool transposed = false) const {
     return device_matrices<C>(memory, geometry_.groups, rows, columns, transposed);
@@ -131,41 +131,41 @@ class Differentiation {
   Tensor as_transposed_weight(const Tensor& memory) const { return groups(memory, width_, geometry_.group_out, true); }
 
   void prepare() {
-    weight_ = widened_weight<T>(geometry_, device_, from_.weight);
+    weight_ = widened_weight<T>(geometry_, device_, tensors_.weight);
     if (along_.weight) v_weight_ = widened_weight<T>(geometry_, device_, *along_.weight);
     moved_.input = view<T, 4>(along_.input), moved_.offset = view<T, 4>(along_.offset);
     moved_.mask = view<T, 4>(along_.mask);
-    if (to_.wants_input) {
+    if (results_.wants_input) {
       // The scatter adds in the compute type: in the result itself where that is its type.
       if constexpr (std::is_same_v<T, C>) {
-        fill_zero(to_.input);
-        input_sums_ = mutable_view<C, 4>(to_.input);
+        fill_zero(results_.input);
+        input_sums_ = mutable_view<C, 4>(results_.input);
       } else {
         const int64_t plane = geometry_.height * geometry_.width;
-        wide_input_ = empty_vector<C>(geometry_.batch * geometry_.channels * plane, from_.input);
+        wide_input_ = empty_vector<C>(geometry_.batch * geometry_.channels * plane, tensors_.input);
         fill_zero(*wide_input_);
         input_sums_ = {wide_input_->template mutable_data_ptr<C>(),
                        {geometry_.channels * plane, plane, geometry_.width, 1}};
       }
     }
-    if (to_.wants_weight) {
-      weight_sums_ = empty_vector<C>(geometry_.out_channels * width_, from_.input);
+    if (results_.wants_weight) {
+      weight_sums_ = empty_vector<C>(geometry_.out_channels * width_, tensors_.input);
       // The first chunk overwrites; without a single image there is none.
       if (geometry_.batch == 0) fill_zero(*weight_sums_);
     }
-    if (to_.wants_bias) {
-      bias_sums_ = empty_vector<C>(geometry_.out_channels, from_.input);
+    if (results_.wants_bias) {
+      bias_sums_ = empty_vector<C>(geometry_.out_channels, tensors_.input);
       fill_zero(*bias_sums_);
     }
   }
 
   void take(const Chunk& chunk) {
-    const auto memory = [&](bool needed) { return empty_vector<C>(needed ? rows_ * chunk.count : 0, from_.input); };
-    const Matrices matrices{empty_vector<C>(geometry_.out_channels * chunk.count, from_.input), memory(needs_columns_),
-                            memory(needs_moved_columns_)};
-    if (needs_grad_columns() || to_.wants_weight || to_.wants_bias) {
+    const auto memory = [&](bool needed) { return empty_vector<C>(needed ? rows_ * chunk.count : 0, tensors_.input); };
+    const Matrices matrices{empty_vector<C>(geometry_.out_channels * chunk.count, tensors_.input),
+                            memory(needs_columns_), memory(needs_moved_columns_)};
+    if (needs_grad_columns() || results_.wants_weight || results_.wants_bias) {
       launch("deform_conv2d_load", load_chunk_kernel<T>, device_, blocks_of(geometry_.out_channels * chunk.count),
-             geometry_, chunk, view<T, 4>(from_.grad_output), matrices.grad_output.template mutable_data_ptr<C>());
+             geometry_, chunk, view<T, 4>(tensors_.grad_output), matrices.grad_output.template mutable_data_ptr<C>());
     }
     {
       std::optional<Tensor> grad_columns, h_columns;
@@ -175,21 +175,21 @@ class Differentiation {
       }
       differentiate_samples(chunk, matrices, grad_columns, h_columns);
     }
-    if (to_.wants_weight) {
+    if (results_.wants_weight) {
       const Tensor& columns = Twice ? matrices.moved_columns : matrices.columns;
       device_matmul(as_weight(*weight_sums_), as_output(chunk, matrices.grad_output),
                     groups(columns, chunk.count, width_, true), chunk.begin > 0);
     }
-    if (to_.wants_bias) {
+    if (results_.wants_bias) {
       launch("deform_conv2d_sum_bias", sum_bias_kernel<C>, device_, blocks_of(geometry_.out_channels), geometry_, chunk,
              matrices.grad_output.template const_data_ptr<C>(), bias_sums_->template mutable_data_ptr<C>());
     }
-    if (to_.wants_grad_output) store_grad_grad_output(chunk, matrices);
+    if (results_.wants_grad_output) store_grad_grad_output(chunk, matrices);
   }
 
   // The gradient that a weight gives to the columns.
   Tensor multiplied_by(const Tensor& weight, const Chunk& chunk, const Matrices& matrices) const {
-    const Tensor columns = empty_vector<C>(rows_ * chunk.count, from_.input);
+    const Tensor columns = empty_vector<C>(rows_ * chunk.count, tensors_.input);
     device_matmul(as_columns(chunk, columns), as_transposed_weight(weight), as_output(chunk, matrices.grad_output),
                   false);
     return columns;
@@ -204,17 +204,17 @@ class Differentiation {
     moved_.columns = needs_moved_columns_ ? matrices.moved_columns.template mutable_data_ptr<C>() : nullptr;
     if (needs_sums_ || needs_moved_columns_) {
       launch("deform_conv2d_differentiate", differentiate_kernel<T, Twice>, device_, samples, geometry_, chunk,
-             sampled_, moved_, grads, columns, mutable_view_if<T, 4>(to_.wants_offset, to_.offset),
-             mutable_view_if<T, 4>(to_.wants_mask, to_.mask));
+             sampled_, moved_, grads, columns, mutable_view_if<T, 4>(results_.wants_offset, results_.offset),
+             mutable_view_if<T, 4>(results_.wants_mask, results_.mask));
     } else if (needs_columns_) {
       launch("deform_conv2d_columns", columns_kernel<T>, device_, samples, geometry_, chunk, sampled_, columns);
     }
-    if (to_.wants_input && in_order_) {
+    if (results_.wants_input && in_order_) {
       const int64_t first = chunk.begin / geometry_.positions;
       const int64_t images = (chunk.begin + chunk.count - 1) / geometry_.positions - first + 1;
       launch("deform_conv2d_scatter_in_order", scatter_in_order_kernel<T, Twice>, device_,
              blocks_of(images * geometry_.channels), geometry_, chunk, sampled_, moved_, grads, input_sums_);
-    } else if (to_.wants_input) {
+    } else if (results_.wants_input) {
       launch("deform_conv2d_scatter", scatter_kernel<T, Twice>, device_, samples, geometry_, chunk, sampled_, moved_,
              grads, input_sums_);
     }
@@ -228,30 +228,31 @@ class Differentiation {
     if (v_weight_) device_matmul(result, as_weight(*v_weight_), as_columns(chunk, matrices.columns), moves_);
     if (!moves_ && !v_weight_) fill_zero(memory);
     launch("deform_conv2d_store", store_chunk_kernel<T>, device_, blocks_of(geometry_.out_channels * chunk.count),
-           geometry_, chunk, memory.const_data_ptr<C>(), view<T, 1>(along_.bias), mutable_view<T, 4>(to_.grad_output));
+           geometry_, chunk, memory.const_data_ptr<C>(), view<T, 1>(along_.bias),
+           mutable_view<T, 4>(results_.grad_output));
   }
 
   void finish() const {
     if (wide_input_) {
       launch("deform_conv2d_narrow", narrow_input_kernel<T>, device_,
              blocks_of(geometry_.batch * geometry_.channels * geometry_.height * geometry_.width), geometry_,
-             input_sums_, mutable_view<T, 4>(to_.input));
+             input_sums_, mutable_view<T, 4>(results_.input));
     }
-    if (to_.wants_weight) {
+    if (results_.wants_weight) {
       launch("deform_conv2d_narrow_weight", narrow_weight_kernel<T>, device_,
              blocks_of(geometry_.out_channels * width_), geometry_, weight_sums_->template const_data_ptr<C>(),
-             mutable_view<T, 4>(to_.weight));
+             mutable_view<T, 4>(results_.weight));
     }
-    if (to_.wants_bias) {
+    if (results_.wants_bias) {
       launch("deform_conv2d_narrow_bias", narrow_bias_kernel<T>, device_, blocks_of(geometry_.out_channels), geometry_,
-             bias_sums_->template const_data_ptr<C>(), to_.bias.template mutable_data_ptr<T>());
+             bias_sums_->template const_data_ptr<C>(), results_.bias.template mutable_data_ptr<T>());
     }
   }
 
   const Geometry& geometry_;
-  const Tensors& from_;
+  const Tensors& tensors_;
   const Directions& along_;
-  const Gradients& to_;
+  const Gradients& results_;
   const bool in_order_;
   const DeviceOf device_;
   const int64_t width_, rows_;
@@ -264,15 +265,14 @@ class Differentiation {
 };
 
 template <bool Twice>
-void differentiate(const Geometry& geometry, const Tensors& from, bool in_order) {
-  if (!from.to.any()) return;
-  dispatch_floating(kOp, from.input.scalar_type(), [&](auto tag) {
-    Differentiation<typename decltype(tag)::type, Twice>(geometry, from, in_order).run();
+void differentiate(const Geometry& geometry, const Tensors& tensors, bool in_order) {
+  if (!tensors.results.any()) return;
+  dispatch_floating(kOp, tensors.input.scalar_type(), [&](auto tag) {
+    Differentiation<typename decltype(tag)::type, Twice>(geometry, tensors, in_order).run();
   });
 }
 
-// ---- host entries
-// ----------------------------------------------------------------------------------------------------
+// ---- host entries ---------------------------------------------------------------------------------------------------
 
 Tensor deform_conv2d_cuda(const Tensor& input,                // [N, C, H, W]
                           const Tensor& offset,               // [N, 2 * offset_groups * taps, out_h, out_w]
@@ -301,11 +301,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cuda(
   const Geometry geometry = check_arguments(input, offset, weight, std::nullopt, mask,
                                             {stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w});
   check_grad_output(geometry, grad_output, input);
-  const Gradients to = Gradients::backward(geometry, input, offset, weight, mask, output_mask);
+  const Gradients results = Gradients::backward(geometry, input, offset, weight, mask, output_mask);
   const std::optional<Tensor> none;
-  differentiate<false>(geometry, {grad_output, input, offset, weight, mask, {none, none, none, none, none}, to},
+  differentiate<false>(geometry, {grad_output, input, offset, weight, mask, {none, none, none, none, none}, results},
                        deterministic);
-  return {to.input, to.offset, to.weight, to.bias, to.mask};
+  return {results.input, results.offset, results.weight, results.bias, results.mask};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward_cuda(
@@ -324,10 +324,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward
   check_grad_output(geometry, grad_output, input);
   const Directions along{grad_grad_input, grad_grad_offset, grad_grad_weight, grad_grad_bias, grad_grad_mask};
   check_directions(geometry, along, input, offset, weight, mask);
-  Gradients to = Gradients::double_backward(geometry, input, offset, weight, mask, output_mask);
-  to.clear_what_stands_still(along);
-  differentiate<true>(geometry, {grad_output, input, offset, weight, mask, along, to}, deterministic);
-  return {to.grad_output, to.input, to.offset, to.weight, to.mask};
+  Gradients results = Gradients::double_backward(geometry, input, offset, weight, mask, output_mask);
+  results.clear_what_stands_still(along);
+  differentiate<true>(geometry, {grad_output, input, offset, weight, mask, along, results}, deterministic);
+  return {results.grad_output, results.input, results.offset, results.weight, results.mask};
 }
 
 }  // namespace

@@ -57,8 +57,8 @@ class Differentiation {
 
   void take_bands(int64_t lane, int64_t first, int64_t last) {
     Memory memory(geometry_, plan_, work_, static_cast<bool>(operands_.v_weight));
-    std::vector<C>& weight_sum = weight_sums_[static_cast<size_t>(lane)];
-    std::vector<C>& bias_sum = bias_sums_[static_cast<size_t>(lane)];
+    ScratchVector<C>& weight_sum = weight_sums_[static_cast<size_t>(lane)];
+    ScratchVector<C>& bias_sum = bias_sums_[static_cast<size_t>(lane)];
     if (operands_.grad_weight) weight_sum.resize(weight_.size());
     if (operands_.grad_bias) bias_sum.resize(static_cast<size_t>(geometry_.out_channels));
     GradRowStore<C> row_store(geometry_);
@@ -114,7 +114,7 @@ class Differentiation {
     }
   }
 
-  void sum_bias(const Tile& tile, Memory& memory, std::vector<C>& bias_sum) const {
+  void sum_bias(const Tile& tile, Memory& memory, ScratchVector<C>& bias_sum) const {
     for (int64_t o = 0; o < geometry_.out_channels; ++o) {
       const C* g = memory.grad_output.plane(o);
       C sum = 0;
@@ -128,15 +128,15 @@ class Differentiation {
   // ------------------------------------------------------
 
   // A group's rows of the weight, or of what is like it.
-  Tensor weight_of(const std::vector<C>& weight, int64_t group) const {
+  Tensor weight_of(const ScratchVector<C>& weight, int64_t group) const {
     const int64_t o = group * geometry_.group_out;
     return cpu_matrix(weight.data() + o * plan_.width, geometry_.group_out, plan_.width, plan_.width, 1);
   }
   // Columns as they are written, and as the weight is multiplied by them.
-  Tensor as_rows(const std::vector<C>& columns, const Tile& tile) const {
+  Tensor as_rows(const ScratchVector<C>& columns, const Tile& tile) const {
     return cpu_matrix(columns.data(), tile.count, plan_.width, plan_.width, 1);
   }
-  Tensor as_columns(const std::vector<C>& columns, const Tile& tile) const {
+  Tensor as_columns(const ScratchVector<C>& columns, const Tile& tile) const {
     return cpu_matrix(columns.data(), plan_.width, tile.count, 1, plan_.width);
   }
 
@@ -147,10 +147,10 @@ class Differentiation {
     if (operands_.v_weight) cpu_matmul(as_rows(memory.h_columns, tile), g, weight_of(v_weight_, group), false);
   }
 
-  void add_grad_weight(const Tile& tile, int64_t group, Memory& memory, std::vector<C>& weight_sum) const {
+  void add_grad_weight(const Tile& tile, int64_t group, Memory& memory, ScratchVector<C>& weight_sum) const {
     const C* grad = memory.grad_output.plane(group * geometry_.group_out);
     const Tensor g = cpu_matrix(grad, geometry_.group_out, tile.count, plan_.tile, 1);
-    const std::vector<C>& columns = Twice ? memory.v_columns : memory.columns;
+    const ScratchVector<C>& columns = Twice ? memory.v_columns : memory.columns;
     cpu_matmul(weight_of(weight_sum, group), g, as_rows(columns, tile), true);
   }
 
@@ -266,11 +266,11 @@ class Differentiation {
   void store_grad_weight() const {
     const StoredView<C, 4>& to = operands_.grad_weight;
     const int64_t count = geometry_.group_channels;
-    std::vector<C> sum(static_cast<size_t>(count));
+    ScratchVector<C> sum(static_cast<size_t>(count));
     for (int64_t o = 0; o < geometry_.out_channels; ++o) {
       for (int64_t t = 0; t < geometry_.taps; ++t) {
         std::fill(sum.begin(), sum.end(), C(0));
-        for (const std::vector<C>& of_lane : weight_sums_) {
+        for (const ScratchVector<C>& of_lane : weight_sums_) {
           const C* row = of_lane.data() + o * plan_.width + t * count;
           HANDGRAD_SIMD
           for (int64_t c = 0; c < count; ++c) sum[static_cast<size_t>(c)] += row[c];
@@ -281,8 +281,8 @@ class Differentiation {
   }
 
   void store_grad_bias() const {
-    std::vector<C> sum(static_cast<size_t>(geometry_.out_channels));
-    for (const std::vector<C>& of_lane : bias_sums_) {
+    ScratchVector<C> sum(static_cast<size_t>(geometry_.out_channels));
+    for (const ScratchVector<C>& of_lane : bias_sums_) {
       for (size_t o = 0; o < sum.size(); ++o) sum[o] += of_lane[o];
     }
     store_run(sum.data(), geometry_.out_channels, operands_.grad_bias.first, operands_.grad_bias.strides[0]);
@@ -292,8 +292,8 @@ class Differentiation {
   const Operands<C>& operands_;
   const Plan plan_;
   const SampleWork work_;
-  std::vector<C> weight_, v_weight_, v_bias_;
-  std::vector<std::vector<C>> weight_sums_, bias_sums_;
+  ScratchVector<C> weight_, v_weight_, v_bias_;
+  std::vector<ScratchVector<C>> weight_sums_, bias_sums_;
   std::vector<GradRows<C>> grad_rows_;
 };
 

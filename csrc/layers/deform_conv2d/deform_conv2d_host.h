@@ -160,20 +160,20 @@ struct Gradients {
   static Gradients backward(const Geometry& geometry, const Tensor& input, const Tensor& offset, const Tensor& weight,
                             const std::optional<Tensor>& mask, const std::vector<bool>& output_mask) {
     const auto wanted = as_output_mask<5>(kOp, output_mask);
-    Gradients to(input, offset, weight, mask, wanted[0], wanted[1], wanted[2], wanted[4]);
-    to.wants_bias = wanted[3];
-    if (to.wants_bias) to.bias = empty_contiguous(Sizes(&geometry.out_channels, 1), input);
-    return to;
+    Gradients results(input, offset, weight, mask, wanted[0], wanted[1], wanted[2], wanted[4]);
+    results.wants_bias = wanted[3];
+    if (results.wants_bias) results.bias = empty_contiguous(Sizes(&geometry.out_channels, 1), input);
+    return results;
   }
 
   static Gradients double_backward(const Geometry& geometry, const Tensor& input, const Tensor& offset,
                                    const Tensor& weight, const std::optional<Tensor>& mask,
                                    const std::vector<bool>& output_mask) {
     const auto wanted = as_output_mask<5>(kOp, output_mask);
-    Gradients to(input, offset, weight, mask, wanted[1], wanted[2], wanted[3], wanted[4]);
-    to.wants_grad_output = wanted[0];
-    if (to.wants_grad_output) to.grad_output = empty_output(geometry, input);
-    return to;
+    Gradients results(input, offset, weight, mask, wanted[1], wanted[2], wanted[3], wanted[4]);
+    results.wants_grad_output = wanted[0];
+    if (results.wants_grad_output) results.grad_output = empty_output(geometry, input);
+    return results;
   }
 
   // Zeros for what is zero whatever the numbers are; it is then wanted no more.

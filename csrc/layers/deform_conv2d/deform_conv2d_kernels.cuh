@@ -24,8 +24,7 @@ struct Chunk {
 
 __device__ __forceinline__ int64_t thread_index() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
 
-// ---- between tensors and matrices
-// ------------------------------------------------------------------------------------
+// ---- between tensors and matrices -----------------------------------------------------------------------------------
 
 // Element i of the weight as a matrix of each group, (output channel) x (channel, tap).
 template <class T>
@@ -97,8 +96,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   store(to.at(n, c, y, x), narrow<T>(load(from.at(n, c, y, x))));
 }
 
-// ---- samples
-// ---------------------------------------------------------------------------------------------------------
+// ---- samples --------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Sampled {
@@ -116,12 +114,12 @@ struct Sample {
   C mask;
   BilinearSample<C> point;
 
-  __device__ Sample(const Geometry& geometry, const Chunk& chunk, const Sampled<T>& from, int64_t i)
-      : Sample(geometry, from, i % chunk.count, (chunk.begin + i % chunk.count) / geometry.positions,
+  __device__ Sample(const Geometry& geometry, const Chunk& chunk, const Sampled<T>& sampled, int64_t i)
+      : Sample(geometry, sampled, i % chunk.count, (chunk.begin + i % chunk.count) / geometry.positions,
                (chunk.begin + i % chunk.count) % geometry.positions, i / chunk.count % geometry.taps,
                i / chunk.count / geometry.taps) {}
 
-  __device__ Sample(const Geometry& geometry, const Sampled<T>& from, int64_t in_chunk, int64_t n, int64_t position,
+  __device__ Sample(const Geometry& geometry, const Sampled<T>& sampled, int64_t in_chunk, int64_t n, int64_t position,
                     int64_t tap, int64_t group)
       : n(n),
         group(group),
@@ -129,10 +127,10 @@ struct Sample {
         in_chunk(in_chunk),
         out_y(position / geometry.out_w),
         out_x(position % geometry.out_w),
-        mask(from.mask ? read(from.mask, plane(geometry)) : C(1)),
-        point(static_cast<C>(geometry.base_y(tap, out_y)) + read(from.offset, 2 * plane(geometry)),
-              static_cast<C>(geometry.base_x(tap, out_x)) + read(from.offset, 2 * plane(geometry) + 1), geometry.height,
-              geometry.width) {}
+        mask(sampled.mask ? read(sampled.mask, plane(geometry)) : C(1)),
+        point(static_cast<C>(geometry.base_y(tap, out_y)) + read(sampled.offset, 2 * plane(geometry)),
+              static_cast<C>(geometry.base_x(tap, out_x)) + read(sampled.offset, 2 * plane(geometry) + 1),
+              geometry.height, geometry.width) {}
 
   __device__ int64_t plane(const Geometry& geometry) const { return group * geometry.taps + tap; }
 
@@ -156,22 +154,21 @@ struct Sample {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    columns_kernel(Geometry geometry, Chunk chunk, Sampled<T> from, Compute<T>* columns) {
+    columns_kernel(Geometry geometry, Chunk chunk, Sampled<T> sampled, Compute<T>* columns) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   const int64_t i = thread_index();
   if (i >= geometry.offset_groups * geometry.taps * chunk.count) return;
-  const Sample<T> sample(geometry, chunk, from, i);
+  const Sample<T> sample(geometry, chunk, sampled, i);
   const int64_t first = sample.group * geometry.offset_channels;
   for (int64_t c = first; c < first + geometry.offset_channels; ++c) {
     C value = 0;
-    for (int q = 0; q < 4; ++q) value += sample.point.weight(q, sample.mask) * sample.corner(from.input, c, q);
+    for (int q = 0; q < 4; ++q) value += sample.point.weight(q, sample.mask) * sample.corner(sampled.input, c, q);
     store(columns + sample.column_index(geometry, chunk, c), value);
   }
 }
 
-// ---- gradients of samples
-// --------------------------------------------------------------------------------------------
+// ---- gradients of samples -------------------------------------------------------------------------------------------
 
 // What the double backward has beside: the directions, of which those that are None have no data; the gradient h of the
 // columns with respect to grad_grad_weight, if there is one; and where the changed columns go, if they are wanted.
@@ -202,7 +199,7 @@ struct SampleMotion {
 // is null. In double that takes more registers than two blocks leave each other.
 template <class T, bool Twice>
 __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
-    differentiate_kernel(Geometry geometry, Chunk chunk, Sampled<T> from, Moved<T> moved,
+    differentiate_kernel(Geometry geometry, Chunk chunk, Sampled<T> sampled, Moved<T> moved,
                          const Compute<T>* grad_columns, Compute<T>* columns,
                          View<T, 4> grad_offset,  // [N, 2 * offset_groups * taps, out_h, out_w]
                          View<T, 4> grad_mask) {  // [N, offset_groups * taps, out_h, out_w]
@@ -210,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
   using C = Compute<T>;
   const int64_t i = thread_index();
   if (i >= geometry.offset_groups * geometry.taps * chunk.count) return;
-  const Sample<T> sample(geometry, chunk, from, i);
+  const Sample<T> sample(geometry, chunk, sampled, i);
   const BilinearSample<C>& point = sample.point;
   const C mask = sample.mask;
   const SampleMotion<C> v(geometry, moved, sample);
@@ -222,7 +219,7 @@ __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
     C value = 0, change = 0;
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
-      const C pixel = sample.corner(from.input, c, q), weight = point.weight(q, mask);
+      const C pixel = sample.corner(sampled.input, c, q), weight = point.weight(q, mask);
       value += weight * pixel;
       of_input[q] += g * pixel;
       if constexpr (Twice) {
@@ -250,8 +247,7 @@ __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
   }
 }
 
-// ---- the gradient of the image
-// ---------------------------------------------------------------------------------------
+// ---- the gradient of the image --------------------------------------------------------------------------------------
 
 // What one sample adds to channel c of its corners; add(element, value).
 template <class T, bool Twice, class Add>
@@ -272,13 +268,13 @@ __device__ void scatter(const Geometry& geometry, const Chunk& chunk, const Move
 
 template <class T, bool Twice>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    scatter_kernel(Geometry geometry, Chunk chunk, Sampled<T> from, Moved<T> moved, const Compute<T>* grad_columns,
+    scatter_kernel(Geometry geometry, Chunk chunk, Sampled<T> sampled, Moved<T> moved, const Compute<T>* grad_columns,
                    View<Compute<T>, 4> grad_input) {  // [N, C, H, W]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   const int64_t i = thread_index();
   if (i >= geometry.offset_groups * geometry.taps * chunk.count) return;
-  const Sample<T> sample(geometry, chunk, from, i);
+  const Sample<T> sample(geometry, chunk, sampled, i);
   const int64_t first = sample.group * geometry.offset_channels;
   for (int64_t c = first; c < first + geometry.offset_channels; ++c) {
     scatter<T, Twice>(geometry, chunk, moved, sample, grad_columns, c, grad_input,
@@ -289,7 +285,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 // A thread for each channel of each image that the chunk touches: an order of its own for every sum.
 template <class T, bool Twice>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    scatter_in_order_kernel(Geometry geometry, Chunk chunk, Sampled<T> from, Moved<T> moved,
+    scatter_in_order_kernel(Geometry geometry, Chunk chunk, Sampled<T> sampled, Moved<T> moved,
                             const Compute<T>* grad_columns, View<Compute<T>, 4> grad_input) {  // [N, C, H, W]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
@@ -298,7 +294,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const int64_t first = n * geometry.positions, last = first + geometry.positions, end = chunk.begin + chunk.count;
   for (int64_t position = first > chunk.begin ? first : chunk.begin; position < (last < end ? last : end); ++position) {
     for (int64_t t = 0; t < geometry.taps; ++t) {
-      const Sample<T> sample(geometry, from, position - chunk.begin, n, position - first, t,
+      const Sample<T> sample(geometry, sampled, position - chunk.begin, n, position - first, t,
                              c / geometry.offset_channels);
       scatter<T, Twice>(geometry, chunk, moved, sample, grad_columns, c, grad_input,
                         [](C* element, C value) { store(element, load(element) + value); });
@@ -306,8 +302,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
 }
 
-// ---- the gradient of the bias
-// ----------------------------------------------------------------------------------------
+// ---- the gradient of the bias ---------------------------------------------------------------------------------------
 
 // Adds that of a chunk, one thread for each channel, positions in order.
 template <class C>

@@ -20,18 +20,18 @@ struct Operands {
   StoredView<C, 1> grad_bias;  // [out_channels]
 
   Operands(const Tensor& grad_output, const Tensor& input, const Tensor& offset, const Tensor& weight,
-           const std::optional<Tensor>& mask, const Gradients& to)
+           const std::optional<Tensor>& mask, const Gradients& results)
       : grad_output(stored_view<C, 4>(grad_output)),
         input(stored_view<C, 4>(input)),
         offset(stored_view<C, 4>(offset)),
         weight(stored_view<C, 4>(weight)),
         mask(stored_view<C, 4>(mask)),
-        grad_grad_output(mutable_stored_view_if<C, 4>(to.wants_grad_output, to.grad_output)),
-        grad_input(mutable_stored_view_if<C, 4>(to.wants_input, to.input)),
-        grad_offset(mutable_stored_view_if<C, 4>(to.wants_offset, to.offset)),
-        grad_weight(mutable_stored_view_if<C, 4>(to.wants_weight, to.weight)),
-        grad_mask(mutable_stored_view_if<C, 4>(to.wants_mask, to.mask)),
-        grad_bias(mutable_stored_view_if<C, 1>(to.wants_bias, to.bias)) {}
+        grad_grad_output(mutable_stored_view_if<C, 4>(results.wants_grad_output, results.grad_output)),
+        grad_input(mutable_stored_view_if<C, 4>(results.wants_input, results.input)),
+        grad_offset(mutable_stored_view_if<C, 4>(results.wants_offset, results.offset)),
+        grad_weight(mutable_stored_view_if<C, 4>(results.wants_weight, results.weight)),
+        grad_mask(mutable_stored_view_if<C, 4>(results.wants_mask, results.mask)),
+        grad_bias(mutable_stored_view_if<C, 1>(results.wants_bias, results.bias)) {}
 
   void set_directions(const Directions& along) {
     v_input = stored_view<C, 4>(along.input);
@@ -60,9 +60,9 @@ struct TileMemory {
   Planes<C> y, x, mask, grad_output, grad_y, grad_x, grad_mask;
   Planes<C> v_y, v_x, v_mask, grad_grad_output;
   // [position, tap, channel]: the samples, their gradients, how they move, and h.
-  std::vector<C> columns, grad_columns, v_columns, h_columns;
+  ScratchVector<C> columns, grad_columns, v_columns, h_columns;
   // Channels of a pixel that does not move.
-  std::vector<C> zeros;
+  ScratchVector<C> zeros;
 
   TileMemory(const Geometry& geometry, const Plan& plan, const SampleWork& work, bool needs_h)
       : TileMemory(plan.tile, geometry.offset_groups * geometry.taps, geometry.out_channels, geometry.group_out) {

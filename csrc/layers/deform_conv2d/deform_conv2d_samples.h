@@ -20,7 +20,7 @@ template <class C>
 RowRange rows_of(const Geometry& geometry, const Plan& plan,
                  const StoredView<const C, 4>& offset,  // [N, 2 * offset_groups * taps, out_h, out_w]
                  const Band& band) {
-  std::vector<C> memory(static_cast<size_t>(plan.tile));
+  ScratchVector<C> memory(static_cast<size_t>(plan.tile));
   const C height = static_cast<C>(geometry.height);
   C lowest = height, highest = C(-1);
   for (int64_t plane = 0; plane < geometry.offset_groups * geometry.taps; ++plane) {
@@ -84,7 +84,7 @@ class PixelRows {
  private:
   const C* base_ = nullptr;
   int64_t row_stride_ = 0, pixel_stride_ = 0, first_ = 0;
-  std::vector<C> copy_, zeros_;
+  ScratchVector<C> copy_, zeros_;
 };
 
 // What one band adds to the gradient of its image: the same rows, and four runs that nobody reads, for corners that are
@@ -118,7 +118,7 @@ class GradRows {
  private:
   RowRange rows_{0, 0};
   int64_t row_stride_ = 0, pixel_stride_ = 0;
-  std::vector<C> sums_, unread_;
+  ScratchVector<C> sums_, unread_;
 };
 
 // Stores rows of the gradient of an image, one after the other.
@@ -142,12 +142,11 @@ class GradRowStore {
  private:
   const Geometry& geometry_;
   int64_t group_;
-  std::vector<C> row_;
+  ScratchVector<C> row_;
   Transposer<kFewChannels, C> scratch_;
 };
 
-// ---- innermost loops: all channels of one sample
-// ---------------------------------------------------------------------
+// ---- innermost loops: all channels of one sample --------------------------------------------------------------------
 
 template <class C>
 void sample_channels(int64_t count, const C* const (&x)[4], const C (&weight)[4], C* __restrict column) {

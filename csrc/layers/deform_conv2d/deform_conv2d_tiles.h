@@ -82,8 +82,7 @@ void for_each_lane(const Plan& plan, const Work& work) {
   });
 }
 
-// ---- positions
-// -------------------------------------------------------------------------------------------------------
+// ---- positions ------------------------------------------------------------------------------------------------------
 
 // step(first element, index in the tile, count) for the rows of a tile in channel c of `tensor`, [N, *, out_h, out_w].
 template <class P, class Step>
@@ -146,7 +145,7 @@ class Planes {
 
  private:
   int64_t count_, pitch_;
-  std::vector<C> memory_;
+  ScratchVector<C> memory_;
 };
 
 // Offsets of one tile, one plane for each offset group and tap; with the taps' own points added, sampling points.
@@ -177,8 +176,7 @@ void store_with_bias(const Geometry& geometry, C* row, C bias, const StoredView<
   store_plane(geometry, row, to, tile, c);
 }
 
-// ---- channels
-// --------------------------------------------------------------------------------------------------------
+// ---- channels -------------------------------------------------------------------------------------------------------
 
 // Neighbouring channels with one group of the convolution and one of the offsets.
 struct Segment {
@@ -199,9 +197,9 @@ inline std::vector<Segment> segments_of(const Geometry& geometry, int64_t group)
 
 // The weight as a matrix of each group, (output channel) x (tap, channel): the order of the columns.
 template <class C>
-std::vector<C> arranged_weight(
+ScratchVector<C> arranged_weight(
     const Geometry& geometry, const StoredView<const C, 4>& weight) {  // [out_channels, C / groups, kernel_h, kernel_w]
-  std::vector<C> to(static_cast<size_t>(geometry.out_channels * geometry.taps * geometry.group_channels));
+  ScratchVector<C> to(static_cast<size_t>(geometry.out_channels * geometry.taps * geometry.group_channels));
   C* row = to.data();
   for (int64_t o = 0; o < geometry.out_channels; ++o) {
     for (int64_t t = 0; t < geometry.taps; ++t, row += geometry.group_channels) {

@@ -13,9 +13,10 @@ namespace {
 using namespace local_response_norm;
 
 // sums[i] = the sum of `window` elements of `from`, `shift` elements apart. A group of them is held in registers while
-// the window is walked.
+// the window is walked: compiled apart, or the compiler forgets that they can be.
 template <class C>
-void sum_shifted(const C* __restrict from, int64_t count, int64_t window, int64_t shift, C* __restrict sums) {
+[[gnu::noinline]] void sum_shifted(const C* __restrict from, int64_t count, int64_t window, int64_t shift,
+                                   C* __restrict sums) {
   for (int64_t i = 0; i < count; i += kSlabLanes) {
     C total[kSlabLanes] = {};
     for (int64_t j = 0; j < window; ++j) {
@@ -57,21 +58,21 @@ Tensor local_response_norm_cpu(const Tensor& input,  // [N, C, *]
                                int64_t size, double alpha, double beta, double k) {
   check_arguments(input, size);
   const Tensor output = empty_in_layout_of(input);
-  const ChannelTensor in(input), out(output);
-  const Window window(size, in.channels);
+  const ChannelTensor flat_input(input), flat_output(output);
+  const Window window(size, flat_input.channels);
 
-  with_formula_of(input, size, alpha, beta, k, [&](const auto& norm) {
+  with_formula_of(input, size, alpha, beta, k, [&](auto norm) {
     using C = decltype(norm.k);
-    const SlabPlan plan(in, window.padding(), sizeof(C));
-    const StoredView<const C, 3> from = stored_view<C>(in);
-    const StoredView<C, 3> to = mutable_stored_view<C>(out);
+    const SlabPlan plan(flat_input, window.padding(), sizeof(C));
+    const StoredView<const C, 3> x_view = stored_view<C>(flat_input);
+    const StoredView<C, 3> y_view = mutable_stored_view<C>(flat_output);
     for_each_slab<C>(plan, 3, [&](Slab<C>& slab) {
       C *x = slab.buffer(0), *squares = slab.padded_buffer(1), *y = slab.buffer(2);
-      slab.load(from, x);
+      slab.load(x_view, x);
       sum_squares(slab, window, x, squares, y);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) y[i] = norm.value(x[i], norm.factors(y[i]));
-      slab.store(y, to);
+      slab.store(y, y_view);
     });
   });
   return output;
@@ -85,18 +86,18 @@ Tensor local_response_norm_backward_cpu(const Tensor& grad_output,  // [N, C, *]
   const bool wanted = as_output_mask<1>(kOp, output_mask)[0];
   const Tensor grad_input = empty_gradient(wanted, input);
   if (!wanted) return grad_input;
-  const ChannelTensor in(input), grad(grad_output), out(grad_input);
-  const Window window(size, in.channels);
+  const ChannelTensor flat_input(input), flat_grad(grad_output), flat_result(grad_input);
+  const Window window(size, flat_input.channels);
 
-  with_formula_of(input, size, alpha, beta, k, [&](const auto& norm) {
+  with_formula_of(input, size, alpha, beta, k, [&](auto norm) {
     using C = decltype(norm.k);
-    const SlabPlan plan(in, window.padding(), sizeof(C));
-    const StoredView<const C, 3> from = stored_view<C>(in), from_grad = stored_view<C>(grad);
-    const StoredView<C, 3> to = mutable_stored_view<C>(out);
+    const SlabPlan plan(flat_input, window.padding(), sizeof(C));
+    const StoredView<const C, 3> x_view = stored_view<C>(flat_input), g_view = stored_view<C>(flat_grad);
+    const StoredView<C, 3> result_view = mutable_stored_view<C>(flat_result);
     for_each_slab<C>(plan, 5, [&](Slab<C>& slab) {
       C *x = slab.buffer(0), *g = slab.buffer(1), *sums = slab.buffer(2), *shrink = slab.buffer(3);
-      slab.load(from, x);
-      slab.load(from_grad, g);
+      slab.load(x_view, x);
+      slab.load(g_view, g);
       sum_squares(slab, window, x, slab.padded_buffer(4), sums);
       // The squares are no longer needed: their buffer is cleared and used again.
       C* s = slab.padded_buffer(4);
@@ -110,7 +111,7 @@ Tensor local_response_norm_backward_cpu(const Tensor& grad_output,  // [N, C, *]
       sum_over_mirrored_window(slab, window, s, sums);
       HANDGRAD_SIMD
       for (int64_t i = 0; i < slab.count(); ++i) g[i] = norm.grad_input(g[i], x[i], shrink[i], sums[i]);
-      slab.store(g, to);
+      slab.store(g, result_view);
     });
   });
   return grad_input;
@@ -171,40 +172,40 @@ std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(
   if (call.is_done()) return {call.grad_grad_output, call.grad_input};
   const bool first = call.wants_grad_grad_output, second = call.wants_grad_input;
   // grad_output is read for grad_input alone.
-  const ChannelTensor in(input), grad_grad(*grad_grad_input), grad(second ? grad_output : input);
-  const ChannelTensor out_grad_grad(first ? call.grad_grad_output : call.grad_input);
-  const ChannelTensor out_grad(second ? call.grad_input : call.grad_grad_output);
-  const Window window(size, in.channels);
+  const ChannelTensor flat_input(input), flat_v(*grad_grad_input), flat_grad(second ? grad_output : input);
+  const ChannelTensor flat_first(first ? call.grad_grad_output : call.grad_input);
+  const ChannelTensor flat_second(second ? call.grad_input : call.grad_grad_output);
+  const Window window(size, flat_input.channels);
 
-  with_formula_of(input, size, alpha, beta, k, [&](const auto& norm) {
+  with_formula_of(input, size, alpha, beta, k, [&](auto norm) {
     using C = decltype(norm.k);
-    const SlabPlan plan(in, window.padding(), sizeof(C));
-    const StoredView<const C, 3> from = stored_view<C>(in), from_grad = stored_view<C>(grad);
-    const StoredView<const C, 3> from_grad_grad = stored_view<C>(grad_grad);
-    const StoredView<C, 3> to_grad_grad = mutable_stored_view<C>(out_grad_grad);
-    const StoredView<C, 3> to_grad = mutable_stored_view<C>(out_grad);
+    const SlabPlan plan(flat_input, window.padding(), sizeof(C));
+    const StoredView<const C, 3> x_view = stored_view<C>(flat_input), g_view = stored_view<C>(flat_grad);
+    const StoredView<const C, 3> v_view = stored_view<C>(flat_v);
+    const StoredView<C, 3> first_view = mutable_stored_view<C>(flat_first);
+    const StoredView<C, 3> second_view = mutable_stored_view<C>(flat_second);
     const int64_t buffers = second ? SecondBuffers<C>::kAll : SecondBuffers<C>::kFew;
     for_each_slab<C>(plan, buffers, [&](Slab<C>& slab) {
       const SecondBuffers<C> b(slab, second);
-      slab.load(from, b.x);
-      slab.load(from_grad_grad, b.v);
+      slab.load(x_view, b.x);
+      slab.load(v_view, b.v);
       sum_squares_and_vx(slab, window, norm, b);
       if (second) {
-        slab.load(from_grad, b.g);
+        slab.load(g_view, b.g);
         sum_s_and_r(slab, window, norm, b, slab.padded_buffer(0));
         HANDGRAD_SIMD
         for (int64_t i = 0; i < slab.count(); ++i) {
           b.sum_s[i] = norm.second_grad_input(b.v[i], b.g[i], b.x[i], {b.shrink[i], b.inverse[i]}, b.u[i], b.sum_s[i],
                                               b.sum_r[i]);
         }
-        slab.store(b.sum_s, to_grad);
+        slab.store(b.sum_s, second_view);
       }
       if (first) {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < slab.count(); ++i) {
           b.u[i] = norm.grad_grad_output(b.v[i], b.x[i], {b.shrink[i], b.inverse[i]}, b.u[i]);
         }
-        slab.store(b.u, to_grad_grad);
+        slab.store(b.u, first_view);
       }
     });
   });

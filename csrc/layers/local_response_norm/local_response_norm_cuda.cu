@@ -69,9 +69,9 @@ __global__ void __launch_bounds__(kSlabThreads, kMinBlocks)
   const WindowSums<Access> sums(plan, window);
   for_each_slab<Access>(plan, 1, global, shared, [&](const Slab<Access>& slab) {
     C* x = slab.array(0);
-    slab.for_each([&](int32_t i, auto from) { x[i] = read(from); }, slab.open(input));
+    slab.for_each([&](int32_t i, auto x_element) { x[i] = read(x_element); }, slab.open(input));
     __syncthreads();
-    slab.for_each([&](int32_t i, auto to) { write(to, norm.value(x[i], norm.factors(sums.of_squares(x, i)))); },
+    slab.for_each([&](int32_t i, auto result) { write(result, norm.value(x[i], norm.factors(sums.of_squares(x, i)))); },
                   slab.open(output));
   });
 }
@@ -87,11 +87,11 @@ __global__ void __launch_bounds__(kSlabThreads, kMinBlocks)
   const WindowSums<Access> sums(plan, window);
   for_each_slab<Access>(plan, 3, global, shared, [&](const Slab<Access>& slab) {
     C *x = slab.array(0), *s = slab.array(1), *direct = slab.array(2);
-    slab.for_each([&](int32_t i, auto from) { x[i] = read(from); }, slab.open(input));
+    slab.for_each([&](int32_t i, auto x_element) { x[i] = read(x_element); }, slab.open(input));
     __syncthreads();
     slab.for_each(
-        [&](int32_t i, auto from_grad) {
-          const C g = read(from_grad);
+        [&](int32_t i, auto g_element) {
+          const C g = read(g_element);
           const auto d = norm.factors(sums.of_squares(x, i));
           s[i] = norm.s(g, x[i], d);
           // g and shrink are needed once more, and only as this product.
@@ -99,8 +99,9 @@ __global__ void __launch_bounds__(kSlabThreads, kMinBlocks)
         },
         slab.open(grad_output));
     __syncthreads();
-    slab.for_each([&](int32_t i, auto to) { write(to, norm.grad_input(direct[i], x[i], C(1), sums.mirrored(s, i))); },
-                  slab.open(grad_input));
+    slab.for_each(
+        [&](int32_t i, auto result) { write(result, norm.grad_input(direct[i], x[i], C(1), sums.mirrored(s, i))); },
+        slab.open(grad_input));
   });
 }
 
@@ -126,17 +127,17 @@ __global__ void __launch_bounds__(kSlabThreads, kMinBlocks)
     C *x = slab.array(0), *vx = slab.array(1), *s = slab.array(2), *r = slab.array(3);
     const auto grads = slab.open(grad_output), grad_grads = slab.open(grad_grad_input);
     slab.for_each(
-        [&](int32_t i, auto from, auto from_grad_grad) {
-          x[i] = read(from);
-          vx[i] = x[i] * read(from_grad_grad);
+        [&](int32_t i, auto x_element, auto v_element) {
+          x[i] = read(x_element);
+          vx[i] = x[i] * read(v_element);
         },
         slab.open(input), grad_grads);
     __syncthreads();
     // The sums over windows are taken again where they are needed again: cheaper than two more arrays.
     if (wanted.grad_input) {
       slab.for_each(
-          [&](int32_t i, auto from_grad, auto from_grad_grad) {
-            const C g = read(from_grad), v = read(from_grad_grad);
+          [&](int32_t i, auto g_element, auto v_element) {
+            const C g = read(g_element), v = read(v_element);
             const auto d = norm.factors(sums.of_squares(x, i));
             s[i] = norm.s(g, x[i], d);
             r[i] = norm.r(v, g, x[i], d, sums.plain(vx, i));
@@ -145,13 +146,13 @@ __global__ void __launch_bounds__(kSlabThreads, kMinBlocks)
       __syncthreads();
     }
     slab.for_each(
-        [&](int32_t i, auto from_grad, auto from_grad_grad, auto to_grad_grad, auto to_grad) {
-          const C v = read(from_grad_grad), u = sums.plain(vx, i);
+        [&](int32_t i, auto g_element, auto v_element, auto first_result, auto second_result) {
+          const C v = read(v_element), u = sums.plain(vx, i);
           const auto d = norm.factors(sums.of_squares(x, i));
-          if (wanted.grad_grad_output) write(to_grad_grad, norm.grad_grad_output(v, x[i], d, u));
+          if (wanted.grad_grad_output) write(first_result, norm.grad_grad_output(v, x[i], d, u));
           if (wanted.grad_input) {
-            const C g = read(from_grad), sum_s = sums.mirrored(s, i), sum_r = sums.mirrored(r, i);
-            write(to_grad, norm.second_grad_input(v, g, x[i], d, u, sum_s, sum_r));
+            const C g = read(g_element), sum_s = sums.mirrored(s, i), sum_r = sums.mirrored(r, i);
+            write(second_result, norm.second_grad_input(v, g, x[i], d, u, sum_s, sum_r));
           }
         },
         grads, grad_grads, slab.open(grad_grad_output), slab.open(grad_input));
@@ -170,15 +171,15 @@ Tensor local_response_norm_cuda(const Tensor& input,  // [N, C, *]
                                 int64_t size, double alpha, double beta, double k) {
   check_arguments(input, size);
   const Tensor output = empty_in_layout_of(input);
-  const ChannelTensor in(input), out(output);
-  const Window window(size, in.channels);
+  const ChannelTensor flat_input(input), flat_output(output);
+  const Window window(size, flat_input.channels);
   const DeviceOf device(input);
   with_formula_of(input, size, alpha, beta, k, [&](auto tag, auto norm) {
-    const SlabLaunch<typename decltype(tag)::type> work(kOp, in, window.padding(), 1);
+    const SlabLaunch<typename decltype(tag)::type> work(kOp, flat_input, window.padding(), 1);
     const auto run = [&](auto access) {
       using Access = decltype(access);
-      work.run(kOp, device, local_response_norm_kernel<Access, decltype(norm)>, norm, Reach(window), Access::input(in),
-               Access::output(out));
+      work.run(kOp, device, local_response_norm_kernel<Access, decltype(norm)>, norm, Reach(window),
+               Access::input(flat_input), Access::output(flat_output));
     };
     work.dispatch(run);
   });
@@ -193,15 +194,15 @@ Tensor local_response_norm_backward_cuda(const Tensor& grad_output,  // [N, C, *
   const bool wanted = as_output_mask<1>(kOp, output_mask)[0];
   const Tensor grad_input = empty_gradient(wanted, input);
   if (!wanted) return grad_input;
-  const ChannelTensor in(input), grad(grad_output), out(grad_input);
-  const Window window(size, in.channels);
+  const ChannelTensor flat_input(input), flat_grad(grad_output), flat_result(grad_input);
+  const Window window(size, flat_input.channels);
   const DeviceOf device(input);
   with_formula_of(input, size, alpha, beta, k, [&](auto tag, auto norm) {
-    const SlabLaunch<typename decltype(tag)::type> work(kOp, in, window.padding(), 3);
+    const SlabLaunch<typename decltype(tag)::type> work(kOp, flat_input, window.padding(), 3);
     const auto run = [&](auto access) {
       using Access = decltype(access);
       work.run("local_response_norm_backward", device, local_response_norm_backward_kernel<Access, decltype(norm)>,
-               norm, Reach(window), Access::input(grad), Access::input(in), Access::output(out));
+               norm, Reach(window), Access::input(flat_grad), Access::input(flat_input), Access::output(flat_result));
     };
     work.dispatch(run);
   });
@@ -217,19 +218,19 @@ std::tuple<Tensor, Tensor> local_response_norm_double_backward_cuda(
   if (call.is_done()) return {call.grad_grad_output, call.grad_input};
   const Wanted wanted{call.wants_grad_grad_output, call.wants_grad_input};
   // What is neither read nor written is any memory.
-  const ChannelTensor in(input), grad_grad(*grad_grad_input), grad(wanted.grad_input ? grad_output : input);
-  const ChannelTensor out_grad_grad(wanted.grad_grad_output ? call.grad_grad_output : call.grad_input);
-  const ChannelTensor out_grad(wanted.grad_input ? call.grad_input : call.grad_grad_output);
-  const Window window(size, in.channels);
+  const ChannelTensor flat_input(input), flat_v(*grad_grad_input), flat_grad(wanted.grad_input ? grad_output : input);
+  const ChannelTensor flat_first(wanted.grad_grad_output ? call.grad_grad_output : call.grad_input);
+  const ChannelTensor flat_second(wanted.grad_input ? call.grad_input : call.grad_grad_output);
+  const Window window(size, flat_input.channels);
   const DeviceOf device(input);
   with_formula_of(input, size, alpha, beta, k, [&](auto tag, auto norm) {
-    const SlabLaunch<typename decltype(tag)::type> work(kOp, in, window.padding(), wanted.grad_input ? 4 : 2);
+    const SlabLaunch<typename decltype(tag)::type> work(kOp, flat_input, window.padding(), wanted.grad_input ? 4 : 2);
     const auto run = [&](auto access) {
       using Access = decltype(access);
       work.run("local_response_norm_double_backward", device,
                local_response_norm_double_backward_kernel<Access, decltype(norm)>, norm, Reach(window), wanted,
-               Access::input(grad_grad), Access::input(grad), Access::input(in), Access::output(out_grad_grad),
-               Access::output(out_grad));
+               Access::input(flat_v), Access::input(flat_grad), Access::input(flat_input), Access::output(flat_first),
+               Access::output(flat_second));
     };
     work.dispatch(run);
   });

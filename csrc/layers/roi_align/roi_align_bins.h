@@ -9,9 +9,10 @@
 
 namespace handgrad::roi_align {
 
-// body(constant of 1 to 4, first) until `count` pixels are dealt with.
+// body(constant of 1 to 4, first) until `count` pixels are dealt with. Inlined, as all below, so that sums stay in
+// registers.
 template <class Body>
-inline void by_fours(int64_t count, const Body& body) {
+[[gnu::always_inline]] inline void by_fours(int64_t count, const Body& body) {
   int64_t i = 0;
   for (; i + 4 <= count; i += 4) body(std::integral_constant<int, 4>(), i);
   switch (count - i) {
@@ -80,16 +81,16 @@ inline void for_each_pixel(const BlockPlane<P>& plane, const Taps<C>& rows, cons
 
 // Adds the pixels of a bin by what it weighs them by; with a motion, by how that changes.
 template <int64_t Width, bool Moving, class C>
-inline void gather_bin(const BlockPlane<const C>& plane, const Taps<C>& rows, const Taps<C>& columns,
-                       const Box<C>& motion, C* to) {
+[[gnu::always_inline]] inline void gather_bin(const BlockPlane<const C>& plane, const Taps<C>& rows,
+                                              const Taps<C>& columns, const Box<C>& motion, C* to) {
   for_each_pixel<Moving>(plane, rows, columns, motion,
                          [&](const auto& pixels, const auto& weights) { gather<Width>(pixels, weights, to); });
 }
 
 // Adds to the pixels of a bin what they weigh; with a motion, how that changes.
 template <int64_t Width, bool Moving, class C>
-inline void scatter_bin(const C* from, const Taps<C>& rows, const Taps<C>& columns, const Box<C>& motion,
-                        const BlockPlane<C>& plane) {
+[[gnu::always_inline]] inline void scatter_bin(const C* from, const Taps<C>& rows, const Taps<C>& columns,
+                                               const Box<C>& motion, const BlockPlane<C>& plane) {
   for_each_pixel<Moving>(plane, rows, columns, motion,
                          [&](const auto& pixels, const auto& weights) { scatter<Width>(from, weights, pixels); });
 }
@@ -103,21 +104,25 @@ struct RowSums {
     for (int64_t c = 0; c < Width; ++c) plain[c] = d_first[c] = d_second[c] = C(0);
   }
 
-  void load(const BlockPlane<const C>& plane, int64_t y, const Taps<C>& columns) {
+  [[gnu::always_inline]] void load(const BlockPlane<const C>& plane, int64_t y, const Taps<C>& columns) {
     clear();
     by_fours(columns.count, [&](auto count, int64_t start) {
       constexpr int Count = count.value;
-      const Tap<C>* taps = columns.data + start;
       const C* pixels[Count];
-      for (int k = 0; k < Count; ++k) pixels[k] = plane.at(y, taps[k].pixel);
+      C weights[Count], firsts[Count], seconds[Count];
+      for (int k = 0; k < Count; ++k) {
+        const Tap<C>& tap = columns.data[start + k];
+        pixels[k] = plane.at(y, tap.pixel);
+        weights[k] = tap.weight, firsts[k] = tap.d_first, seconds[k] = tap.d_second;
+      }
       HANDGRAD_SIMD
       for (int64_t c = 0; c < Width; ++c) {
         C sums[3] = {};
         for (int k = 0; k < Count; ++k) {
           const C pixel = pixels[k][c];
-          sums[0] += taps[k].weight * pixel;
-          sums[1] += taps[k].d_first * pixel;
-          sums[2] += taps[k].d_second * pixel;
+          sums[0] += weights[k] * pixel;
+          sums[1] += firsts[k] * pixel;
+          sums[2] += seconds[k] * pixel;
         }
         plain[c] += sums[0], d_first[c] += sums[1], d_second[c] += sums[2];
       }
@@ -143,8 +148,9 @@ struct CoordinateSums {
 
 // sums += the derivatives of a bin with respect to the coordinates, times its gradient.
 template <int64_t Width, class C>
-inline void differentiate_bin(const BlockPlane<const C>& plane, const Taps<C>& rows, const Taps<C>& columns,
-                              const C* __restrict grad, CoordinateSums<C, Width>& sums) {
+[[gnu::always_inline]] inline void differentiate_bin(const BlockPlane<const C>& plane, const Taps<C>& rows,
+                                                     const Taps<C>& columns, const C* __restrict grad,
+                                                     CoordinateSums<C, Width>& sums) {
   for (int64_t r = 0; r < rows.count; ++r) {
     const Tap<C>& row = rows.data[r];
     RowSums<C, Width> pixels;
@@ -163,9 +169,11 @@ inline void differentiate_bin(const BlockPlane<const C>& plane, const Taps<C>& r
 // The same of the bin's change under a motion of the image (`v_plane`; without data it stands still) and of the box;
 // `change` is that change.
 template <int64_t Width, class C>
-inline void differentiate_bin_twice(const BlockPlane<const C>& plane, const BlockPlane<const C>& v_plane,
-                                    const Taps<C>& rows, const Taps<C>& columns, const Box<C>& motion,
-                                    const C* __restrict grad, C* __restrict change, CoordinateSums<C, Width>& sums) {
+[[gnu::always_inline]] inline void differentiate_bin_twice(const BlockPlane<const C>& plane,
+                                                           const BlockPlane<const C>& v_plane, const Taps<C>& rows,
+                                                           const Taps<C>& columns, const Box<C>& motion,
+                                                           const C* __restrict grad, C* __restrict change,
+                                                           CoordinateSums<C, Width>& sums) {
   for (int64_t r = 0; r < rows.count; ++r) {
     const Tap<C>& row = rows.data[r];
     const C weight_change = row_change(motion, row);
@@ -232,7 +240,7 @@ class BinTile {
   }
 
   int64_t rows_, columns_;
-  std::vector<C> memory_;
+  ScratchVector<C> memory_;
 };
 
 }  // namespace handgrad::roi_align

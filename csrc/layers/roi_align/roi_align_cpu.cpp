@@ -52,7 +52,7 @@ template <class C, int64_t Width>
 struct Scratch {
   BinTile<C, Width> tile;
   Transposer<Width, C> transposer;
-  std::vector<C> input, v_input, grad_input;
+  ScratchVector<C> input, v_input, grad_input;
 
   explicit Scratch(const Geometry& geometry)
       : tile(geometry), transposer(std::max<int64_t>(geometry.width, tile.bins())) {}
@@ -122,7 +122,7 @@ class BoxGradients {
 
  private:
   int64_t boxes_, blocks_;
-  std::vector<C> partial_;
+  ScratchVector<C> partial_;
 };
 
 // The backward, and for Twice the double backward.
@@ -182,8 +182,8 @@ class Differentiation {
   }
 
  private:
-  void bin(const Taps<C>& rows, const Taps<C>& columns, const Box<C>& motion, const C* grad, C* change,
-           CoordinateSums<C, Width>& sums) const {
+  [[gnu::always_inline]] void bin(const Taps<C>& rows, const Taps<C>& columns, const Box<C>& motion, const C* grad,
+                                  C* change, CoordinateSums<C, Width>& sums) const {
     if (scatters_) scatter_bin<Width, Twice>(grad, rows, columns, motion, grad_plane_);
     if constexpr (!Twice) {
       if (differentiates_) differentiate_bin<Width>(plane_, rows, columns, grad, sums);
@@ -221,8 +221,7 @@ void differentiate(const Geometry& geometry, const Tensor& boxes, const Operands
   });
 }
 
-// ---- host entries
-// ----------------------------------------------------------------------------------------------------
+// ---- host entries ---------------------------------------------------------------------------------------------------
 
 Tensor roi_align_cpu(const Tensor& input,  // [N, C, H, W]
                      const Tensor& boxes,  // [K, 5]
@@ -251,18 +250,18 @@ std::tuple<Tensor, Tensor> roi_align_backward_cpu(const Tensor& grad_output,  //
                                                   const std::vector<bool>& output_mask) {
   const Geometry geometry = check_arguments(input, boxes, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned);
   check_grad_output(geometry, grad_output, input);
-  const Backward to(input, boxes, as_output_mask<2>(kOp, output_mask));
-  if (to.is_done()) return {to.grad_input, to.grad_boxes};
+  const Backward results(input, boxes, as_output_mask<2>(kOp, output_mask));
+  if (results.is_done()) return {results.grad_input, results.grad_boxes};
   dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
     using C = typename decltype(tag)::type;
     Operands<C> operands;
     operands.input = stored_view<C, 4>(input);
     operands.grad_output = stored_view<C, 4>(grad_output);
-    operands.grad_input = mutable_stored_view_if<C, 4>(to.wants_input, to.grad_input);
-    operands.grad_boxes = mutable_view_if<C, 2>(to.wants_boxes, to.grad_boxes);
+    operands.grad_input = mutable_stored_view_if<C, 4>(results.wants_input, results.grad_input);
+    operands.grad_boxes = mutable_view_if<C, 2>(results.wants_boxes, results.grad_boxes);
     differentiate<false>(geometry, boxes, operands);
   });
-  return {to.grad_input, to.grad_boxes};
+  return {results.grad_input, results.grad_boxes};
 }
 
 std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cpu(
@@ -276,9 +275,9 @@ std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cpu(
   const Geometry geometry = check_arguments(input, boxes, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned);
   check_grad_output(geometry, grad_output, input);
   check_directions(grad_grad_input, grad_grad_boxes, input, boxes);
-  const DoubleBackward to(geometry, grad_grad_input, grad_grad_boxes, input, boxes,
-                          as_output_mask<3>(kOp, output_mask));
-  if (to.is_done()) return {to.grad_grad_output, to.grad_input, to.grad_boxes};
+  const DoubleBackward results(geometry, grad_grad_input, grad_grad_boxes, input, boxes,
+                               as_output_mask<3>(kOp, output_mask));
+  if (results.is_done()) return {results.grad_grad_output, results.grad_input, results.grad_boxes};
   dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
     using C = typename decltype(tag)::type;
     Operands<C> operands;
@@ -286,12 +285,12 @@ std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cpu(
     operands.grad_output = stored_view<C, 4>(grad_output);
     operands.v_input = stored_view<C, 4>(grad_grad_input);
     operands.v_boxes = view<C, 2>(grad_grad_boxes);
-    operands.output = mutable_stored_view_if<C, 4>(to.wants_grad_output, to.grad_grad_output);
-    operands.grad_input = mutable_stored_view_if<C, 4>(to.wants_input, to.grad_input);
-    operands.grad_boxes = mutable_view_if<C, 2>(to.wants_boxes, to.grad_boxes);
+    operands.output = mutable_stored_view_if<C, 4>(results.wants_grad_output, results.grad_grad_output);
+    operands.grad_input = mutable_stored_view_if<C, 4>(results.wants_input, results.grad_input);
+    operands.grad_boxes = mutable_view_if<C, 2>(results.wants_boxes, results.grad_boxes);
     differentiate<true>(geometry, boxes, operands);
   });
-  return {to.grad_grad_output, to.grad_input, to.grad_boxes};
+  return {results.grad_grad_output, results.grad_input, results.grad_boxes};
 }
 
 }  // namespace
