@@ -1,0 +1,414 @@
+"""Crop, resize, flip, scale and normalise in one pass. Weights, rounding and derivatives: docs/transforms/resized_crop.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handgrad._layout import empty_image
+from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_int, check_pair, check_range, check_tensor
+from handgrad.derivatives import BATCHED, Derivatives
+from handgrad.tracing import traceable
+
+_OP = "resized_crop"
+# As in csrc: the most pixels along an axis.
+_MOST = 2**24
+_INTERPOLATIONS = {"nearest": 0, "nearest-exact": 1, "bilinear": 2, "bicubic": 3}
+_MEMORY_FORMATS = {torch.preserve_format: 0, torch.contiguous_format: 1, torch.channels_last: 2}
+
+# ---- public functions ------------------------------------------------------------------------------------------------
+
+
+@traceable
+def resized_crop(
+    image: Tensor,
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+    size: int | tuple[int, int],
+    interpolation: str = "bilinear",
+    antialias: bool = True,
+    *,
+    horizontal_flip: bool = False,
+    vertical_flip: bool = False,
+    dtype: torch.dtype | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> Tensor:
+    """A box of an image, resized, flipped, scaled to numbers from 0 to 1 and normalised, in one pass over memory.
+
+    The pictures of torchvision's ``resized_crop``, ``horizontal_flip``, ``vertical_flip``, ``to_dtype(scale=True)`` and
+    ``normalize``, one after the other (:mod:`torchvision.transforms.v2.functional`; torchvision need not be there). A
+    uint8 image gives, to the bit, what torchvision's uint8 kernels for the CPU give, on every device; beyond torchvision
+    the gradient is deterministic and there are second derivatives, forward mode, bfloat16 and float16.
+
+    Args:
+        image: (channels, height, width) or (batch, channels, height, width); uint8, float32, float64, bfloat16 or
+            float16, any strides: ``torch.from_numpy(array).permute(2, 0, 1)`` is read where it lies.
+        top, left, height, width: the box, in pixels; it must lie in the image.
+        size: height and width of the output; one number is both.
+        interpolation: ``"nearest"``, ``"nearest-exact"``, ``"bilinear"`` or ``"bicubic"``, or torchvision's
+            ``InterpolationMode``.
+        antialias: whether bilinear and bicubic filters are widened where the picture becomes smaller.
+        horizontal_flip, vertical_flip: whether the output is mirrored left to right, and upside down.
+        dtype: of the output. A uint8 image may become a floating-point one, from 0 to 1; others keep their type. None is
+            the image's; float32 for a uint8 image that is normalised.
+        mean, std: one number a channel, or one for all; subtracted, and divided by, in that order.
+        memory_format: of the output: ``torch.contiguous_format``, ``torch.channels_last``, or as the image's is.
+
+    Returns:
+        An image of ``size`` with as many dimensions as ``image``.
+
+    Raises:
+        ValueError: a number out of range.
+        TypeError: an argument of another kind.
+        RuntimeError: a box that is not in the image; rank or dtype of ``image`` out of range.
+
+    Example:
+        >>> image = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
+        >>> resized_crop(image, 0, 0, 4, 4, size=2)
+        tensor([[[ 3,  5],
+                 [10, 12]]], dtype=torch.uint8)
+        >>> resized_crop(image, 0, 0, 2, 4, size=(1, 2), horizontal_flip=True, mean=[0.5], std=[0.25])
+        tensor([[[-1.9216, -1.9608]]])
+    """
+    check_tensor(_OP, "image", image)
+    box = [
+        check_int(_OP, "top", top, 0, _MOST),
+        check_int(_OP, "left", left, 0, _MOST),
+        check_int(_OP, "height", height, 1, _MOST),
+        check_int(_OP, "width", width, 1, _MOST),
+        int(check_bool(_OP, "horizontal_flip", horizontal_flip)),
+        int(check_bool(_OP, "vertical_flip", vertical_flip)),
+    ]
+    numbers = _checked(image, size, interpolation, antialias, dtype, mean, std, memory_format)
+    if image.dim() == 3:
+        return _resized_crop(image.unsqueeze(0), None, box, *numbers).squeeze(0)
+    return _resized_crop(image, None, box, *numbers)
+
+
+@traceable
+def batched_resized_crop(
+    images: Tensor | Sequence[Tensor],
+    boxes: Tensor,
+    size: int | tuple[int, int],
+    interpolation: str = "bilinear",
+    antialias: bool = True,
+    *,
+    horizontal_flip: Tensor | bool = False,
+    vertical_flip: Tensor | bool = False,
+    dtype: torch.dtype | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> Tensor:
+    """:func:`resized_crop` of a batch, in which every image has a box and flips of its own.
+
+    Args:
+        images: (batch, channels, height, width), or a list of (channels, height, width) of any sizes, of one type and
+            device.
+        boxes: (batch, 4) integers, each top, left, height and width; on the device of the images.
+        horizontal_flip, vertical_flip: (batch,) booleans, or one for all.
+        size, interpolation, antialias, dtype, mean, std, memory_format: see :func:`resized_crop`.
+
+    Returns:
+        (batch, channels, *size).
+
+    Raises:
+        ValueError, TypeError: see :func:`resized_crop`.
+        RuntimeError: tensors that do not go together, or a box that is not in its image. (On a CUDA device, which would
+            have to be waited for, the result for such a box is NaN, or 0 in uint8.)
+
+    Example:
+        >>> images = torch.arange(32.0).view(2, 1, 4, 4)
+        >>> boxes = torch.tensor([[0, 0, 2, 2], [2, 0, 2, 4]])
+        >>> batched_resized_crop(images, boxes, 1, horizontal_flip=torch.tensor([True, False])).flatten()
+        tensor([ 2.5000, 27.5000])
+    """
+    if isinstance(images, (list, tuple)):
+        return _of_list(images, boxes, size, interpolation, antialias, horizontal_flip, vertical_flip,
+                        dtype=dtype, mean=mean, std=std, memory_format=memory_format)  # fmt: skip
+    check_tensor(_OP, "images", images)
+    if images.dim() != 4:
+        raise RuntimeError(
+            f"{_OP}: images must have 4 dimensions (batch, channels, height, width); got {tuple(images.shape)}"
+        )
+    flips = [_as_flips(name, flip, boxes) for name, flip in _named(horizontal_flip, vertical_flip)]
+    table = torch.cat([_checked_boxes(boxes, images), *flips], 1)
+    numbers = _checked(images, size, interpolation, antialias, dtype, mean, std, memory_format)
+    return _resized_crop(images, table, [], *numbers)
+
+
+def _named(horizontal_flip: Any, vertical_flip: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    return ("horizontal_flip", horizontal_flip), ("vertical_flip", vertical_flip)
+
+
+def _checked_boxes(boxes: Any, images: Tensor) -> Tensor:
+    check_tensor(_OP, "boxes", boxes)
+    if boxes.is_floating_point() or boxes.is_complex() or boxes.dtype is torch.bool:
+        kind = str(boxes.dtype).removeprefix("torch.")
+        raise TypeError(f"{_OP}: boxes must be a tensor of integers, as int64; got one of {kind}")
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise RuntimeError(
+            f"{_OP}: boxes must have shape (batch, 4): top, left, height, width; got {tuple(boxes.shape)}"
+        )
+    if boxes.device != images.device:
+        raise RuntimeError(f"{_OP}: boxes must be on the device of images, {images.device}; got {boxes.device}")
+    return boxes.long()
+
+
+def _as_flips(name: str, flip: Any, boxes: Tensor) -> Tensor:
+    """(batch, 1) integers."""
+    if not isinstance(flip, Tensor):
+        check_tensor(_OP, "boxes", boxes)
+        return torch.full((boxes.shape[0], 1) if boxes.dim() else (1, 1), int(check_bool(_OP, name, flip)),
+                          dtype=torch.int64, device=boxes.device)  # fmt: skip
+    check_tensor(_OP, name, flip)
+    if flip.dtype is not torch.bool or flip.dim() != 1:
+        kind = str(flip.dtype).removeprefix("torch.")
+        raise TypeError(f"{_OP}: {name} must be True, False or (batch,) booleans; got {tuple(flip.shape)} of {kind}")
+    if flip.device != boxes.device:
+        raise RuntimeError(f"{_OP}: {name} must be on the device of boxes, {boxes.device}; got {flip.device}")
+    if flip.shape[0] != boxes.shape[0]:
+        raise RuntimeError(f"{_OP}: {name} must have a value for each row of boxes, {boxes.shape[0]}; got {len(flip)}")
+    return flip.long()[:, None]
+
+
+def _of_list(
+    images: Sequence[Tensor], boxes: Tensor, size: Any, interpolation: str, antialias: bool,
+    horizontal_flip: Any, vertical_flip: Any, **others: Any,
+) -> Tensor:  # fmt: skip
+    """Images of different sizes, one call each."""
+    if not images:
+        raise ValueError(f"{_OP}: images must be a tensor, or a list of at least one; got an empty list")
+    for index, image in enumerate(images):
+        check_tensor(_OP, f"images[{index}]", image)
+        if image.dim() != 3:
+            raise RuntimeError(
+                f"{_OP}: images[{index}] must have 3 dimensions (channels, height, width); got {tuple(image.shape)}"
+            )
+    _checked_boxes(boxes, images[0])
+    if boxes.shape[0] != len(images):
+        raise RuntimeError(f"{_OP}: boxes must have a row for each of images, {len(images)}; got {boxes.shape[0]}")
+    flips = [_as_flips(name, flip, boxes) for name, flip in _named(horizontal_flip, vertical_flip)]
+    outputs = [
+        batched_resized_crop(
+            image.unsqueeze(0), boxes[index : index + 1], size, interpolation, antialias,
+            horizontal_flip=flips[0][index].bool(), vertical_flip=flips[1][index].bool(), **others,
+        )
+        for index, image in enumerate(images)
+    ]  # fmt: skip
+    return torch.cat(outputs)
+
+
+def _checked(
+    image: Tensor, size: Any, interpolation: Any, antialias: Any, dtype: Any, mean: Any, std: Any, memory_format: Any
+) -> tuple[Any, ...]:
+    """The op's numbers after the box."""
+    if image.dim() not in (3, 4):
+        raise RuntimeError(
+            f"{_OP}: image must have 3 or 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
+        )
+    height, width = check_pair(_OP, "size", size, 1, _MOST)
+    mode = check_choice(_OP, "interpolation", getattr(interpolation, "value", interpolation), _INTERPOLATIONS)
+    means, stds = _checked_statistics(mean, std, image.shape[-3])
+    is_level = image.dtype is torch.uint8
+    if dtype is None:
+        dtype = torch.float32 if is_level and means else image.dtype
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{_OP}: dtype must be a torch.dtype or None; got {dtype!r}")
+    if dtype is not image.dtype and not (is_level and dtype.is_floating_point):
+        raise TypeError(f"{_OP}: dtype must be the image's, or a floating-point one beside a uint8 image; got {dtype}")
+    if means and not dtype.is_floating_point:
+        raise TypeError(f"{_OP}: dtype must be a floating-point one where there is a mean; got {dtype}")
+    if memory_format not in _MEMORY_FORMATS:
+        raise ValueError(
+            f"{_OP}: memory_format must be torch.preserve_format, torch.contiguous_format or torch.channels_last; got "
+            f"{memory_format!r}"
+        )
+    antialias = check_bool(_OP, "antialias", antialias)
+    return height, width, _INTERPOLATIONS[mode], antialias, dtype, means, stds, _MEMORY_FORMATS[memory_format]
+
+
+def _checked_statistics(mean: Any, std: Any, channels: int) -> tuple[list[float], list[float]]:
+    if mean is None and std is None:
+        return [], []
+    checked = []
+    for name, values, low in (("mean", mean, -FLOAT_MAX), ("std", std, 1e-37)):
+        if not isinstance(values, (list, tuple)) or len(values) not in (1, channels):
+            raise TypeError(
+                f"{_OP}: {name} must be a list of one number a channel, {channels}, or of one for all, and mean and std "
+                f"both be given; got {values!r}"
+            )
+        for value in values:
+            what = "numbers that are finite" if name == "mean" else "finite numbers greater than 0"
+            check_range(_OP, name, value, low, FLOAT_MAX, what)
+        checked.append([float(value) for value in values] * (channels // len(values)))
+    return checked[0], checked[1]
+
+
+# ---- reference: the definition in plain PyTorch, its derivatives by torch's own autograd -----------------------------
+
+
+def resized_crop_reference(
+    image: Tensor, boxes: Tensor | None, box: list[int], height: int, width: int, interpolation: int, antialias: bool,
+    dtype: torch.dtype, mean: list[float], std: list[float], memory_format: int,
+) -> Tensor:  # fmt: skip
+    """Plain PyTorch. To be trusted because it says what the definition says: what every output pixel weighs every pixel
+    of its row and of its column by, and the two products of matrices that apply these.
+
+    A pixel that is not finite makes NaN of its whole row and column, where the kernels keep it where it is.
+    """
+    if boxes is None:
+        numbers = [torch.full((1,), number, dtype=torch.int64, device=image.device) for number in box]
+    else:
+        numbers = list(boxes.unbind(1))
+    top, left, crop_height, crop_width, horizontal_flip, vertical_flip = numbers
+    columns, largest_x = _weights(left, crop_width, horizontal_flip, width, image.shape[3], interpolation, antialias)
+    rows, largest_y = _weights(top, crop_height, vertical_flip, height, image.shape[2], interpolation, antialias)
+    if image.dtype is torch.uint8:
+        columns, bits_x = _integer_weights(columns, largest_x)
+        rows, bits_y = _integer_weights(rows, largest_y)
+        levels = _rounded(image.double() @ columns.mT, bits_x)
+        output = _rounded(rows @ levels, bits_y)
+        if not dtype.is_floating_point:
+            return _arranged(output.to(dtype), image, memory_format)
+        computed = torch.float64 if dtype is torch.float64 else torch.float32
+        output = output.to(computed) * (1 / 255)
+    else:
+        computed = torch.float64 if dtype is torch.float64 else torch.float32
+        output = rows.to(computed) @ (image.to(computed) @ columns.mT.to(computed))
+    if mean:
+        means, stds = (torch.stack([output.new_full((), x) for x in values])[:, None, None] for values in (mean, std))
+        output = (output - means) / stds
+    return _arranged(output.to(dtype), image, memory_format)
+
+
+def _arranged(output: Tensor, image: Tensor, memory_format: int) -> Tensor:
+    like_image = not image.is_contiguous() and image.is_contiguous(memory_format=torch.channels_last)
+    last = memory_format == 2 or (memory_format == 0 and like_image)
+    return output.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _weights(
+    start: Tensor, extent: Tensor, flip: Tensor, outputs: int, size: int, interpolation: int, antialias: bool
+) -> tuple[Tensor, Tensor]:
+    """What each of ``outputs`` weighs each of ``size`` pixels by, (boxes, 1, outputs, size) in float64; and the largest
+    weight of each box, (boxes,)."""
+    start, extent, flip = (numbers[:, None, None] for numbers in (start, extent, flip))
+    index = torch.arange(outputs, device=start.device)[:, None]
+    pixel = torch.arange(size, device=start.device) - start
+    if interpolation < 2:
+        weights = (pixel == _nearest(index, extent, outputs, interpolation)).double()
+        largest = torch.ones_like(weights[:, 0, 0])
+    else:
+        scale, cubic = extent.double() / outputs, interpolation == 3
+        make = _antialiased if antialias else _interpolated
+        weights, largest = make(index.double() + 0.5, pixel, extent, scale, cubic)
+    return torch.where(flip != 0, weights.flip(1), weights)[:, None], largest
+
+
+def _nearest(index: Tensor, extent: Tensor, outputs: int, interpolation: int) -> Tensor:
+    step = extent.float() / outputs
+    point = step * index.float() if interpolation == 0 else (step * (index + 0.5) - 0.5).clamp(min=0) + 0.5
+    return torch.minimum(point.floor().long(), extent - 1)
+
+
+def _filter(x: Tensor, cubic: bool, a: float) -> Tensor:
+    x = x.abs()
+    if not cubic:
+        return (1 - x).clamp(min=0)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _antialiased(
+    middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    wide = scale.clamp(min=1)
+    centre, support = scale * middle, (2 if cubic else 1) * wide
+    first = (centre - support + 0.5).clamp(min=0).trunc()
+    end = torch.minimum((centre + support + 0.5).trunc(), extent.double())
+    weights = _filter((pixel - centre + 0.5) / wide, cubic, -0.5) * ((pixel >= first) & (pixel < end))
+    weights = weights / weights.sum(2, keepdim=True)
+    return weights, weights.amax((1, 2))
+
+
+def _interpolated(
+    middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    point, reach = scale * middle - 0.5, 2 if cubic else 1
+    if not cubic:
+        point = point.clamp(min=0)
+    low = torch.minimum(point.floor(), extent.double() - 1)
+    rest = (point - low).clamp(0, 1)
+    weights = torch.zeros_like(pixel * low)
+    largest = torch.zeros_like(weights[:, 0, 0])
+    for tap in range(1 - reach, reach + 1):
+        # Beyond the crop its edge goes on.
+        kept = torch.minimum((low + tap).clamp(min=0), extent.double() - 1)
+        weights = weights + (pixel == kept) * _filter(tap - rest, cubic, -0.75)
+        largest = torch.maximum(largest, ((pixel == kept) * weights).amax((1, 2)))
+    return weights, largest
+
+
+def _integer_weights(weights: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """As whole numbers, and how many bits of them are behind the point, (boxes, 1, 1, 1)."""
+    units = 2.0 ** torch.arange(1, 23, device=largest.device, dtype=torch.float64)
+    bits = ((0.5 + largest[:, None] * units).trunc() < 2**15).sum(1)[:, None, None, None]
+    scaled = weights * 2.0**bits
+    return (scaled + torch.where(scaled < 0, -0.5, 0.5)).trunc(), bits
+
+
+def _rounded(sums: Tensor, bits: Tensor) -> Tensor:
+    return ((sums + 2.0 ** (bits - 1)) / 2.0**bits).floor().clamp(0, 255)
+
+
+# ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
+
+
+def _fake(image: Tensor, boxes: Tensor | None, box: list[int], height: int, width: int, *others: Any) -> Tensor:
+    if image.dim() != 4:
+        raise RuntimeError(
+            f"{_OP}: image must have 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
+        )
+    _, _, dtype, _, _, memory_format = others
+    shape = (image.shape[0], image.shape[1], height, width)
+    if memory_format == 0:
+        return empty_image(image.new_empty(0, dtype=dtype), shape, image)
+    empty = image.new_empty(shape, dtype=dtype)
+    return empty.contiguous(memory_format=torch.channels_last) if memory_format == 2 else empty
+
+
+def _gradient_like(tensor: Tensor) -> Tensor:
+    return empty_image(tensor, tensor.shape, tensor)
+
+
+# ---- autograd, vmap: what is special ---------------------------------------------------------------------------------
+
+
+class _ResizedCrop(Derivatives):
+    """Linear in the image, but for the mean: of its gradient only grad_output is differentiated."""
+
+    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        nones: list[Tensor | None] = [None] * (len(self.backward_op.tensors) + len(self.backward_op.others))
+        if grad_grads[0] is not None:
+            nones[0] = self.double_backward(grad_grads[0], *ctx.saved_tensors, *ctx.others, [True, False])[0]
+        return tuple(nones)
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+_resized_crop = _ResizedCrop(
+    "handgrad::resized_crop",
+    reference=resized_crop_reference,
+    fake=_fake,
+    roles={"image": BATCHED, "boxes": BATCHED, "output": BATCHED},
+    gradient_like=_gradient_like,
+)
