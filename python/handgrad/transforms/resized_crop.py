@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from handgrad._layout import empty_image
+from handgrad._resampling import integer_weights, rounded, weights
 from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_int, check_pair, check_range, check_tensor
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
@@ -138,8 +139,9 @@ def batched_resized_crop(
         raise RuntimeError(
             f"{_OP}: images must have 4 dimensions (batch, channels, height, width); got {tuple(images.shape)}"
         )
-    flips = [_as_flips(name, flip, boxes) for name, flip in _named(horizontal_flip, vertical_flip)]
-    table = torch.cat([_checked_boxes(boxes, images), *flips], 1)
+    table = _checked_boxes(boxes, images)
+    flips = [_as_flips(name, flip, table) for name, flip in _named(horizontal_flip, vertical_flip)]
+    table = torch.cat([table, *flips], 1)
     numbers = _checked(images, size, interpolation, antialias, dtype, mean, std, memory_format)
     return _resized_crop(images, table, [], *numbers)
 
@@ -165,9 +167,7 @@ def _checked_boxes(boxes: Any, images: Tensor) -> Tensor:
 def _as_flips(name: str, flip: Any, boxes: Tensor) -> Tensor:
     """(batch, 1) integers."""
     if not isinstance(flip, Tensor):
-        check_tensor(_OP, "boxes", boxes)
-        return torch.full((boxes.shape[0], 1) if boxes.dim() else (1, 1), int(check_bool(_OP, name, flip)),
-                          dtype=torch.int64, device=boxes.device)  # fmt: skip
+        return boxes.new_full((boxes.shape[0], 1), int(check_bool(_OP, name, flip)), dtype=torch.int64)
     check_tensor(_OP, name, flip)
     if flip.dtype is not torch.bool or flip.dim() != 1:
         kind = str(flip.dtype).removeprefix("torch.")
@@ -269,15 +269,15 @@ def resized_crop_reference(
     else:
         numbers = list(boxes.unbind(1))
     top, left, crop_height, crop_width, horizontal_flip, vertical_flip = numbers
-    columns, largest_x = _weights(left, crop_width, horizontal_flip, width, image.shape[3], interpolation, antialias)
-    rows, largest_y = _weights(top, crop_height, vertical_flip, height, image.shape[2], interpolation, antialias)
+    columns, largest_x = weights(left, crop_width, horizontal_flip, width, image.shape[3], interpolation, antialias)
+    rows, largest_y = weights(top, crop_height, vertical_flip, height, image.shape[2], interpolation, antialias)
     if image.dtype is torch.uint8:
-        columns, bits_x = _integer_weights(columns, largest_x)
-        rows, bits_y = _integer_weights(rows, largest_y)
-        levels = _rounded(image.double() @ columns.mT, bits_x)
-        output = _rounded(rows @ levels, bits_y)
+        columns, bits_x = integer_weights(columns, largest_x)
+        rows, bits_y = integer_weights(rows, largest_y)
+        levels = rounded(image.double() @ columns.mT, bits_x)
+        output = rounded(rows @ levels, bits_y)
         if not dtype.is_floating_point:
-            return _arranged(output.to(dtype), image, memory_format)
+            return output.to(dtype)
         computed = torch.float64 if dtype is torch.float64 else torch.float32
         output = output.to(computed) * (1 / 255)
     else:
@@ -286,88 +286,7 @@ def resized_crop_reference(
     if mean:
         means, stds = (torch.stack([output.new_full((), x) for x in values])[:, None, None] for values in (mean, std))
         output = (output - means) / stds
-    return _arranged(output.to(dtype), image, memory_format)
-
-
-def _arranged(output: Tensor, image: Tensor, memory_format: int) -> Tensor:
-    like_image = not image.is_contiguous() and image.is_contiguous(memory_format=torch.channels_last)
-    last = memory_format == 2 or (memory_format == 0 and like_image)
-    return output.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
-def _weights(
-    start: Tensor, extent: Tensor, flip: Tensor, outputs: int, size: int, interpolation: int, antialias: bool
-) -> tuple[Tensor, Tensor]:
-    """What each of ``outputs`` weighs each of ``size`` pixels by, (boxes, 1, outputs, size) in float64; and the largest
-    weight of each box, (boxes,)."""
-    start, extent, flip = (numbers[:, None, None] for numbers in (start, extent, flip))
-    index = torch.arange(outputs, device=start.device)[:, None]
-    pixel = torch.arange(size, device=start.device) - start
-    if interpolation < 2:
-        weights = (pixel == _nearest(index, extent, outputs, interpolation)).double()
-        largest = torch.ones_like(weights[:, 0, 0])
-    else:
-        scale, cubic = extent.double() / outputs, interpolation == 3
-        make = _antialiased if antialias else _interpolated
-        weights, largest = make(index.double() + 0.5, pixel, extent, scale, cubic)
-    return torch.where(flip != 0, weights.flip(1), weights)[:, None], largest
-
-
-def _nearest(index: Tensor, extent: Tensor, outputs: int, interpolation: int) -> Tensor:
-    step = extent.float() / outputs
-    point = step * index.float() if interpolation == 0 else (step * (index + 0.5) - 0.5).clamp(min=0) + 0.5
-    return torch.minimum(point.floor().long(), extent - 1)
-
-
-def _filter(x: Tensor, cubic: bool, a: float) -> Tensor:
-    x = x.abs()
-    if not cubic:
-        return (1 - x).clamp(min=0)
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
-
-
-def _antialiased(
-    middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    wide = scale.clamp(min=1)
-    centre, support = scale * middle, (2 if cubic else 1) * wide
-    first = (centre - support + 0.5).clamp(min=0).trunc()
-    end = torch.minimum((centre + support + 0.5).trunc(), extent.double())
-    weights = _filter((pixel - centre + 0.5) / wide, cubic, -0.5) * ((pixel >= first) & (pixel < end))
-    weights = weights / weights.sum(2, keepdim=True)
-    return weights, weights.amax((1, 2))
-
-
-def _interpolated(
-    middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    point, reach = scale * middle - 0.5, 2 if cubic else 1
-    if not cubic:
-        point = point.clamp(min=0)
-    low = torch.minimum(point.floor(), extent.double() - 1)
-    rest = (point - low).clamp(0, 1)
-    weights = torch.zeros_like(pixel * low)
-    largest = torch.zeros_like(weights[:, 0, 0])
-    for tap in range(1 - reach, reach + 1):
-        # Beyond the crop its edge goes on.
-        kept = torch.minimum((low + tap).clamp(min=0), extent.double() - 1)
-        weights = weights + (pixel == kept) * _filter(tap - rest, cubic, -0.75)
-        largest = torch.maximum(largest, ((pixel == kept) * weights).amax((1, 2)))
-    return weights, largest
-
-
-def _integer_weights(weights: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-    """As whole numbers, and how many bits of them are behind the point, (boxes, 1, 1, 1)."""
-    units = 2.0 ** torch.arange(1, 23, device=largest.device, dtype=torch.float64)
-    bits = ((0.5 + largest[:, None] * units).trunc() < 2**15).sum(1)[:, None, None, None]
-    scaled = weights * 2.0**bits
-    return (scaled + torch.where(scaled < 0, -0.5, 0.5)).trunc(), bits
-
-
-def _rounded(sums: Tensor, bits: Tensor) -> Tensor:
-    return ((sums + 2.0 ** (bits - 1)) / 2.0**bits).floor().clamp(0, 255)
+    return output.to(dtype)
 
 
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
@@ -377,6 +296,11 @@ def _fake(image: Tensor, boxes: Tensor | None, box: list[int], height: int, widt
     if image.dim() != 4:
         raise RuntimeError(
             f"{_OP}: image must have 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
+        )
+    if boxes is not None:
+        torch._check(
+            boxes.dim() == 2 and boxes.shape[0] == image.shape[0] and boxes.shape[1] == 6,
+            lambda: f"{_OP}: boxes must have a row for each of images, {image.shape[0]}; got {tuple(boxes.shape)}",
         )
     _, _, dtype, _, _, memory_format = others
     shape = (image.shape[0], image.shape[1], height, width)
