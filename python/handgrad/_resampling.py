@@ -23,7 +23,7 @@ def weights(
         scale, cubic = extent.double() / outputs, interpolation == 3
         make = _antialiased if antialias else _interpolated
         weights, largest = make(index.double() + 0.5, pixel, extent, scale, cubic)
-    return torch.where(flip != 0, weights.flip(1), weights)[:, None], largest
+    return torch.where(flip.bool(), weights.flip(1), weights)[:, None], largest
 
 
 def _nearest(index: Tensor, extent: Tensor, outputs: int, interpolation: int) -> Tensor:

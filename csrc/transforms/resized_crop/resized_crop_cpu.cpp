@@ -12,32 +12,16 @@ namespace {
 
 using namespace resized_crop;
 
-// The box of each image, checked.
-class Boxes {
- public:
-  Boxes(const std::optional<Tensor>& boxes,  // [N, 6]
-        const std::vector<int64_t>& box, const Geometry& geometry)
-      : box_(box) {
-    if (!boxes) return;
-    table_ = view<int64_t, 2>(boxes);
-    for (int64_t n = 0; n < geometry.batch; ++n) {
-      const auto row = [&](int64_t k) { return *table_.at(n, k); };
-      HANDGRAD_CHECK(is_inside(row, geometry.height, geometry.width), kOp, ": boxes must lie in the image of ",
-                     geometry.height, " x ", geometry.width, " pixels; got top, left, height, width ", row(0), ", ",
-                     row(1), ", ", row(2), ", ", row(3), " in row ", n);
-    }
+// The boxes of a call, which must lie in their images.
+BoxTable checked_boxes(const Arguments& arguments, const Geometry& geometry) {
+  const BoxTable table = box_table(arguments);
+  for (int64_t n = 0; table.boxes && n < geometry.batch; ++n) {
+    HANDGRAD_CHECK(table.is_inside(n, geometry.height, geometry.width), kOp, ": boxes must lie in the image of ",
+                   geometry.height, " x ", geometry.width, " pixels; got top, left, height, width ", table.at(n, 0),
+                   ", ", table.at(n, 1), ", ", table.at(n, 2), ", ", table.at(n, 3), " in row ", n);
   }
-
-  Box of(int64_t n) const {
-    return table_ ? box_of([&](int64_t k) { return *table_.at(n, k); })
-                  : box_of([&](size_t k) { return box_[k]; });
-  }
-  bool one_for_all() const { return !table_; }
-
- private:
-  View<const int64_t, 2> table_;
-  const std::vector<int64_t>& box_;
-};
+  return table;
+}
 
 template <class Byte>
 Pixels<Byte> pixels_of(Byte* data, const Tensor& tensor, int64_t n) {
@@ -106,15 +90,15 @@ class Image {
 };
 
 template <class F>
-void resample_images(const Geometry& geometry, const Boxes& boxes, const Normalisation<F>& normalisation,
+void resample_images(const Geometry& geometry, const BoxTable& boxes, const Normalisation<F>& normalisation,
                      const Tensor& image, const Tensor& output) {
   std::optional<Image<F>> shared;
-  if (boxes.one_for_all()) shared.emplace(geometry, boxes.of(0), image.scalar_type());
+  if (boxes.one_for_all()) shared.emplace(geometry, boxes.box(0), image.scalar_type());
   const int64_t rows = geometry.out_height;
   parallel_for(geometry.batch * rows, geometry.channels * geometry.out_width, [&](int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t n = begin / rows, first = begin - n * rows, last = std::min(rows, first + end - begin);
-      const Box box = boxes.of(n);
+      const Box box = boxes.box(n);
       Source source = source_of(image, n);
       source.data = source.at(0, box.top, box.left);
       std::optional<Image<F>> own;
@@ -125,14 +109,17 @@ void resample_images(const Geometry& geometry, const Boxes& boxes, const Normali
   });
 }
 
-Tensor resized_crop_cpu(const Tensor& image,                 // [N, C, H, W]
-                        const std::optional<Tensor>& boxes,  // [N, 6]
+Tensor resized_crop_cpu(const Tensor& image,                            // [N, C, H, W]
+                        const std::optional<Tensor>& boxes,             // [N, 4]
+                        const std::optional<Tensor>& horizontal_flips,  // [N]
+                        const std::optional<Tensor>& vertical_flips,    // [N]
                         const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation,
                         bool antialias, ScalarType dtype, const std::vector<double>& mean,
                         const std::vector<double>& std, int64_t memory_format) {
-  const Arguments arguments{box, height, width, interpolation, antialias, dtype, mean, std, memory_format};
-  const Geometry geometry = check_arguments(image, boxes, arguments);
-  const Boxes table(boxes, box, geometry);
+  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
+                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+  const Geometry geometry = check_arguments(image, arguments);
+  const BoxTable table = checked_boxes(arguments, geometry);
   const Tensor output = empty_output(geometry, arguments, image);
   if (output.numel() == 0) return output;
   const bool is_level = image.scalar_type() == ScalarType::Byte;
@@ -146,20 +133,20 @@ Tensor resized_crop_cpu(const Tensor& image,                 // [N, C, H, W]
 
 // The gradient of images [begin, end), which are zero outside their crops.
 template <class F>
-void gather_gradients(const Geometry& geometry, const Boxes& boxes, const Normalisation<F>& normalisation,
+void gather_gradients(const Geometry& geometry, const BoxTable& boxes, const Normalisation<F>& normalisation,
                       const Tensor& grad_output, const Tensor& grad_image) {
   std::optional<Tables<F>> shared;
   const auto made = [&](const Box& box) {
     return Tables<F>{transposed(taps_of<F>(geometry.columns(box), box.horizontal_flip), box.width),
                      transposed(taps_of<F>(geometry.rows(box), box.vertical_flip), box.height)};
   };
-  if (boxes.one_for_all()) shared = made(boxes.of(0));
+  if (boxes.one_for_all()) shared = made(boxes.box(0));
   const int64_t rows = geometry.height;
   parallel_for(geometry.batch * rows, geometry.channels * geometry.width, [&](int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t n = begin / rows, first = begin - n * rows, last = std::min(rows, first + end - begin);
       begin += last - first;
-      const Box box = boxes.of(n);
+      const Box box = boxes.box(n);
       // Of these rows, those of the crop.
       const int64_t low = std::max<int64_t>(first - box.top, 0), high = std::min<int64_t>(last - box.top, box.height);
       if (low >= high) continue;
@@ -172,19 +159,22 @@ void gather_gradients(const Geometry& geometry, const Boxes& boxes, const Normal
   });
 }
 
-Tensor resized_crop_backward_cpu(const Tensor& grad_output,           // [N, C, height, width]
-                                 const Tensor& image,                 // [N, C, H, W]
-                                 const std::optional<Tensor>& boxes,  // [N, 6]
+Tensor resized_crop_backward_cpu(const Tensor& grad_output,                      // [N, C, height, width]
+                                 const Tensor& image,                            // [N, C, H, W]
+                                 const std::optional<Tensor>& boxes,             // [N, 4]
+                                 const std::optional<Tensor>& horizontal_flips,  // [N]
+                                 const std::optional<Tensor>& vertical_flips,    // [N]
                                  const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation,
                                  bool antialias, ScalarType dtype, const std::vector<double>& mean,
                                  const std::vector<double>& std, int64_t memory_format,
                                  const std::vector<bool>& output_mask) {
-  const Arguments arguments{box, height, width, interpolation, antialias, dtype, mean, std, memory_format};
-  const Geometry geometry = check_derivative(image, boxes, arguments, grad_output);
+  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
+                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+  const Geometry geometry = check_derivative(image, arguments, grad_output);
   const bool wanted = as_output_mask<1>(kOp, output_mask)[0];
   const Tensor grad_image = empty_gradient(wanted, image);
   if (!wanted || grad_image.numel() == 0) return grad_image;
-  const Boxes table(boxes, box, geometry);
+  const BoxTable table = checked_boxes(arguments, geometry);
   fill_zero(grad_image);
   // Linear in the image: what is added to it has no part in the gradient.
   const std::vector<double> zeros(mean.size(), 0.0);
@@ -196,18 +186,21 @@ Tensor resized_crop_backward_cpu(const Tensor& grad_output,           // [N, C, 
 }
 
 std::tuple<Tensor, Tensor> resized_crop_double_backward_cpu(
-    const std::optional<Tensor>& grad_grad_image,  // [N, C, H, W]
-    const Tensor& grad_output,                     // [N, C, height, width]
-    const Tensor& image,                           // [N, C, H, W]
-    const std::optional<Tensor>& boxes,            // [N, 6]
+    const std::optional<Tensor>& grad_grad_image,   // [N, C, H, W]
+    const Tensor& grad_output,                      // [N, C, height, width]
+    const Tensor& image,                            // [N, C, H, W]
+    const std::optional<Tensor>& boxes,             // [N, 4]
+    const std::optional<Tensor>& horizontal_flips,  // [N]
+    const std::optional<Tensor>& vertical_flips,    // [N]
     const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation, bool antialias,
     ScalarType dtype, const std::vector<double>& mean, const std::vector<double>& std, int64_t memory_format,
     const std::vector<bool>& output_mask) {
-  const Arguments arguments{box, height, width, interpolation, antialias, dtype, mean, std, memory_format};
-  const Geometry geometry = check_derivative(image, boxes, arguments, grad_output);
+  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
+                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+  const Geometry geometry = check_derivative(image, arguments, grad_output);
   const DoubleBackward call(geometry, arguments, grad_grad_image, image, output_mask);
   if (call.is_done()) return {call.grad_grad_output, call.grad_image};
-  const Boxes table(boxes, box, geometry);
+  const BoxTable table = checked_boxes(arguments, geometry);
   const std::vector<double> zeros(mean.size(), 0.0);
   dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
     using F = typename decltype(tag)::type;

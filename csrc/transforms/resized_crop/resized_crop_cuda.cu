@@ -3,8 +3,8 @@
 // A first kernel makes the taps of each box, by the same formula and in the same double as the CPU, so that integer
 // weights are the same; nothing is waited for, and boxes may be on the device. Then a thread has a pixel of the output:
 // it sums its taps row by row, with the CPU's rounding in between. Rows are summed again for each output that needs
-// them, about twice as often as necessary; what they are made of is in the nearest cache by then, and there is no memory
-// between the passes.
+// them, about twice as often as necessary; what they are made of is in the nearest cache by then, and there is no
+// memory between the passes.
 //
 // The gradient of the image is gathered: a thread has a pixel and looks up the outputs that it is in.
 #include "abi/registration.h"
@@ -17,13 +17,6 @@ using namespace resized_crop;
 
 // ---- launches -------------------------------------------------------------------------------------------------------
 
-BoxTable box_table(const std::optional<Tensor>& boxes,  // [N, 6]
-                   const std::vector<int64_t>& box) {
-  BoxTable table{view<int64_t, 2>(boxes), {}};
-  if (!boxes) std::copy(box.begin(), box.end(), table.all);
-  return table;
-}
-
 // The memory of the tables, and what is in it once the kernel has run.
 template <class C>
 struct MadeTables {
@@ -32,10 +25,10 @@ struct MadeTables {
 
   MadeTables(const Geometry& geometry, const BoxTable& boxes, const Tensor& image, const DeviceOf& device,
              bool of_levels) {
-    const int64_t sets = boxes.rows ? geometry.batch : 1;
+    const int64_t sets = boxes.boxes ? geometry.batch : 1;
     // No box has more taps than the whole image.
     const Box widest{0, 0, static_cast<int32_t>(geometry.height), static_cast<int32_t>(geometry.width), false, false};
-    const Box box = boxes.rows ? widest : box_of([&](int k) { return boxes.all[k]; });
+    const Box box = boxes.boxes ? widest : boxes.box(0);
     tables.outputs[0] = geometry.out_width, tables.outputs[1] = geometry.out_height;
     tables.most[0] = geometry.columns(box).most_taps, tables.most[1] = geometry.rows(box).most_taps;
     exact = empty_vector<double>(tables.weights_before(sets, 0), image);
@@ -82,16 +75,19 @@ void launch_output(const Geometry& geometry, const BoxTable& boxes, const Tensor
 
 // ---- host entries ---------------------------------------------------------------------------------------------------
 
-Tensor resized_crop_cuda(const Tensor& image,                 // [N, C, H, W]
-                         const std::optional<Tensor>& boxes,  // [N, 6]
+Tensor resized_crop_cuda(const Tensor& image,                            // [N, C, H, W]
+                         const std::optional<Tensor>& boxes,             // [N, 4]
+                         const std::optional<Tensor>& horizontal_flips,  // [N]
+                         const std::optional<Tensor>& vertical_flips,    // [N]
                          const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation,
                          bool antialias, ScalarType dtype, const std::vector<double>& mean,
                          const std::vector<double>& std, int64_t memory_format) {
-  const Arguments arguments{box, height, width, interpolation, antialias, dtype, mean, std, memory_format};
-  const Geometry geometry = check_arguments(image, boxes, arguments);
+  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
+                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+  const Geometry geometry = check_arguments(image, arguments);
   const Tensor output = empty_output(geometry, arguments, image);
   if (output.numel() == 0) return output;
-  const BoxTable table = box_table(boxes, box);
+  const BoxTable table = box_table(arguments);
   if (image.scalar_type() != ScalarType::Byte) {
     dispatch_floating(kOp, dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
@@ -107,20 +103,23 @@ Tensor resized_crop_cuda(const Tensor& image,                 // [N, C, H, W]
   return output;
 }
 
-Tensor resized_crop_backward_cuda(const Tensor& grad_output,           // [N, C, height, width]
-                                  const Tensor& image,                 // [N, C, H, W]
-                                  const std::optional<Tensor>& boxes,  // [N, 6]
-                                  const std::vector<int64_t>& box, int64_t height, int64_t width,
-                                  int64_t interpolation, bool antialias, ScalarType dtype,
-                                  const std::vector<double>& mean, const std::vector<double>& std,
-                                  int64_t memory_format, const std::vector<bool>& output_mask) {
-  const Arguments arguments{box, height, width, interpolation, antialias, dtype, mean, std, memory_format};
-  const Geometry geometry = check_derivative(image, boxes, arguments, grad_output);
+Tensor resized_crop_backward_cuda(const Tensor& grad_output,                      // [N, C, height, width]
+                                  const Tensor& image,                            // [N, C, H, W]
+                                  const std::optional<Tensor>& boxes,             // [N, 4]
+                                  const std::optional<Tensor>& horizontal_flips,  // [N]
+                                  const std::optional<Tensor>& vertical_flips,    // [N]
+                                  const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation,
+                                  bool antialias, ScalarType dtype, const std::vector<double>& mean,
+                                  const std::vector<double>& std, int64_t memory_format,
+                                  const std::vector<bool>& output_mask) {
+  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
+                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+  const Geometry geometry = check_derivative(image, arguments, grad_output);
   const bool wanted = as_output_mask<1>(kOp, output_mask)[0];
   const Tensor grad_image = empty_gradient(wanted, image);
   if (!wanted || grad_image.numel() == 0) return grad_image;
   const DeviceOf device(image);
-  const BoxTable table = box_table(boxes, box);
+  const BoxTable table = box_table(arguments);
   // Linear in the image: what is subtracted from it has no part in the gradient.
   const std::vector<double> zeros(mean.size(), 0.0);
   dispatch_floating(kOp, image.scalar_type(), [&](auto tag) {
@@ -136,21 +135,24 @@ Tensor resized_crop_backward_cuda(const Tensor& grad_output,           // [N, C,
 }
 
 std::tuple<Tensor, Tensor> resized_crop_double_backward_cuda(
-    const std::optional<Tensor>& grad_grad_image,  // [N, C, H, W]
-    const Tensor& grad_output,                     // [N, C, height, width]
-    const Tensor& image,                           // [N, C, H, W]
-    const std::optional<Tensor>& boxes,            // [N, 6]
+    const std::optional<Tensor>& grad_grad_image,   // [N, C, H, W]
+    const Tensor& grad_output,                      // [N, C, height, width]
+    const Tensor& image,                            // [N, C, H, W]
+    const std::optional<Tensor>& boxes,             // [N, 4]
+    const std::optional<Tensor>& horizontal_flips,  // [N]
+    const std::optional<Tensor>& vertical_flips,    // [N]
     const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation, bool antialias,
     ScalarType dtype, const std::vector<double>& mean, const std::vector<double>& std, int64_t memory_format,
     const std::vector<bool>& output_mask) {
-  const Arguments arguments{box, height, width, interpolation, antialias, dtype, mean, std, memory_format};
-  const Geometry geometry = check_derivative(image, boxes, arguments, grad_output);
+  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
+                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+  const Geometry geometry = check_derivative(image, arguments, grad_output);
   const DoubleBackward call(geometry, arguments, grad_grad_image, image, output_mask);
   if (call.is_done()) return {call.grad_grad_output, call.grad_image};
   const std::vector<double> zeros(mean.size(), 0.0);
   dispatch_floating(kOp, image.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    launch_output<T, T>(geometry, box_table(boxes, box), *grad_grad_image, call.grad_grad_output, zeros, std);
+    launch_output<T, T>(geometry, box_table(arguments), *grad_grad_image, call.grad_grad_output, zeros, std);
   });
   return {call.grad_grad_output, call.grad_image};
 }

@@ -16,28 +16,41 @@ inline constexpr const char* kOp = "resized_crop";
 // The most pixels of an image or an output along an axis: kernels count them in 32 bits, and reach twice as far.
 inline constexpr int64_t kMost = int64_t{1} << 24;
 
-// A crop, and whether it is flipped along its rows (left to right) and across them.
+// A crop, and whether it is flipped left to right and upside down.
 struct Box {
   int32_t top, left, height, width;
   bool horizontal_flip, vertical_flip;
 };
 
-// A row of the table of boxes, or the box of all images.
-template <class Row>
-HANDGRAD_MATH Box box_of(const Row& row) {
-  return {static_cast<int32_t>(row(0)), static_cast<int32_t>(row(1)), static_cast<int32_t>(row(2)),
-          static_cast<int32_t>(row(3)), row(4) != 0,                  row(5) != 0};
-}
+// Where the boxes and flips of all images are: in tensors, each of which may be absent, or in six numbers.
+struct BoxTable {
+  View<const int64_t, 2> boxes;                          // [N, 4]
+  View<const bool, 1> horizontal_flips, vertical_flips;  // [N]
+  int64_t all[6];
 
-// Whether a box lies in the image, whatever the numbers are.
-template <class Row>
-HANDGRAD_MATH bool is_inside(const Row& row, int64_t height, int64_t width) {
-  return row(0) >= 0 && row(1) >= 0 && row(2) > 0 && row(3) > 0 && row(0) < height && row(1) < width &&
-         row(2) <= height - row(0) && row(3) <= width - row(1);
-}
+  HANDGRAD_MATH int64_t at(int64_t n, int k) const { return boxes ? *boxes.at(n, k) : all[k]; }
+  HANDGRAD_MATH Box box(int64_t n) const {
+    return {static_cast<int32_t>(at(n, 0)),
+            static_cast<int32_t>(at(n, 1)),
+            static_cast<int32_t>(at(n, 2)),
+            static_cast<int32_t>(at(n, 3)),
+            horizontal_flips ? *horizontal_flips.at(n) : all[4] != 0,
+            vertical_flips ? *vertical_flips.at(n) : all[5] != 0};
+  }
+  // Whether a box lies in an image, whatever its numbers are.
+  HANDGRAD_MATH bool is_inside(int64_t n, int64_t image_height, int64_t image_width) const {
+    const int64_t top = at(n, 0), left = at(n, 1), height = at(n, 2), width = at(n, 3);
+    return top >= 0 && left >= 0 && height > 0 && width > 0 && top < image_height && left < image_width &&
+           height <= image_height - top && width <= image_width - left;
+  }
+  // The tables of taps are the same for all images.
+  HANDGRAD_MATH bool one_for_all() const { return !boxes && !horizontal_flips && !vertical_flips; }
+};
 
 // The numbers of an op, as its schema has them.
 struct Arguments {
+  const std::optional<Tensor>& boxes;                             // [N, 4]
+  const std::optional<Tensor>&horizontal_flips, &vertical_flips;  // [N]
   const std::vector<int64_t>& box;
   int64_t height, width, interpolation;
   bool antialias;
@@ -57,17 +70,45 @@ struct Geometry {
   HANDGRAD_MATH Axis columns(const Box& box) const { return {interpolation, antialias, box.width, out_width}; }
 };
 
-inline void check_box(const std::vector<int64_t>& box, const Geometry& geometry) {
-  HANDGRAD_CHECK(box.size() == 6, kOp,
-                 ": box must have 6 numbers (top, left, height, width, horizontal flip, vertical flip); got ",
-                 box.size());
-  HANDGRAD_CHECK(is_inside([&](size_t k) { return box[k]; }, geometry.height, geometry.width), kOp,
-                 ": top, left, height and width must be a box in the image of ", geometry.height, " x ",
-                 geometry.width, " pixels; got ", box[0], ", ", box[1], ", ", box[2], ", ", box[3]);
+inline void check_flips(const char* name, const std::optional<Tensor>& flips, const Tensor& image) {
+  if (!flips) return;
+  HANDGRAD_CHECK(flips->scalar_type() == ScalarType::Bool, kOp, ": ", name, " must be bool; got ",
+                 dtype_text(flips->scalar_type()));
+  check_device(kOp, name, *flips, "image", image);
+  check_shape(kOp, name, *flips, {image.sizes()[0]}, "(images,)");
 }
 
-inline Geometry check_arguments(const Tensor& image,                 // [N, C, H, W]
-                                const std::optional<Tensor>& boxes,  // [N, 6]
+inline void check_boxes(const Arguments& arguments, const Geometry& geometry, const Tensor& image) {
+  check_flips("horizontal_flips", arguments.horizontal_flips, image);
+  check_flips("vertical_flips", arguments.vertical_flips, image);
+  HANDGRAD_CHECK(arguments.box.size() == 6, kOp,
+                 ": box must have 6 numbers (top, left, height, width, horizontal flip, vertical flip); got ",
+                 arguments.box.size());
+  if (const std::optional<Tensor>& boxes = arguments.boxes) {
+    HANDGRAD_CHECK(boxes->scalar_type() == ScalarType::Long, kOp, ": boxes must be int64; got ",
+                   dtype_text(boxes->scalar_type()));
+    check_device(kOp, "boxes", *boxes, "image", image);
+    check_shape(kOp, "boxes", *boxes, {geometry.batch, 4}, "(images, 4): top, left, height, width");
+  } else if (geometry.batch > 0) {
+    BoxTable table{};
+    std::copy(arguments.box.begin(), arguments.box.end(), table.all);
+    HANDGRAD_CHECK(table.is_inside(0, geometry.height, geometry.width), kOp,
+                   ": top, left, height and width must be a box in the image of ", geometry.height, " x ",
+                   geometry.width, " pixels; got ", table.all[0], ", ", table.all[1], ", ", table.all[2], ", ",
+                   table.all[3]);
+  }
+}
+
+inline BoxTable box_table(const Arguments& arguments) {
+  BoxTable table{view<int64_t, 2>(arguments.boxes),
+                 view<bool, 1>(arguments.horizontal_flips),
+                 view<bool, 1>(arguments.vertical_flips),
+                 {}};
+  std::copy(arguments.box.begin(), arguments.box.end(), table.all);
+  return table;
+}
+
+inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
                                 const Arguments& arguments) {
   const ScalarType dtype = image.scalar_type();
   HANDGRAD_CHECK(dtype == ScalarType::Byte || is_floating(dtype), kOp,
@@ -81,14 +122,14 @@ inline Geometry check_arguments(const Tensor& image,                 // [N, C, H
   HANDGRAD_CHECK(arguments.interpolation >= 0 && arguments.interpolation <= 3, kOp,
                  ": interpolation must be 0 (nearest), 1 (nearest-exact), 2 (bilinear) or 3 (bicubic); got ",
                  arguments.interpolation);
-  HANDGRAD_CHECK(dtype == ScalarType::Byte ? arguments.dtype == dtype || is_floating(arguments.dtype)
-                                           : arguments.dtype == dtype,
-                 kOp, ": dtype must be the image's, ", dtype_text(dtype),
-                 dtype == ScalarType::Byte ? ", or a floating-point one" : "", "; got ", dtype_text(arguments.dtype));
+  HANDGRAD_CHECK(
+      dtype == ScalarType::Byte ? arguments.dtype == dtype || is_floating(arguments.dtype) : arguments.dtype == dtype,
+      kOp, ": dtype must be the image's, ", dtype_text(dtype),
+      dtype == ScalarType::Byte ? ", or a floating-point one" : "", "; got ", dtype_text(arguments.dtype));
   HANDGRAD_CHECK(arguments.mean.size() == arguments.std.size() &&
                      (arguments.mean.empty() || static_cast<int64_t>(arguments.mean.size()) == sizes[1]),
-                 kOp, ": mean and std must have a number for each channel, ", sizes[1], "; got ",
-                 arguments.mean.size(), " and ", arguments.std.size());
+                 kOp, ": mean and std must have a number for each channel, ", sizes[1], "; got ", arguments.mean.size(),
+                 " and ", arguments.std.size());
   HANDGRAD_CHECK(arguments.mean.empty() || is_floating(arguments.dtype), kOp,
                  ": dtype must be a floating-point one where there is a mean; got ", dtype_text(arguments.dtype));
   HANDGRAD_CHECK(arguments.memory_format >= 0 && arguments.memory_format <= 2, kOp,
@@ -102,15 +143,7 @@ inline Geometry check_arguments(const Tensor& image,                 // [N, C, H
                           static_cast<int32_t>(arguments.width),
                           static_cast<Interpolation>(arguments.interpolation),
                           arguments.antialias};
-  if (boxes) {
-    HANDGRAD_CHECK(boxes->scalar_type() == ScalarType::Long, kOp, ": boxes must be int64; got ",
-                   dtype_text(boxes->scalar_type()));
-    check_device(kOp, "boxes", *boxes, "image", image);
-    check_shape(kOp, "boxes", *boxes, {sizes[0], 6},
-                "(images, 6): top, left, height, width, horizontal flip, vertical flip");
-  } else if (geometry.batch > 0) {
-    check_box(arguments.box, geometry);
-  }
+  check_boxes(arguments, geometry, image);
   return geometry;
 }
 
@@ -131,15 +164,14 @@ inline Tensor empty_output(const Geometry& geometry, const Arguments& arguments,
 }
 
 // What the derivatives share: the image must be one that has any.
-inline Geometry check_derivative(const Tensor& image,                 // [N, C, H, W]
-                                 const std::optional<Tensor>& boxes,  // [N, 6]
-                                 const Arguments& arguments, const Tensor& grad_output) {
+inline Geometry check_derivative(const Tensor& image,  // [N, C, H, W]
+                                 const Arguments& arguments,
+                                 const Tensor& grad_output) {  // [N, C, height, width]
   check_floating(kOp, "image", image);
-  const Geometry geometry = check_arguments(image, boxes, arguments);
+  const Geometry geometry = check_arguments(image, arguments);
   check_dtype_and_device(kOp, "grad_output", grad_output, "image", image);
   check_shape(kOp, "grad_output", grad_output,
-              {geometry.batch, geometry.channels, geometry.out_height, geometry.out_width},
-              "(batch, channels, *size)");
+              {geometry.batch, geometry.channels, geometry.out_height, geometry.out_width}, "(batch, channels, *size)");
   return geometry;
 }
 

@@ -1,6 +1,6 @@
 // The kernels of resized_crop on CUDA devices.
 //
-// In order of appearance: BoxTable, the boxes; Tables, the taps of all of them; the kernel that makes them; the output;
+// In order of appearance: Tables, the taps of all of them; the kernel that makes them; the output;
 // the gradient of the image.
 #pragma once
 
@@ -15,20 +15,6 @@ namespace handgrad::resized_crop {
 inline constexpr int kThreads = 256;
 // Channels that one launch normalises: their numbers are parameters of the kernel.
 inline constexpr int kChannels = 8;
-
-// A box for each image, or the box of all.
-struct BoxTable {
-  View<const int64_t, 2> rows;  // [N, 6]
-  int64_t all[6];
-
-  __device__ int64_t at(int64_t n, int k) const { return rows ? load(rows.at(n, k)) : all[k]; }
-  __device__ Box box(int64_t n) const {
-    return box_of([&](int k) { return at(n, k); });
-  }
-  __device__ bool is_inside(int64_t n, const Geometry& geometry) const {
-    return resized_crop::is_inside([&](int k) { return at(n, k); }, geometry.height, geometry.width);
-  }
-};
 
 // The taps of an axis of one box, in global memory.
 template <class C>
@@ -110,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const int which = static_cast<int>(blockIdx.x % 2);
   int64_t* windows = tables.windows + tables.windows_before(set, which);
   const int64_t outputs = tables.outputs[which], most = tables.most[which];
-  if (!boxes.is_inside(set, geometry)) {
+  if (!boxes.is_inside(set, geometry.height, geometry.width)) {
     if (threadIdx.x == 0) store(windows + outputs, int64_t{-1});
     return;
   }
@@ -182,13 +168,13 @@ __device__ __forceinline__ C resampled(const View<const In, 4>& image, const In*
 template <class In, class Out, class C>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     output_kernel(Geometry geometry, BoxTable boxes, Tables<C> tables, Statistics statistics,
-                  View<const In, 4> image,   // [N, C, H, W]
-                  View<Out, 4> output) {     // [N, C, height, width]
+                  View<const In, 4> image,  // [N, C, H, W]
+                  View<Out, 4> output) {    // [N, C, height, width]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t pixels = int64_t{geometry.out_height} * geometry.out_width;
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= geometry.batch * pixels) return;
-  const int64_t n = index / pixels, set = boxes.rows ? n : 0;
+  const int64_t n = index / pixels, set = boxes.boxes ? n : 0;
   const int64_t i = (index - n * pixels) / geometry.out_width, j = (index - n * pixels) % geometry.out_width;
   const int32_t precision_x = tables.precision(set, 0), precision_y = tables.precision(set, 1);
   const bool is_there = precision_x >= 0;
@@ -227,7 +213,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const int64_t pixels = geometry.height * geometry.width;
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= geometry.batch * pixels) return;
-  const int64_t n = index / pixels, set = boxes.rows ? n : 0;
+  const int64_t n = index / pixels, set = boxes.boxes ? n : 0;
   const int64_t row = (index - n * pixels) / geometry.width, column = (index - n * pixels) % geometry.width;
   const Box box = boxes.box(n);
   const int64_t y = row - box.top, x = column - box.left;

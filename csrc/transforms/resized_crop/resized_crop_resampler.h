@@ -26,9 +26,9 @@ using Target = Pixels<unsigned char>;
 
 // From the sums of a row to what is stored: levels of uint8 are scaled to 0 to 1, then everything is normalised.
 //
-// torch divides by the standard deviation, and so does this: a product with the inverse, corrected by the remainder that
-// a fused multiplication and addition leaves, is the quotient itself. Whether it is, for all 256 levels, is found out
-// beforehand; if not, and for numbers that are no levels, the processor divides.
+// torch divides by the standard deviation, and so does this: a product with the inverse, corrected by the remainder
+// that a fused multiplication and addition leaves, is the quotient itself. Whether it is, for all 256 levels, is found
+// out beforehand; if not, and for numbers that are no levels, the processor divides.
 template <class F>
 class Normalisation {
  public:
@@ -95,7 +95,8 @@ class Normalisation {
 template <class E, class C, class F>
 class Resampler {
  public:
-  Resampler(int64_t channels, const AxisTaps<C>& columns, const AxisTaps<C>& rows, const Normalisation<F>& normalisation)
+  Resampler(int64_t channels, const AxisTaps<C>& columns, const AxisTaps<C>& rows,
+            const Normalisation<F>& normalisation)
       : channels_(channels), columns_(columns), rows_(rows), normalisation_(normalisation) {
     length_ = channels * columns.outputs;
     // Rows begin with a cache line, and whole vectors of them are summed.

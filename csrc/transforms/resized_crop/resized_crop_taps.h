@@ -55,7 +55,8 @@ AxisTaps<C> taps_of(const Axis& axis, bool flip) {
     const Taps own = exact.taps[i];
     taps.first[static_cast<size_t>(o)] = own.first, taps.count[static_cast<size_t>(o)] = own.count;
     const double* from = exact.weights_of(static_cast<int64_t>(i));
-    for (int64_t k = 0; k < own.count; ++k) taps.weights[static_cast<size_t>(o * exact.most + k)] = static_cast<C>(from[k]);
+    for (int64_t k = 0; k < own.count; ++k)
+      taps.weights[static_cast<size_t>(o * exact.most + k)] = static_cast<C>(from[k]);
   }
   return taps;
 }

@@ -18,6 +18,7 @@ _OP = "resized_crop"
 # As in csrc: the most pixels along an axis.
 _MOST = 2**24
 _INTERPOLATIONS = {"nearest": 0, "nearest-exact": 1, "bilinear": 2, "bicubic": 3}
+_DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
 _MEMORY_FORMATS = {torch.preserve_format: 0, torch.contiguous_format: 1, torch.channels_last: 2}
 
 # ---- public functions ------------------------------------------------------------------------------------------------
@@ -73,10 +74,10 @@ def resized_crop(
     Example:
         >>> image = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
         >>> resized_crop(image, 0, 0, 4, 4, size=2)
-        tensor([[[ 3,  5],
-                 [10, 12]]], dtype=torch.uint8)
+        tensor([[[ 4,  5],
+                 [10, 11]]], dtype=torch.uint8)
         >>> resized_crop(image, 0, 0, 2, 4, size=(1, 2), horizontal_flip=True, mean=[0.5], std=[0.25])
-        tensor([[[-1.9216, -1.9608]]])
+        tensor([[[-1.9373, -1.9529]]])
     """
     check_tensor(_OP, "image", image)
     box = [
@@ -87,10 +88,10 @@ def resized_crop(
         int(check_bool(_OP, "horizontal_flip", horizontal_flip)),
         int(check_bool(_OP, "vertical_flip", vertical_flip)),
     ]
-    numbers = _checked(image, size, interpolation, antialias, dtype, mean, std, memory_format)
+    numbers = _checked("image", image, size, interpolation, antialias, dtype, mean, std, memory_format)
     if image.dim() == 3:
-        return _resized_crop(image.unsqueeze(0), None, box, *numbers).squeeze(0)
-    return _resized_crop(image, None, box, *numbers)
+        return _resized_crop(image.unsqueeze(0), None, None, None, box, *numbers).squeeze(0)
+    return _resized_crop(image, None, None, None, box, *numbers)
 
 
 @traceable
@@ -139,15 +140,12 @@ def batched_resized_crop(
         raise RuntimeError(
             f"{_OP}: images must have 4 dimensions (batch, channels, height, width); got {tuple(images.shape)}"
         )
-    table = _checked_boxes(boxes, images)
-    flips = [_as_flips(name, flip, table) for name, flip in _named(horizontal_flip, vertical_flip)]
-    table = torch.cat([table, *flips], 1)
-    numbers = _checked(images, size, interpolation, antialias, dtype, mean, std, memory_format)
-    return _resized_crop(images, table, [], *numbers)
-
-
-def _named(horizontal_flip: Any, vertical_flip: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:
-    return ("horizontal_flip", horizontal_flip), ("vertical_flip", vertical_flip)
+    boxes = _checked_boxes(boxes, images)
+    horizontal_flips, horizontal = _as_flips("horizontal_flip", horizontal_flip, boxes)
+    vertical_flips, vertical = _as_flips("vertical_flip", vertical_flip, boxes)
+    numbers = _checked("images", images, size, interpolation, antialias, dtype, mean, std, memory_format)
+    box = [0, 0, 1, 1, horizontal, vertical]
+    return _resized_crop(images, boxes, horizontal_flips, vertical_flips, box, *numbers)
 
 
 def _checked_boxes(boxes: Any, images: Tensor) -> Tensor:
@@ -164,10 +162,10 @@ def _checked_boxes(boxes: Any, images: Tensor) -> Tensor:
     return boxes.long()
 
 
-def _as_flips(name: str, flip: Any, boxes: Tensor) -> Tensor:
-    """(batch, 1) integers."""
+def _as_flips(name: str, flip: Any, boxes: Tensor) -> tuple[Tensor | None, int]:
+    """Those of each image, or None and that of all."""
     if not isinstance(flip, Tensor):
-        return boxes.new_full((boxes.shape[0], 1), int(check_bool(_OP, name, flip)), dtype=torch.int64)
+        return None, int(check_bool(_OP, name, flip))
     check_tensor(_OP, name, flip)
     if flip.dtype is not torch.bool or flip.dim() != 1:
         kind = str(flip.dtype).removeprefix("torch.")
@@ -176,7 +174,7 @@ def _as_flips(name: str, flip: Any, boxes: Tensor) -> Tensor:
         raise RuntimeError(f"{_OP}: {name} must be on the device of boxes, {boxes.device}; got {flip.device}")
     if flip.shape[0] != boxes.shape[0]:
         raise RuntimeError(f"{_OP}: {name} must have a value for each row of boxes, {boxes.shape[0]}; got {len(flip)}")
-    return flip.long()[:, None]
+    return flip, 0
 
 
 def _of_list(
@@ -195,24 +193,29 @@ def _of_list(
     _checked_boxes(boxes, images[0])
     if boxes.shape[0] != len(images):
         raise RuntimeError(f"{_OP}: boxes must have a row for each of images, {len(images)}; got {boxes.shape[0]}")
-    flips = [_as_flips(name, flip, boxes) for name, flip in _named(horizontal_flip, vertical_flip)]
-    outputs = [
-        batched_resized_crop(
-            image.unsqueeze(0), boxes[index : index + 1], size, interpolation, antialias,
-            horizontal_flip=flips[0][index].bool(), vertical_flip=flips[1][index].bool(), **others,
-        )
-        for index, image in enumerate(images)
-    ]  # fmt: skip
+    outputs = []
+    for index, image in enumerate(images):
+        row = slice(index, index + 1)
+        flips = {
+            name: flip[row] if isinstance(flip, Tensor) and flip.dim() else flip
+            for name, flip in (("horizontal_flip", horizontal_flip), ("vertical_flip", vertical_flip))
+        }
+        one = image.unsqueeze(0)
+        outputs.append(batched_resized_crop(one, boxes[row], size, interpolation, antialias, **flips, **others))
     return torch.cat(outputs)
 
 
 def _checked(
-    image: Tensor, size: Any, interpolation: Any, antialias: Any, dtype: Any, mean: Any, std: Any, memory_format: Any
-) -> tuple[Any, ...]:
+    name: str, image: Tensor, size: Any, interpolation: Any, antialias: Any, dtype: Any, mean: Any, std: Any,
+    memory_format: Any,
+) -> tuple[Any, ...]:  # fmt: skip
     """The op's numbers after the box."""
+    if image.dtype not in _DTYPES:
+        kind = str(image.dtype).removeprefix("torch.")
+        raise TypeError(f"{_OP}: {name} must be uint8, float32, float64, bfloat16 or float16; got {kind}")
     if image.dim() not in (3, 4):
         raise RuntimeError(
-            f"{_OP}: image must have 3 or 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
+            f"{_OP}: {name} must have 3 or 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
         )
     height, width = check_pair(_OP, "size", size, 1, _MOST)
     mode = check_choice(_OP, "interpolation", getattr(interpolation, "value", interpolation), _INTERPOLATIONS)
@@ -256,19 +259,21 @@ def _checked_statistics(mean: Any, std: Any, channels: int) -> tuple[list[float]
 
 
 def resized_crop_reference(
-    image: Tensor, boxes: Tensor | None, box: list[int], height: int, width: int, interpolation: int, antialias: bool,
-    dtype: torch.dtype, mean: list[float], std: list[float], memory_format: int,
+    image: Tensor, boxes: Tensor | None, horizontal_flips: Tensor | None, vertical_flips: Tensor | None,
+    box: list[int], height: int, width: int, interpolation: int, antialias: bool, dtype: torch.dtype,
+    mean: list[float], std: list[float], memory_format: int,
 ) -> Tensor:  # fmt: skip
     """Plain PyTorch. To be trusted because it says what the definition says: what every output pixel weighs every pixel
     of its row and of its column by, and the two products of matrices that apply these.
 
     A pixel that is not finite makes NaN of its whole row and column, where the kernels keep it where it is.
     """
-    if boxes is None:
-        numbers = [torch.full((1,), number, dtype=torch.int64, device=image.device) for number in box]
-    else:
-        numbers = list(boxes.unbind(1))
+    numbers = [torch.full((1,), number, dtype=torch.int64, device=image.device) for number in box]
+    if boxes is not None:
+        numbers[:4] = boxes.unbind(1)
     top, left, crop_height, crop_width, horizontal_flip, vertical_flip = numbers
+    horizontal_flip = horizontal_flip if horizontal_flips is None else horizontal_flips
+    vertical_flip = vertical_flip if vertical_flips is None else vertical_flips
     columns, largest_x = weights(left, crop_width, horizontal_flip, width, image.shape[3], interpolation, antialias)
     rows, largest_y = weights(top, crop_height, vertical_flip, height, image.shape[2], interpolation, antialias)
     if image.dtype is torch.uint8:
@@ -292,14 +297,17 @@ def resized_crop_reference(
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
 
 
-def _fake(image: Tensor, boxes: Tensor | None, box: list[int], height: int, width: int, *others: Any) -> Tensor:
+def _fake(
+    image: Tensor, boxes: Tensor | None, horizontal_flips: Tensor | None, vertical_flips: Tensor | None,
+    box: list[int], height: int, width: int, *others: Any,
+) -> Tensor:  # fmt: skip
     if image.dim() != 4:
         raise RuntimeError(
             f"{_OP}: image must have 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
         )
     if boxes is not None:
         torch._check(
-            boxes.dim() == 2 and boxes.shape[0] == image.shape[0] and boxes.shape[1] == 6,
+            boxes.dim() == 2 and boxes.shape[0] == image.shape[0] and boxes.shape[1] == 4,
             lambda: f"{_OP}: boxes must have a row for each of images, {image.shape[0]}; got {tuple(boxes.shape)}",
         )
     _, _, dtype, _, _, memory_format = others
@@ -333,6 +341,6 @@ _resized_crop = _ResizedCrop(
     "handgrad::resized_crop",
     reference=resized_crop_reference,
     fake=_fake,
-    roles={"image": BATCHED, "boxes": BATCHED, "output": BATCHED},
+    roles=BATCHED,
     gradient_like=_gradient_like,
 )
