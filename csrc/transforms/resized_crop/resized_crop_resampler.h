@@ -101,18 +101,20 @@ class Resampler {
     length_ = channels * columns.outputs;
     // Rows begin with a cache line, and whole vectors of them are summed.
     pitch_ = (length_ + 63) / 64 * 64;
-    input_begin_ = INT32_MAX, input_end_ = 0;
+    input_end_ = 0;
     for (size_t o = 0; o < columns.first.size(); ++o) {
-      if (columns.count[o] == 0) continue;
-      input_begin_ = std::min<int64_t>(input_begin_, columns.first[o]);
       input_end_ = std::max<int64_t>(input_end_, columns.first[o] + columns.count[o]);
     }
-    input_begin_ = std::min(input_begin_, input_end_);
+    // So many outputs at a time that what they are made of stays in the nearest cache.
+    const int64_t outputs = columns.outputs;
+    const int64_t block = std::max<int64_t>(1, std::min<int64_t>(32, 256 * outputs / std::max<int64_t>(1, input_end_)));
+    for (int64_t begin = 0; begin < outputs; begin += block) blocks_.push_back(block_of(begin, block));
+    input_begin_ = input_end_;
+    for (const Block& own : blocks_) input_begin_ = std::min(input_begin_, own.low);
     ring_rows_ = ((rows.most + kStripRows - 2) / kStripRows + 1) * kStripRows;
     ring_.resize(static_cast<size_t>(ring_rows_ * pitch_));
     sums_.resize(static_cast<size_t>(pitch_));
-    turned_back_.resize(static_cast<size_t>(kStripRows * pitch_));
-    columns_back_.resize(static_cast<size_t>(kStripRows * pitch_));
+    turned_.resize(static_cast<size_t>(kStripRows * pitch_));
   }
 
   // Rows [begin, end) of the output.
@@ -128,11 +130,13 @@ class Resampler {
         place = places_[static_cast<size_t>(rows_.first[static_cast<size_t>(o)] - lowest_)];
         for (; strips * kStripRows < place + count; ++strips) fill_strip(source, strips);
       }
+      int64_t slot = place % ring_rows_;
       for (int64_t k = 0; k < count; ++k) {
-        taken[static_cast<size_t>(k)] = ring_.data() + (place + k) % ring_rows_ * pitch_;
+        taken[static_cast<size_t>(k)] = ring_.data() + slot * pitch_;
+        if (++slot == ring_rows_) slot = 0;
       }
       sum_rows(taken.data(), rows_.weights_of(o), count, Rounding<E, C>(rows_).start, pitch_, sums_.data());
-      store_row(target, o, target.column != 1);
+      store_row(target, o);
     }
   }
 
@@ -140,12 +144,29 @@ class Resampler {
   int64_t channels_, length_, pitch_, input_begin_, input_end_, ring_rows_;
   const AxisTaps<C>&columns_, &rows_;
   const Normalisation<F>& normalisation_;
+  // Outputs [begin, end) of a row, and the pixels [low, high) that they are made of.
+  struct Block {
+    int64_t begin, end, low, high;
+  };
+  std::vector<Block> blocks_;
   // The rows that are read, in order; where each stands in that list; and the first of them.
   std::vector<int64_t> listed_, places_;
   int64_t lowest_ = 0;
-  ScratchVector<E> lines_, strip_, columns_back_, turned_back_;
-  ScratchVector<C> ring_, sums_, wide_, narrow_;
+  ScratchVector<E> lines_, strip_;
+  ScratchVector<C> ring_, sums_, wide_, turned_;
   ScratchVector<F> values_;
+
+  Block block_of(int64_t begin, int64_t most) const {
+    Block block{begin, std::min(columns_.outputs, begin + most), input_end_, 0};
+    for (int64_t o = begin; o < block.end; ++o) {
+      const int64_t first = columns_.first[static_cast<size_t>(o)], count = columns_.count[static_cast<size_t>(o)];
+      if (count == 0) continue;
+      block.low = std::min(block.low, first);
+      block.high = std::max(block.high, first + count);
+    }
+    block.low = std::min(block.low, block.high);
+    return block;
+  }
 
   // A row between two that are read may be needed by none.
   void list_rows(int64_t begin, int64_t end) {
@@ -189,11 +210,7 @@ class Resampler {
         sum_strip(1, c, 1);
       }
     }
-    turn_back(columns_back_.data(), length_, turned_back_.data(), pitch_);
-    for (int64_t r = 0; r < kStripRows; ++r) {
-      widen_run(turned_back_.data() + r * pitch_, length_,
-                ring_.data() + (strip * kStripRows + r) % ring_rows_ * pitch_);
-    }
+    turn_back(turned_.data(), length_, ring_.data() + strip * kStripRows % ring_rows_ * pitch_, pitch_);
   }
 
   // The last strip may have fewer rows: then its last one stands in.
@@ -210,7 +227,7 @@ class Resampler {
   void load_lines(const Source& source, int64_t c, int64_t strip, bool in_place, const E** rows) {
     const int64_t width = input_end_ - input_begin_;
     in_place = in_place && source.column == 1;
-    if (!in_place) lines_.resize(static_cast<size_t>(kStripRows * width));
+    if (!in_place) lines_.resize(std::max(lines_.size(), static_cast<size_t>(kStripRows * width)));
     for (int64_t r = 0; r < kStripRows; ++r) {
       const int64_t y = row_of(strip, r);
       if (in_place) {
@@ -229,89 +246,92 @@ class Resampler {
   }
 
   // The horizontal pass over a strip of `side` channels side by side, of which `count` from `channel` on are summed.
-  // Outputs are taken so many at a time that what they need stays in the nearest cache.
   void sum_strip(int64_t side, int64_t channel, int64_t count) {
     const Rounding<E, C> rounding(columns_);
-    const int64_t pixel = side * kStripRows, outputs = columns_.outputs;
-    const int64_t block = std::max<int64_t>(1, std::min<int64_t>(32, 256 * outputs / std::max<int64_t>(1, input_end_)));
-    narrow_.resize(static_cast<size_t>(block * count * kStripRows));
-    for (int64_t begin = 0; begin < outputs; begin += block) {
-      const int64_t end = std::min(outputs, begin + block);
-      const C* strip = widened(begin, end, pixel);
-      const int64_t size = (end - begin) * kStripRows;
-      sum_group(strip, pixel, begin, end, rounding.start, count);
-      for (int64_t c = 0; c < count; ++c) store_columns(rounding, channel + c, begin, narrow_.data() + c * size, size);
+    const int64_t pixel = side * kStripRows;
+    const Columns columns{pixel, kStripRows, columns_.outputs * kStripRows};
+    for (const Block& block : blocks_) {
+      const C* strip = widened(block, pixel);
+      C* to = turned_.data() + (channel * columns_.outputs + block.begin) * kStripRows;
+      if (count == 3) {
+        sum_columns(columns_, block.begin, block.end, rounding.start, strip, columns, to, int64_t{3});
+      } else {
+        for (int64_t c = 0; c < count; ++c) {
+          sum_columns(columns_, block.begin, block.end, rounding.start, strip + c * kStripRows, columns,
+                      to + c * columns.channel, int64_t{1});
+        }
+      }
+      const int64_t size = (block.end - block.begin) * kStripRows;
+      for (int64_t c = 0; c < count; ++c) round_columns(rounding, to + c * columns.channel, size);
     }
   }
 
-  void sum_group(const C* strip, int64_t pixel, int64_t begin, int64_t end, C start, int64_t count) {
-    const int64_t size = (end - begin) * kStripRows;
-    const Columns columns{pixel, kStripRows, size};
-    if (count == 3) {
-      sum_columns(columns_, begin, end, start, strip, columns, narrow_.data(), int64_t{3});
-      return;
-    }
-    for (int64_t c = 0; c < count; ++c) {
-      sum_columns(columns_, begin, end, start, strip + c * kStripRows, columns, narrow_.data() + c * size, int64_t{1});
+  static void round_columns(const Rounding<E, C>& rounding, C* sums, int64_t count) {
+    if constexpr (std::is_same_v<E, uint8_t>) {
+      if (rounding.clamps) {
+        level_run<true>(rounding, sums, count, sums);
+      } else {
+        level_run<false>(rounding, sums, count, sums);
+      }
     }
   }
 
-  // What outputs [begin, end) are made of, in C; the pointer is to where pixel 0 of the crop would be.
-  const C* widened(int64_t begin, int64_t end, int64_t pixel) {
+  // What a block is made of, in C; the pointer is to where pixel 0 of the crop would be.
+  const C* widened(const Block& block, int64_t pixel) {
     if constexpr (std::is_same_v<E, C>) {
       return strip_.data() - input_begin_ * pixel;
     } else {
-      int64_t low = INT32_MAX, high = 0;
-      for (int64_t o = begin; o < end; ++o) {
-        low = std::min<int64_t>(low, columns_.first[static_cast<size_t>(o)]);
-        high = std::max<int64_t>(high, columns_.first[static_cast<size_t>(o)] + columns_.count[static_cast<size_t>(o)]);
-      }
-      wide_.resize(static_cast<size_t>((high - low) * pixel));
-      widen_run(strip_.data() + (low - input_begin_) * pixel, (high - low) * pixel, wide_.data());
-      return wide_.data() - low * pixel;
-    }
-  }
-
-  void store_columns(const Rounding<E, C>& rounding, int64_t channel, int64_t begin, const C* sums, int64_t size) {
-    E* to = columns_back_.data() + (channel * columns_.outputs + begin) * kStripRows;
-    if (rounding.clamps) {
-      narrow_run<true>(rounding, sums, size, to);
-    } else {
-      narrow_run<false>(rounding, sums, size, to);
+      wide_.resize(static_cast<size_t>((block.high - block.low) * pixel));
+      widen_run(strip_.data() + (block.low - input_begin_) * pixel, (block.high - block.low) * pixel, wide_.data());
+      return wide_.data() - block.low * pixel;
     }
   }
 
   // ---- a row of sums, into memory ----
 
-  void store_row(const Target& target, int64_t o, bool strided) {
-    const int64_t width = columns_.outputs;
-    const Rounding<E, C> rounding(rows_);
-    for (int64_t c = 0; c < channels_; ++c) {
-      const C* sums = sums_.data() + c * width;
-      if constexpr (std::is_same_v<E, uint8_t>) {
-        if (target.dtype == ScalarType::Byte) {
-          store_levels(rounding, sums, reinterpret_cast<E*>(target.at(c, o, 0)), target.column);
-          continue;
-        }
+  void store_row(const Target& target, int64_t o) {
+    if constexpr (std::is_same_v<E, uint8_t>) {
+      if (target.dtype == ScalarType::Byte) {
+        const Rounding<E, C> rounding(rows_);
+        store_planes<E>(target, o, lines_, [&](int64_t c, E* levels) {
+          level_run<true>(rounding, sums_.data() + c * columns_.outputs, columns_.outputs, levels);
+        });
+        return;
       }
-      const bool in_place = !strided && target.dtype == kDtype<F>;
-      if (!in_place) values_.resize(static_cast<size_t>(width));
-      F* values = in_place ? reinterpret_cast<F*>(target.at(c, o, 0)) : values_.data();
-      narrow_values(rounding, sums, width, normalisation_.scale(), values);
-      normalisation_.apply(values, width, c);
-      if (!in_place) store_run<F>(target.dtype, values, width, target.at(c, o, 0), 0, target.column);
     }
+    store_planes<F>(target, o, values_, [&](int64_t c, F* values) { normalise(c, values); });
   }
 
-  void store_levels(const Rounding<E, C>& rounding, const C* sums, E* to, int64_t stride) {
+  void normalise(int64_t c, F* values) {
     const int64_t width = columns_.outputs;
-    if (stride == 1) {
-      narrow_run<true>(rounding, sums, width, to);
+    narrow_values(Rounding<E, C>(rows_), sums_.data() + c * width, width, normalisation_.scale(), values);
+    normalisation_.apply(values, width, c);
+  }
+
+  // make(c, to) makes a row of each channel: in place where it is neighbours in memory of type V, else in `scratch`.
+  template <class V, class Make>
+  void store_planes(const Target& target, int64_t o, ScratchVector<V>& scratch, const Make& make) {
+    const int64_t width = columns_.outputs;
+    const bool is_stored_so = target.dtype == (sizeof(V) == 1 ? ScalarType::Byte : kDtype<V>);
+    if (is_stored_so && target.column == 1) {
+      for (int64_t c = 0; c < channels_; ++c) make(c, reinterpret_cast<V*>(target.at(c, o, 0)));
       return;
     }
-    lines_.resize(std::max(lines_.size(), static_cast<size_t>(width)));
-    narrow_run<true>(rounding, sums, width, lines_.data());
-    for (int64_t x = 0; x < width; ++x) to[x * stride] = lines_[static_cast<size_t>(x)];
+    if (scratch.size() < static_cast<size_t>(length_)) scratch.resize(static_cast<size_t>(length_));
+    for (int64_t c = 0; c < channels_; ++c) make(c, scratch.data() + c * width);
+    if (is_stored_so && channels_ == 3 && target.column == 3 && target.channel == 1) {
+      interleave_three(scratch.data(), width, reinterpret_cast<V*>(target.at(0, o, 0)));
+      return;
+    }
+    for (int64_t c = 0; c < channels_; ++c) {
+      const V* from = scratch.data() + c * width;
+      if constexpr (sizeof(V) == 1) {
+        V* to = target.at(c, o, 0);
+        for (int64_t x = 0; x < width; ++x) to[x * target.column] = from[x];
+      } else {
+        store_run<V>(target.dtype, from, width, target.at(c, o, 0), 0, target.column);
+      }
+    }
   }
 
   [[gnu::noinline]] static void narrow_values(const Rounding<E, C>& rounding, const C* __restrict sums, int64_t count,

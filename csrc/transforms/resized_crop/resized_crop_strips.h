@@ -91,17 +91,19 @@ template <class E, class C>
   for (int64_t i = 0; i < count; ++i) to[i] = static_cast<C>(from[i]);
 }
 
-template <bool Clamps, class E, class C>
-[[gnu::noinline]] void narrow_run(const Rounding<E, C>& rounding, const C* __restrict from, int64_t count,
-                                  E* __restrict to) {
+// Sums to levels, in place or to uint8.
+template <bool Clamps, class E, class C, class To>
+[[gnu::noinline]] void level_run(const Rounding<E, C>& rounding, const C* from, int64_t count, To* to) {
   const Rounding<E, C> local = rounding;
   HANDGRAD_SIMD
-  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<E>(local.template level<Clamps>(from[i]));
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<To>(local.template level<Clamps>(from[i]));
 }
 
 // ---- strips turned and turned back ----------------------------------------------------------------------------------
 
-// Vectors of 32 bytes: the shuffles of wider ones cost more than they move.
+// Bytes of the vectors that do it. Of wider ones shuffles cost more than they move; but the widest of all have one that
+// takes its elements from anywhere in two of them, if elements are not too small.
+inline constexpr int kTurnBytes = 32, kTurnBackBytes = __BIGGEST_ALIGNMENT__ >= 64 ? 64 : 16;
 
 // to[16 i + r] = rows[r][i]
 template <class E>
@@ -109,7 +111,7 @@ template <class E>
   const E *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3], *r4 = rows[4], *r5 = rows[5], *r6 = rows[6],
           *r7 = rows[7], *r8 = rows[8], *r9 = rows[9], *r10 = rows[10], *r11 = rows[11], *r12 = rows[12],
           *r13 = rows[13], *r14 = rows[14], *r15 = rows[15];
-#pragma omp simd simdlen(32 / sizeof(E))
+#pragma omp simd simdlen(kTurnBytes / sizeof(E))
   for (int64_t i = 0; i < count; ++i) {
     E* column = to + kStripRows * i;
     column[0] = r0[i], column[1] = r1[i], column[2] = r2[i], column[3] = r3[i];
@@ -122,7 +124,7 @@ template <class E>
 // rows[r * pitch + i] = from[16 i + r]
 template <class E>
 [[gnu::noinline]] void turn_back(const E* __restrict from, int64_t count, E* __restrict rows, int64_t pitch) {
-#pragma omp simd simdlen(32 / sizeof(E))
+#pragma omp simd simdlen(kTurnBackBytes / sizeof(E))
   for (int64_t i = 0; i < count; ++i) {
     const E* column = from + kStripRows * i;
     rows[i] = column[0], rows[pitch + i] = column[1], rows[2 * pitch + i] = column[2];
@@ -132,6 +134,14 @@ template <class E>
     rows[12 * pitch + i] = column[12], rows[13 * pitch + i] = column[13], rows[14 * pitch + i] = column[14];
     rows[15 * pitch + i] = column[15];
   }
+}
+
+// to[3 i + c] = from[c * count + i]
+template <class E>
+[[gnu::noinline]] void interleave_three(const E* __restrict from, int64_t count, E* __restrict to) {
+  const E *red = from, *green = from + count, *blue = from + 2 * count;
+#pragma omp simd simdlen(kTurnBytes / sizeof(E))
+  for (int64_t i = 0; i < count; ++i) to[3 * i] = red[i], to[3 * i + 1] = green[i], to[3 * i + 2] = blue[i];
 }
 
 // ---- sums of columns ------------------------------------------------------------------------------------------------
