@@ -147,9 +147,7 @@ def _batch(name: str, images: int, side: int, size: int) -> Case:
     flips = torch.arange(images) % 2 == 0
 
     def ours(batch: Tensor) -> Tensor:
-        return handgrad.transforms.batched_resized_crop(
-            batch, boxes, size, horizontal_flip=flips, mean=_MEAN, std=_STD
-        )
+        return handgrad.transforms.batched_resized_crop(batch, boxes, size, horizontal_flip=flips, mean=_MEAN, std=_STD)
 
     def torchvision(batch: Tensor) -> Tensor:
         from torchvision.transforms.v2 import functional

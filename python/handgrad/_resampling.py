@@ -41,9 +41,7 @@ def _filter(x: Tensor, cubic: bool, a: float) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
 
-def _antialiased(
-    middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool
-) -> tuple[Tensor, Tensor]:
+def _antialiased(middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool) -> tuple[Tensor, Tensor]:
     wide = scale.clamp(min=1)
     centre, support = scale * middle, (2 if cubic else 1) * wide
     first = (centre - support + 0.5).clamp(min=0).trunc()
@@ -53,9 +51,7 @@ def _antialiased(
     return weights, weights.amax((1, 2))
 
 
-def _interpolated(
-    middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool
-) -> tuple[Tensor, Tensor]:
+def _interpolated(middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool) -> tuple[Tensor, Tensor]:
     point, reach = scale * middle - 0.5, 2 if cubic else 1
     if not cubic:
         point = point.clamp(min=0)

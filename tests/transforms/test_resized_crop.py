@@ -35,8 +35,8 @@ def by_reference(image, boxes, box, size, interpolation, antialias, dtype, mean,
     """The public functions' arguments, given to the reference."""
     channels = image.shape[1]
     return resized_crop_reference(
-        image, boxes, None, None, box, *pair(size), MODES.index(interpolation), antialias, result_type(image, dtype, mean),
-        spread(mean, channels), spread(std, channels), 0,
+        image, boxes, None, None, box, *pair(size), MODES.index(interpolation), antialias,
+        result_type(image, dtype, mean), spread(mean, channels), spread(std, channels), 0,
     )  # fmt: skip
 
 
@@ -81,7 +81,9 @@ def one_colour_stays():
     for mode in MODES:
         for size in (1, 2, 5, 19, 40):
             image = torch.full((1, 1, 18, 23), 0.3, dtype=torch.float64)
-            torch.testing.assert_close(resized_crop(image, 2, 1, 16, 20, size, mode), torch.full((1, 1, size, size), 0.3).double())
+            torch.testing.assert_close(
+                resized_crop(image, 2, 1, 16, 20, size, mode), torch.full((1, 1, size, size), 0.3).double()
+            )
             white = torch.full((1, 1, 18, 23), 255, dtype=torch.uint8)
             assert resized_crop(white, 2, 1, 16, 20, size, mode).eq(255).all()
 
@@ -120,8 +122,8 @@ def is_number_image(value):
 
 # A dtype of None is the image's.
 LENIENT = {"dtype": lambda value: value is None}
-# Every output pixel reads all its taps, from the nearest cache as a rule.
-TABLES = 256 * 1024  # The taps of a call, in double and as they are multiplied with, and where they begin.
+# On a device the taps of a call, in double and as they are multiplied with, and where they begin.
+TABLES = 256 * 1024
 
 SPEC = OpSpec(
     name="resized_crop",
@@ -135,16 +137,28 @@ SPEC = OpSpec(
             "smaller",
             (numbers(2, 2, 6, 5),),
             {
-                "top": 1, "left": 0, "height": 5, "width": 4, "size": (2, 3), "horizontal_flip": True,
-                "mean": [0.4, 0.5], "std": [0.25, 0.3],
+                "top": 1,
+                "left": 0,
+                "height": 5,
+                "width": 4,
+                "size": (2, 3),
+                "horizontal_flip": True,
+                "mean": [0.4, 0.5],
+                "std": [0.25, 0.3],
             },
         ),
         Sample(
             "larger",
             (numbers(2, 1, 4, 3),),
             {
-                "top": 0, "left": 1, "height": 3, "width": 2, "size": (4, 5), "interpolation": "bicubic",
-                "antialias": False, "vertical_flip": True,
+                "top": 0,
+                "left": 1,
+                "height": 3,
+                "width": 2,
+                "size": (4, 5),
+                "interpolation": "bicubic",
+                "antialias": False,
+                "vertical_flip": True,
             },
         ),
         Sample(
@@ -175,21 +189,76 @@ SPEC = OpSpec(
     lenient={**LENIENT, "image": is_level_image},
     device_scratch=TABLES,
     bad=[
-        Bad("box_low", lambda: resized_crop(IMAGE, 5, 0, 4, 9, 3), RuntimeError, "top, left, height and width must be a box in the image of 8 x 9 pixels; got 5, 0, 4, 9"),
+        Bad(
+            "box_low",
+            lambda: resized_crop(IMAGE, 5, 0, 4, 9, 3),
+            RuntimeError,
+            "top, left, height and width must be a box in the image of 8 x 9 pixels; got 5, 0, 4, 9",
+        ),
         Bad("box_right", lambda: resized_crop(IMAGE, 0, 9, 4, 1, 3), RuntimeError, "must be a box in the image"),
-        Bad("top", lambda: resized_crop(IMAGE, -1, 0, 4, 4, 3), ValueError, "top must be a whole number, at least 0; got -1"),
+        Bad(
+            "top",
+            lambda: resized_crop(IMAGE, -1, 0, 4, 4, 3),
+            ValueError,
+            "top must be a whole number, at least 0; got -1",
+        ),
         Bad("height", lambda: resized_crop(IMAGE, 0, 0, 0, 4, 3), ValueError, "height must be .* at least 1; got 0"),
         Bad("size", lambda: resized_crop(IMAGE, *WHOLE, 0), ValueError, "size must be .* at least 1"),
         Bad("sizes", lambda: resized_crop(IMAGE, *WHOLE, (3, 4, 5)), TypeError, "size must be .* two of them"),
-        Bad("mode", lambda: resized_crop(IMAGE, *WHOLE, 3, "lanczos"), ValueError, "interpolation must be 'nearest', .* got 'lanczos'"),
-        Bad("dtype", lambda: resized_crop(IMAGE, *WHOLE, 3, dtype=torch.float64), TypeError, "dtype must be the image's, or .* got torch.float64"),
-        Bad("dtype_int", lambda: resized_crop(levels(3, 8, 9), *WHOLE, 3, dtype=torch.int32), TypeError, "dtype must be .* got torch.int32"),
-        Bad("no_std", lambda: resized_crop(IMAGE, *WHOLE, 3, mean=[0.5]), TypeError, "std must be a list .* mean and std both be given; got None"),
-        Bad("channels", lambda: resized_crop(IMAGE, *WHOLE, 3, mean=[0.5, 0.5], std=[1.0, 1.0]), TypeError, "mean must be a list of one number a channel, 3"),
-        Bad("std_zero", lambda: resized_crop(IMAGE, *WHOLE, 3, mean=[0.5], std=[0.0]), ValueError, "std must be finite numbers greater than 0; got 0.0"),
-        Bad("levels_mean", lambda: resized_crop(levels(3, 8, 9), *WHOLE, 3, dtype=torch.uint8, mean=[0.5], std=[1.0]), TypeError, "dtype must be a floating-point one where there is a mean"),
-        Bad("format", lambda: resized_crop(IMAGE, *WHOLE, 3, memory_format=torch.channels_last_3d), ValueError, "memory_format must be"),
-        Bad("rank", lambda: resized_crop(IMAGE[0, 0], *WHOLE, 3), RuntimeError, r"image must have 3 or 4 dimensions .* got \(8, 9\)"),
+        Bad(
+            "mode",
+            lambda: resized_crop(IMAGE, *WHOLE, 3, "lanczos"),
+            ValueError,
+            "interpolation must be 'nearest', .* got 'lanczos'",
+        ),
+        Bad(
+            "dtype",
+            lambda: resized_crop(IMAGE, *WHOLE, 3, dtype=torch.float64),
+            TypeError,
+            "dtype must be the image's, or .* got torch.float64",
+        ),
+        Bad(
+            "dtype_int",
+            lambda: resized_crop(levels(3, 8, 9), *WHOLE, 3, dtype=torch.int32),
+            TypeError,
+            "dtype must be .* got torch.int32",
+        ),
+        Bad(
+            "no_std",
+            lambda: resized_crop(IMAGE, *WHOLE, 3, mean=[0.5]),
+            TypeError,
+            "std must be a list .* mean and std both be given; got None",
+        ),
+        Bad(
+            "channels",
+            lambda: resized_crop(IMAGE, *WHOLE, 3, mean=[0.5, 0.5], std=[1.0, 1.0]),
+            TypeError,
+            "mean must be a list of one number a channel, 3",
+        ),
+        Bad(
+            "std_zero",
+            lambda: resized_crop(IMAGE, *WHOLE, 3, mean=[0.5], std=[0.0]),
+            ValueError,
+            "std must be finite numbers greater than 0; got 0.0",
+        ),
+        Bad(
+            "levels_mean",
+            lambda: resized_crop(levels(3, 8, 9), *WHOLE, 3, dtype=torch.uint8, mean=[0.5], std=[1.0]),
+            TypeError,
+            "dtype must be a floating-point one where there is a mean",
+        ),
+        Bad(
+            "format",
+            lambda: resized_crop(IMAGE, *WHOLE, 3, memory_format=torch.channels_last_3d),
+            ValueError,
+            "memory_format must be",
+        ),
+        Bad(
+            "rank",
+            lambda: resized_crop(IMAGE[0, 0], *WHOLE, 3),
+            RuntimeError,
+            r"image must have 3 or 4 dimensions .* got \(8, 9\)",
+        ),
         Bad("int16", lambda: resized_crop(IMAGE.short(), *WHOLE, 3), TypeError, "image must be uint8, .* got int16"),
     ],
     identities={
@@ -199,7 +268,7 @@ SPEC = OpSpec(
         "outside": what_is_outside_the_box_does_not_count,
     },
     numel_beyond_int32=an_image_beyond_int32,
-)  # fmt: skip
+)
 
 NO_DERIVATIVES = "images of integers have no derivatives"
 
@@ -216,14 +285,28 @@ LEVELS_SPEC = OpSpec(
             "cubic_levels",
             (levels(2, 1, 9, 8),),
             {
-                "top": 0, "left": 2, "height": 9, "width": 6, "size": (5, 13), "interpolation": "bicubic",
-                "horizontal_flip": True, "vertical_flip": True,
+                "top": 0,
+                "left": 2,
+                "height": 9,
+                "width": 6,
+                "size": (5, 13),
+                "interpolation": "bicubic",
+                "horizontal_flip": True,
+                "vertical_flip": True,
             },
         ),
         Sample(
             "cubic_levels_interpolated",
             (levels(2, 4, 9, 8),),
-            {"top": 0, "left": 2, "height": 9, "width": 6, "size": (5, 13), "interpolation": "bicubic", "antialias": False},
+            {
+                "top": 0,
+                "left": 2,
+                "height": 9,
+                "width": 6,
+                "size": (5, 13),
+                "interpolation": "bicubic",
+                "antialias": False,
+            },
         ),
         Sample(
             "normalised_levels",
@@ -258,7 +341,7 @@ LEVELS_SPEC = OpSpec(
     identities={},
     numel_beyond_int32=an_image_beyond_int32,
     not_applicable={3: NO_DERIVATIVES, 15: NO_DERIVATIVES},
-)  # fmt: skip
+)
 
 BATCHED_SPEC = OpSpec(
     name="resized_crop",
@@ -269,8 +352,8 @@ BATCHED_SPEC = OpSpec(
     samples=[
         Sample(
             "boxes",
-            # Not two images: a batch of four times this would be taken for the four numbers of a box.
-            (numbers(3, 2, 6, 5), torch.tensor([[0, 1, 6, 4], [2, 0, 3, 5], [1, 1, 2, 2]])),
+            # No multiple of three is one of the other sizes, which would be taken for the batch.
+            (numbers(3, 2, 7, 5), torch.tensor([[0, 1, 6, 4], [2, 0, 3, 5], [1, 1, 2, 2]])),
             {"size": (2, 3), "horizontal_flip": True, "mean": [0.4, 0.5], "std": [0.25, 0.3]},
         ),
         Sample(
@@ -281,26 +364,69 @@ BATCHED_SPEC = OpSpec(
     ],
     large=Sample(
         "large",
-        (numbers(4, 3, 131, 157).float(), torch.tensor([[0, 0, 131, 157], [5, 9, 60, 70], [1, 2, 3, 4], [9, 9, 99, 9]])),
+        (
+            numbers(4, 3, 131, 157).float(),
+            torch.tensor([[0, 0, 131, 157], [5, 9, 60, 70], [1, 2, 3, 4], [9, 9, 99, 9]]),
+        ),
         {"size": (97, 103)},
     ),
     empty=[Sample("batch", (numbers(0, 3, 4, 5), torch.zeros(0, 4, dtype=torch.int64)), {"size": 3})],
     lenient={**LENIENT, "images": is_level_image},
     device_scratch=TABLES,
     bad=[
-        Bad("kind", lambda: batched_resized_crop(IMAGE, BOXES.float(), 3), TypeError, "boxes must be a tensor of integers, as int64; got one of float32"),
-        Bad("columns", lambda: batched_resized_crop(IMAGE, BOXES[:, :3], 3), RuntimeError, r"boxes must have shape \(batch, 4\): .* got \(2, 3\)"),
-        Bad("rows", lambda: batched_resized_crop(IMAGE, BOXES[:1], 3), RuntimeError, r"boxes must have shape .* got \(1, 4\)"),
-        Bad("flips", lambda: batched_resized_crop(IMAGE, BOXES, 3, horizontal_flip=torch.ones(3).bool()), RuntimeError, "horizontal_flip must have a value for each row of boxes, 2; got 3"),
-        Bad("flip_kind", lambda: batched_resized_crop(IMAGE, BOXES, 3, vertical_flip=torch.ones(2)), TypeError, "vertical_flip must be True, False or .* booleans; got .* of float32"),
+        Bad(
+            "kind",
+            lambda: batched_resized_crop(IMAGE, BOXES.float(), 3),
+            TypeError,
+            "boxes must be a tensor of integers, as int64; got one of float32",
+        ),
+        Bad(
+            "columns",
+            lambda: batched_resized_crop(IMAGE, BOXES[:, :3], 3),
+            RuntimeError,
+            r"boxes must have shape \(batch, 4\): .* got \(2, 3\)",
+        ),
+        Bad(
+            "rows",
+            lambda: batched_resized_crop(IMAGE, BOXES[:1], 3),
+            RuntimeError,
+            r"boxes must have shape .* got \(1, 4\)",
+        ),
+        Bad(
+            "flips",
+            lambda: batched_resized_crop(IMAGE, BOXES, 3, horizontal_flip=torch.ones(3).bool()),
+            RuntimeError,
+            "horizontal_flip must have a value for each row of boxes, 2; got 3",
+        ),
+        Bad(
+            "flip_kind",
+            lambda: batched_resized_crop(IMAGE, BOXES, 3, vertical_flip=torch.ones(2)),
+            TypeError,
+            "vertical_flip must be True, False or .* booleans; got .* of float32",
+        ),
         Bad("rank", lambda: batched_resized_crop(IMAGE[0], BOXES, 3), RuntimeError, "images must have 4 dimensions"),
-        Bad("list", lambda: batched_resized_crop([], BOXES, 3), ValueError, "images must be a tensor, or a list of at least one; got an empty list"),
-        Bad("list_rank", lambda: batched_resized_crop([IMAGE], BOXES[:1], 3), RuntimeError, r"images\[0\] must have 3 dimensions"),
-        Bad("list_rows", lambda: batched_resized_crop([IMAGE[0]], BOXES, 3), RuntimeError, "boxes must have a row for each of images, 1; got 2"),
+        Bad(
+            "list",
+            lambda: batched_resized_crop([], BOXES, 3),
+            ValueError,
+            "images must be a tensor, or a list of at least one; got an empty list",
+        ),
+        Bad(
+            "list_rank",
+            lambda: batched_resized_crop([IMAGE], BOXES[:1], 3),
+            RuntimeError,
+            r"images\[0\] must have 3 dimensions",
+        ),
+        Bad(
+            "list_rows",
+            lambda: batched_resized_crop([IMAGE[0]], BOXES, 3),
+            RuntimeError,
+            "boxes must have a row for each of images, 1; got 2",
+        ),
     ],
     identities={},
     numel_beyond_int32=an_image_beyond_int32,
-)  # fmt: skip
+)
 
 test_matrix = matrix(SPEC)
 test_matrix_of_levels = matrix(LEVELS_SPEC)
@@ -446,9 +572,7 @@ def test_memory_formats(kind):
     expected = resized_crop(planes, 1, 1, 10, 9, (5, 20), mean=MEAN[:3], std=STD[:3])
     for image in (packed, planes, sparse, planes.transpose(2, 3).contiguous().transpose(2, 3)):
         for memory_format in (torch.preserve_format, torch.contiguous_format, torch.channels_last):
-            found = resized_crop(
-                image, 1, 1, 10, 9, (5, 20), mean=MEAN[:3], std=STD[:3], memory_format=memory_format
-            )
+            found = resized_crop(image, 1, 1, 10, 9, (5, 20), mean=MEAN[:3], std=STD[:3], memory_format=memory_format)
             assert torch.equal(found, expected)
             kept = torch.channels_last if image is packed else torch.contiguous_format
             wanted = kept if memory_format is torch.preserve_format else memory_format

@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
   largest_of[threadIdx.x] = largest;
   __syncthreads();
-  for (int i = 0; i < kThreads; ++i) largest = largest_of[i] > largest ? largest_of[i] : largest;
+  for (int t = 0; t < kThreads; ++t) largest = largest_of[t] > largest ? largest_of[t] : largest;
   const int32_t precision = precision_of(largest);
   for (int64_t o = threadIdx.x; o < outputs; o += kThreads) {
     const int32_t count = static_cast<int32_t>(load(windows + o) & 0xffffffff);

@@ -69,7 +69,7 @@ class Normalisation {
 
   bool corrects(size_t c) const {
     F quotients[256], corrected[256];
-    for (int i = 0; i < 256; ++i) quotients[i] = corrected[i] = static_cast<F>(i) * scale_;
+    for (int64_t i = 0; i < 256; ++i) quotients[i] = corrected[i] = static_cast<F>(i) * scale_;
     apply_divided(quotients, 256, mean_[c], std_[c]);
     apply_corrected(corrected, 256, mean_[c], std_[c], inverse_[c]);
     return std::memcmp(quotients, corrected, sizeof(quotients)) == 0;

@@ -1,4 +1,4 @@
-"""Crop, resize, flip, scale and normalise in one pass. Weights, rounding and derivatives: docs/transforms/resized_crop.md."""
+"""Crop, resize, flip, scale, normalise in one pass. Weights, rounding, derivatives: docs/transforms/resized_crop.md."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def resized_crop(
 
     The pictures of torchvision's ``resized_crop``, ``horizontal_flip``, ``vertical_flip``, ``to_dtype(scale=True)`` and
     ``normalize``, one after the other (:mod:`torchvision.transforms.v2.functional`; torchvision need not be there). A
-    uint8 image gives, to the bit, what torchvision's uint8 kernels for the CPU give, on every device; beyond torchvision
-    the gradient is deterministic and there are second derivatives, forward mode, bfloat16 and float16.
+    uint8 image gives, to the bit, what torchvision's uint8 kernels for the CPU give, on every device. Beyond them there
+    are a deterministic gradient, second derivatives, forward mode, bfloat16 and float16.
 
     Args:
         image: (channels, height, width) or (batch, channels, height, width); uint8, float32, float64, bfloat16 or
@@ -58,8 +58,8 @@ def resized_crop(
             ``InterpolationMode``.
         antialias: whether bilinear and bicubic filters are widened where the picture becomes smaller.
         horizontal_flip, vertical_flip: whether the output is mirrored left to right, and upside down.
-        dtype: of the output. A uint8 image may become a floating-point one, from 0 to 1; others keep their type. None is
-            the image's; float32 for a uint8 image that is normalised.
+        dtype: of the output. A uint8 image may become a floating-point one, from 0 to 1; others keep their type. None
+            is the image's; float32 for a uint8 image that is normalised.
         mean, std: one number a channel, or one for all; subtracted, and divided by, in that order.
         memory_format: of the output: ``torch.contiguous_format``, ``torch.channels_last``, or as the image's is.
 
@@ -132,10 +132,11 @@ def batched_resized_crop(
         >>> batched_resized_crop(images, boxes, 1, horizontal_flip=torch.tensor([True, False])).flatten()
         tensor([ 2.5000, 27.5000])
     """
-    if isinstance(images, (list, tuple)):
+    if not isinstance(images, Tensor) and isinstance(images, (list, tuple)):
         return _of_list(images, boxes, size, interpolation, antialias, horizontal_flip, vertical_flip,
                         dtype=dtype, mean=mean, std=std, memory_format=memory_format)  # fmt: skip
     check_tensor(_OP, "images", images)
+    assert isinstance(images, Tensor)
     if images.dim() != 4:
         raise RuntimeError(
             f"{_OP}: images must have 4 dimensions (batch, channels, height, width); got {tuple(images.shape)}"
@@ -196,7 +197,7 @@ def _of_list(
     outputs = []
     for index, image in enumerate(images):
         row = slice(index, index + 1)
-        flips = {
+        flips: dict[str, Any] = {
             name: flip[row] if isinstance(flip, Tensor) and flip.dim() else flip
             for name, flip in (("horizontal_flip", horizontal_flip), ("vertical_flip", vertical_flip))
         }
@@ -245,8 +246,8 @@ def _checked_statistics(mean: Any, std: Any, channels: int) -> tuple[list[float]
     for name, values, low in (("mean", mean, -FLOAT_MAX), ("std", std, 1e-37)):
         if not isinstance(values, (list, tuple)) or len(values) not in (1, channels):
             raise TypeError(
-                f"{_OP}: {name} must be a list of one number a channel, {channels}, or of one for all, and mean and std "
-                f"both be given; got {values!r}"
+                f"{_OP}: {name} must be a list of one number a channel, {channels}, or of one for all, and mean and "
+                f"std both be given; got {values!r}"
             )
         for value in values:
             what = "numbers that are finite" if name == "mean" else "finite numbers greater than 0"
