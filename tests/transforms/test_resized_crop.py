@@ -637,3 +637,21 @@ def test_torchvision_need_not_be_there():
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "torch.Size([3, 4, 4])" in run.stdout
+
+
+@pytest.mark.tiers("whole")
+@pytest.mark.parametrize(("mode", "antialias"), SMOOTH)
+def test_onnx_of_float32_is_its_own_operator(tmp_path, mode, antialias):
+    hg_onnx = pytest.importorskip("handgrad.onnx")
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+    class Prepared(torch.nn.Module):
+        def forward(self, image):
+            return resized_crop(
+                image, 3, 2, 30, 33, (11, 40), mode, antialias, horizontal_flip=True, mean=MEAN[:3], std=STD[:3]
+            )
+
+    image = torch.rand(2, 3, 40, 40, generator=reseeded())
+    hg_onnx.export(Prepared(), (image,), tmp_path / "crop.onnx", verify=True)
+    assert "Resize" in [node.op_type for node in onnx.load(tmp_path / "crop.onnx").graph.node]
