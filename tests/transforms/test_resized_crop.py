@@ -539,6 +539,32 @@ def test_gradients_are_torchvisions(functional):
 
 
 @pytest.mark.tiers("whole")
+def test_the_same_seed_gives_the_picture_of_torchvisions_pipeline(functional):
+    """As docs/transforms/resized_crop.md has it."""
+    from torchvision.transforms import v2
+
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("here torchvision resizes uint8 through float32")
+    crop, mean, std = v2.RandomResizedCrop(24), MEAN[:3], STD[:3]
+    steps = [crop, v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    theirs = v2.Compose(steps)
+
+    def ours(image):
+        box = crop.make_params([image])
+        flip = bool(torch.rand(1) < 0.5)
+        return resized_crop(image, **box, size=24, horizontal_flip=flip, mean=mean, std=std)
+
+    with torch.random.fork_rng():
+        for seed in range(30):
+            image = levels(3, 90, 70 + seed, seed=seed)
+            pictures = []
+            for prepare in (theirs, ours):
+                torch.manual_seed(seed)
+                pictures.append(prepare(image))
+            assert torch.equal(pictures[1], pictures[0]), f"seed {seed}"
+
+
+@pytest.mark.tiers("whole")
 def test_the_interpolation_may_be_torchvisions(functional):
     from torchvision.transforms import InterpolationMode
 

@@ -152,7 +152,8 @@ class Resampler {
   // The rows that are read, in order; where each stands in that list; and the first of them.
   std::vector<int64_t> listed_, places_;
   int64_t lowest_ = 0;
-  ScratchVector<E> lines_, strip_;
+  ScratchVector<E> lines_;
+  ScratchVector<std::conditional_t<std::is_same_v<E, uint8_t>, uint32_t, E>> strip_;
   ScratchVector<C> ring_, sums_, wide_, turned_;
   ScratchVector<F> values_;
 
@@ -197,20 +198,29 @@ class Resampler {
     const int64_t width = input_end_ - input_begin_;
     const bool is_stored_as_summed = source.dtype == (sizeof(E) == 1 ? ScalarType::Byte : kDtype<E>);
     const bool is_packed = is_stored_as_summed && source.channel == 1 && source.column == channels_;
-    strip_.resize(static_cast<size_t>(width * channels_ * kStripRows));
     const E* rows[kStripRows];
     if (is_packed) {
       for (int64_t r = 0; r < kStripRows; ++r) rows[r] = line_in_place(source, 0, row_of(strip, r));
-      turn(rows, width * channels_, strip_.data());
+      turn_rows(rows, width * channels_);
       sum_strip(channels_, 0, channels_);
     } else {
       for (int64_t c = 0; c < channels_; ++c) {
         load_lines(source, c, strip, is_stored_as_summed, rows);
-        turn(rows, width, strip_.data());
+        turn_rows(rows, width);
         sum_strip(1, c, 1);
       }
     }
     turn_back(turned_.data(), length_, ring_.data() + strip * kStripRows % ring_rows_ * pitch_, pitch_);
+  }
+
+  void turn_rows(const E* const* rows, int64_t count) {
+    if constexpr (std::is_same_v<E, uint8_t>) {
+      strip_.resize(static_cast<size_t>((count + 3) / 4 * kStripRows));
+      turn_levels(rows, count, strip_.data());
+    } else {
+      strip_.resize(static_cast<size_t>(count * kStripRows));
+      turn(rows, count, strip_.data());
+    }
   }
 
   // The last strip may have fewer rows: then its last one stands in.
@@ -281,9 +291,11 @@ class Resampler {
     if constexpr (std::is_same_v<E, C>) {
       return strip_.data() - input_begin_ * pixel;
     } else {
-      wide_.resize(static_cast<size_t>((block.high - block.low) * pixel));
-      widen_run(strip_.data() + (block.low - input_begin_) * pixel, (block.high - block.low) * pixel, wide_.data());
-      return wide_.data() - block.low * pixel;
+      const int64_t side = pixel / kStripRows;
+      const int64_t first = (block.low - input_begin_) * side / 4, end = ((block.high - input_begin_) * side + 3) / 4;
+      wide_.resize(static_cast<size_t>((end - first) * 4 * kStripRows));
+      widen_levels(strip_.data() + first * kStripRows, end - first, wide_.data());
+      return wide_.data() - first * 4 * kStripRows - input_begin_ * pixel;
     }
   }
 
