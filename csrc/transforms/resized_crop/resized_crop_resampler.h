@@ -197,11 +197,11 @@ class Resampler {
       const C* strip = widened(block, pixel);
       C* to = turned_.data() + (channel * columns_.outputs + block.begin) * kStripRows;
       if (count == 3) {
-        sum_columns(columns_, block.begin, block.end, rounding.start, strip, columns, to, int64_t{3});
+        sum_columns<C, 3>(columns_, block.begin, block.end, rounding.start, strip, columns, to);
       } else {
         for (int64_t c = 0; c < count; ++c) {
-          sum_columns(columns_, block.begin, block.end, rounding.start, strip + c * kStripRows, columns,
-                      to + c * columns.channel, int64_t{1});
+          sum_columns<C, 1>(columns_, block.begin, block.end, rounding.start, strip + c * kStripRows, columns,
+                            to + c * columns.channel);
         }
       }
       const int64_t size = (block.end - block.begin) * kStripRows;

@@ -9,10 +9,12 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "abi/macros.h"
@@ -22,8 +24,8 @@ namespace handgrad::resized_crop {
 
 // Rows of a strip.
 inline constexpr int64_t kStripRows = 16;
-// Taps of which there is a loop without a loop inside.
-inline constexpr int64_t kFewTaps = 6;
+// Taps of which there is a loop without a loop inside; more are added so many at a time.
+inline constexpr int kFewTaps = 8;
 
 // Which inputs every output is made of along one axis, with their weights.
 template <class C>
@@ -188,14 +190,16 @@ struct Columns {
   int64_t pixel, output, channel;
 };
 
-// Outputs [begin, end), all of N taps, of G channels side by side; `strip` is where pixel 0 would be.
-template <class C, int N, int G>
-[[gnu::noinline]] void sum_columns(const AxisTaps<C>& taps, int64_t begin, int64_t end, C start,
+// The sums of outputs [begin, end): N of their taps, from tap `skipped` on, added to `start`, or to what is there. Of G
+// channels side by side; `strip` is where pixel 0 would be.
+template <class C, int N, int G, bool Adds>
+[[gnu::noinline]] void sum_columns(const AxisTaps<C>& taps, int64_t skipped, int64_t begin, int64_t end, C start,
                                    const C* __restrict strip, const Columns& columns, C* __restrict to) {
   const Columns local = columns;
   const int32_t* firsts = taps.first.data();
   const int64_t most = taps.most;
-  const C* weights = taps.weights_of(begin);
+  const C* weights = taps.weights_of(begin) + skipped;
+  strip += skipped * local.pixel;
   for (int64_t o = begin; o < end; ++o, weights += most, to += local.output) {
     const C* __restrict from = strip + firsts[o] * local.pixel;
     C kept[N > 0 ? N : 1];
@@ -203,7 +207,7 @@ template <class C, int N, int G>
     for (int c = 0; c < G; ++c) {
       HANDGRAD_SIMD
       for (int64_t r = 0; r < kStripRows; ++r) {
-        C sum = start;
+        C sum = Adds ? to[c * local.channel + r] : start;
         for (int k = 0; k < N; ++k) sum += kept[k] * from[k * local.pixel + c * kStripRows + r];
         to[c * local.channel + r] = sum;
       }
@@ -211,50 +215,28 @@ template <class C, int N, int G>
   }
 }
 
-// The same of any number of taps.
-template <class C>
-[[gnu::noinline]] void sum_many_columns(const AxisTaps<C>& taps, int64_t begin, int64_t end, C start,
-                                        const C* __restrict strip, const Columns& columns, C* __restrict to,
-                                        int64_t channels) {
-  for (int64_t o = begin; o < end; ++o, to += columns.output) {
-    const C* weights = taps.weights_of(o);
-    const int64_t count = taps.count[static_cast<size_t>(o)];
-    for (int64_t c = 0; c < channels; ++c) {
-      const C* __restrict from = strip + taps.first[static_cast<size_t>(o)] * columns.pixel + c * kStripRows;
-      C sums[kStripRows];
-      HANDGRAD_SIMD
-      for (int64_t r = 0; r < kStripRows; ++r) sums[r] = start;
-      for (int64_t k = 0; k < count; ++k, from += columns.pixel) {
-        const C weight = weights[k];
-        HANDGRAD_SIMD
-        for (int64_t r = 0; r < kStripRows; ++r) sums[r] += weight * from[r];
-      }
-      HANDGRAD_SIMD
-      for (int64_t r = 0; r < kStripRows; ++r) to[c * columns.channel + r] = sums[r];
-    }
-  }
+// The loops of 0 to kFewTaps taps.
+template <class C, int G, bool Adds, int... N>
+constexpr auto column_sums(std::integer_sequence<int, N...>) {
+  return std::array{sum_columns<C, N, G, Adds>...};
 }
 
 // Outputs [begin, end), of three channels side by side or of one.
-template <class C>
+template <class C, int G>
 void sum_columns(const AxisTaps<C>& taps, int64_t begin, int64_t end, C start, const C* strip, const Columns& columns,
-                 C* to, int64_t channels) {
-  using Sum = void (*)(const AxisTaps<C>&, int64_t, int64_t, C, const C*, const Columns&, C*);
-  static constexpr Sum kOfOne[] = {sum_columns<C, 0, 1>, sum_columns<C, 1, 1>, sum_columns<C, 2, 1>,
-                                   sum_columns<C, 3, 1>, sum_columns<C, 4, 1>, sum_columns<C, 5, 1>,
-                                   sum_columns<C, 6, 1>};
-  static constexpr Sum kOfThree[] = {sum_columns<C, 0, 3>, sum_columns<C, 1, 3>, sum_columns<C, 2, 3>,
-                                     sum_columns<C, 3, 3>, sum_columns<C, 4, 3>, sum_columns<C, 5, 3>,
-                                     sum_columns<C, 6, 3>};
+                 C* to) {
+  static constexpr auto kFirst = column_sums<C, G, false>(std::make_integer_sequence<int, kFewTaps + 1>());
+  static constexpr auto kFurther = column_sums<C, G, true>(std::make_integer_sequence<int, kFewTaps + 1>());
   // Those with as many taps at a time.
   while (begin < end) {
     const int64_t count = taps.count[static_cast<size_t>(begin)];
     int64_t next = begin + 1;
     while (next < end && taps.count[static_cast<size_t>(next)] == count) ++next;
-    if (count > kFewTaps) {
-      sum_many_columns(taps, begin, next, start, strip, columns, to, channels);
-    } else {
-      (channels == 3 ? kOfThree : kOfOne)[count](taps, begin, next, start, strip, columns, to);
+    int64_t done = std::min<int64_t>(count, kFewTaps);
+    kFirst[static_cast<size_t>(done)](taps, 0, begin, next, start, strip, columns, to);
+    for (int64_t some; done < count; done += some) {
+      some = std::min<int64_t>(count - done, kFewTaps);
+      kFurther[static_cast<size_t>(some)](taps, done, begin, next, start, strip, columns, to);
     }
     to += (next - begin) * columns.output;
     begin = next;
@@ -277,20 +259,20 @@ template <class C, int N, bool Adds>
   }
 }
 
+template <class C, bool Adds, int... N>
+constexpr auto row_sums(std::integer_sequence<int, N...>) {
+  return std::array{sum_rows<C, N, Adds>...};
+}
+
 template <class C>
 void sum_rows(const C* const* rows, const C* weights, int64_t count, C start, int64_t length, C* to) {
-  using Sum = void (*)(const C* const*, const C*, C, int64_t, C*);
-  static constexpr Sum kFirst[] = {sum_rows<C, 0, false>, sum_rows<C, 1, false>, sum_rows<C, 2, false>,
-                                   sum_rows<C, 3, false>, sum_rows<C, 4, false>, sum_rows<C, 5, false>,
-                                   sum_rows<C, 6, false>};
-  static constexpr Sum kFurther[] = {sum_rows<C, 0, true>, sum_rows<C, 1, true>, sum_rows<C, 2, true>,
-                                     sum_rows<C, 3, true>, sum_rows<C, 4, true>, sum_rows<C, 5, true>,
-                                     sum_rows<C, 6, true>};
-  int64_t done = std::min(count, kFewTaps);
-  kFirst[done](rows, weights, start, length, to);
-  for (int64_t next; done < count; done += next) {
-    next = std::min(count - done, kFewTaps);
-    kFurther[next](rows + done, weights + done, start, length, to);
+  static constexpr auto kFirst = row_sums<C, false>(std::make_integer_sequence<int, kFewTaps + 1>());
+  static constexpr auto kFurther = row_sums<C, true>(std::make_integer_sequence<int, kFewTaps + 1>());
+  int64_t done = std::min<int64_t>(count, kFewTaps);
+  kFirst[static_cast<size_t>(done)](rows, weights, start, length, to);
+  for (int64_t some; done < count; done += some) {
+    some = std::min<int64_t>(count - done, kFewTaps);
+    kFurther[static_cast<size_t>(some)](rows + done, weights + done, start, length, to);
   }
 }
 
