@@ -24,39 +24,41 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
     """
 
     def split(args: tuple[Any, ...]) -> tuple[list[int], Callable[..., Any]]:
-        places = [place for place, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
+        positions = [position for position, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
         constants = [None if isinstance(arg, torch.Tensor) else arg for arg in args]
 
         def of_tensors(*tensors: torch.Tensor) -> Any:
             filled = list(constants)
-            for place, tensor in zip(places, tensors, strict=True):
-                filled[place] = tensor
+            for position, tensor in zip(positions, tensors, strict=True):
+                filled[position] = tensor
             return reference(*filled)
 
-        return places, of_tensors
+        return positions, of_tensors
 
     class Through(torch.autograd.Function):
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.arity = len(inputs)
-            ctx.places, ctx.of_tensors = split(inputs)
-            ctx.save_for_backward(*(inputs[place] for place in ctx.places))
-            ctx.save_for_forward(*(inputs[place] for place in ctx.places))
+            ctx.positions, ctx.of_tensors = split(inputs)
+            ctx.save_for_backward(*(inputs[position] for position in ctx.positions))
+            ctx.save_for_forward(*(inputs[position] for position in ctx.positions))
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Any) -> Any:
             outputs, pull_back = torch.func.vjp(ctx.of_tensors, *ctx.saved_tensors)[:2]
             single = isinstance(outputs, torch.Tensor)
             grads: list[Any] = [None] * ctx.arity
-            for place, grad in zip(ctx.places, pull_back(grad_outputs[0] if single else grad_outputs), strict=True):
-                grads[place] = grad
+            for position, grad in zip(
+                ctx.positions, pull_back(grad_outputs[0] if single else grad_outputs), strict=True
+            ):
+                grads[position] = grad
             return tuple(grads)
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
             # A tensor with a tangent must not be an expanded view.
             tensors = tuple(tensor.contiguous() for tensor in ctx.saved_tensors)
-            given = (tangents[place] for place in ctx.places)
+            given = (tangents[position] for position in ctx.positions)
             filled = tuple(
                 torch.zeros_like(t) if d is None else d.contiguous() for t, d in zip(tensors, given, strict=True)
             )

@@ -406,8 +406,8 @@ std::string value_text(const TypeDescriptor& type, uintptr_t value) {
                        : std::to_string(value);
 }
 
-[[noreturn]] void undefined(const SourceLocation& where, const std::string& sentence) {
-  const std::string text = sentence + ", " + (where.file ? handgrad::emulator::file_name(where.file) : "?") + ':' +
+[[noreturn]] void undefined(const SourceLocation& where, const std::string& message) {
+  const std::string text = message + ", " + (where.file ? handgrad::emulator::file_name(where.file) : "?") + ':' +
                            std::to_string(where.line);
   handgrad::emulator::Worker* worker = handgrad::emulator::active_worker();
   if (worker && worker->in_kernel()) worker->fault(text);

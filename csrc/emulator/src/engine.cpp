@@ -298,9 +298,9 @@ void Worker::abandon() {
     fiber->restart();
     free_.push_back(fiber.get());
   }
-  std::string sentence;
-  sentence.swap(fault_);
-  throw std::runtime_error(sentence);
+  std::string message;
+  message.swap(fault_);
+  throw std::runtime_error(message);
 }
 
 std::string Worker::name_of(unsigned thread) const { return text("thread ", triple(coordinates_[thread])); }
@@ -309,8 +309,8 @@ std::string Worker::place_text() const {
   return text("kernel ", request->name, ", block ", triple(blockIdx), ", ", name_of(thread_index()));
 }
 
-void Worker::fault(const std::string& sentence) {
-  fault_ = text(place_text(), ": ", sentence);
+void Worker::fault(const std::string& message) {
+  fault_ = text(place_text(), ": ", message);
   current_->fiber->switch_to(scheduler_);
   __builtin_trap();
 }
@@ -347,18 +347,18 @@ void Worker::report_stuck() {
   for (const Group& group : groups) {
     if (threads_[group.first].status != Status::returned) (group.barrier ? barriers : meetings) = true;
   }
-  std::string sentence = text("kernel ", request->name, ", block ", triple(blockIdx), ", ", name_of(groups[0].first),
+  std::string message = text("kernel ", request->name, ", block ", triple(blockIdx), ", ", name_of(groups[0].first),
                               !meetings   ? ": a barrier that not all threads of the block reach: "
                               : !barriers ? ": a meeting of a warp from which lanes are absent: "
                                           : ": threads that wait for one another: ");
   const size_t shown = std::min<size_t>(groups.size(), 6);
   for (size_t g = 0; g < shown; ++g) {
-    sentence += text(g ? "; " : "", name_of(groups[g].first));
-    if (groups[g].size > 1) sentence += text(" and ", groups[g].size - 1, groups[g].size == 2 ? " other" : " others");
-    sentence += ": " + groups[g].where;
+    message += text(g ? "; " : "", name_of(groups[g].first));
+    if (groups[g].size > 1) message += text(" and ", groups[g].size - 1, groups[g].size == 2 ? " other" : " others");
+    message += ": " + groups[g].where;
   }
-  if (groups.size() > shown) sentence += text("; and ", groups.size() - shown, " more groups");
-  fault_ = sentence;
+  if (groups.size() > shown) message += text("; and ", groups.size() - shown, " more groups");
+  fault_ = message;
   abandon();
   __builtin_unreachable();
 }
@@ -492,9 +492,9 @@ uint64_t warp_shuffle(const char* function, unsigned mask, uint64_t value, unsig
 unsigned lane() { return running("a warp function").thread_index() % kWarp; }
 unsigned live_lanes() { return running("__activemask").live_lanes(); }
 
-void fault(const std::string& sentence) {
-  if (worker && worker->in_kernel()) worker->fault(sentence);
-  throw std::runtime_error(sentence);
+void fault(const std::string& message) {
+  if (worker && worker->in_kernel()) worker->fault(message);
+  throw std::runtime_error(message);
 }
 
 void fence() {

@@ -78,7 +78,7 @@ class Worker {
   const uint64_t* lane_table() const { return tables_.data() + size_t{thread_index()} * kWarp; }
   uint64_t taken() const { return current_->taken; }
   unsigned live_lanes() const;
-  [[noreturn]] void fault(const std::string& sentence);
+  [[noreturn]] void fault(const std::string& message);
 
   // What the checks read.
   Counters counters;
