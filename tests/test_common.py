@@ -182,7 +182,9 @@ def elements(request, tmp_path_factory):
         sources += sorted(emulator.glob("src/*.cpp"))
         flags += ["-DHANDGRAD_EMULATED", "-O1", f"-I{emulator / 'include'}", "-Wno-unknown-pragmas"]
     torch.ops.load_library(compiled(library, sources, *flags))
-    return getattr(torch.ops, f"probe_{request.param}").sum_and_product
+    call = getattr(torch.ops, f"probe_{request.param}").sum_and_product
+    call.library = library
+    return call
 
 
 def layouts(dtype):
@@ -227,6 +229,11 @@ def test_a_sum_of_many_equal_terms_is_right_to_the_last_place(elements):
         element = elements(a[:8], b[:8], torch.tensor(scalar), False, WHOLE)[0][0].double()
         total = elements(a, b, torch.tensor(scalar), True, WHOLE)[0].double()
         assert abs(total / (element * a.numel() / 2) - 1) < 1.5 * 2**-24
+
+
+def test_a_failed_call_of_the_runtime_is_not_blamed_on_the_next(elements):
+    if elements.library.stem == "emulated":
+        assert ctypes.CDLL(str(elements.library)).error_after_a_failure() == 0
 
 
 @pytest.mark.parametrize("backend", ["cpu", "emulated"])

@@ -42,6 +42,8 @@ class DeviceOf {
 #endif
 
 inline void check_cuda(cudaError_t error, const char* what) {
+  // The runtime keeps an error until it is asked: the next launch, a good one, would be blamed for it.
+  if (error != cudaSuccess) static_cast<void>(cudaGetLastError());
   // What a user can do something about.
   const bool foreign = error == cudaErrorInsufficientDriver || error == cudaErrorNoKernelImageForDevice;
   HANDGRAD_CHECK(error == cudaSuccess, what, ": CUDA reports: ", cudaGetErrorString(error),
