@@ -168,6 +168,7 @@ Tensor nms_cuda(const Tensor& boxes,                // [K, 4]
   const int64_t count = boxes.size(0);
   if (count == 0) return empty_indices(0, boxes);
   const DeviceOf device(boxes);
+  check_not_captured(kOp, device);
   const Tensor order = decreasing_order(scores);
   Tensor output = order;
 

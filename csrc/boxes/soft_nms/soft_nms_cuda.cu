@@ -161,12 +161,13 @@ std::tuple<Tensor, Tensor> soft_nms_cuda(const Tensor& boxes,   // [K, 4]
   check_arguments(boxes, scores);
   const int64_t count = boxes.size(0);
   if (count == 0) return {empty_indices(0, boxes), empty_scores(0, boxes)};
+  const DeviceOf device(boxes);
+  check_not_captured(kOp, device);
   Tensor indices_out = boxes, scores_out = boxes;
 
   with_decay(boxes, iou_threshold, sigma, gaussian, [&](auto tag, auto decay) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
-    const DeviceOf device(boxes);
     const Tensor values = empty_vector<C>(7 * count, boxes), indices = empty_indices(count + 1, boxes);
     C* const value = values.template mutable_data_ptr<C>();
     C* const final_scores = value + 6 * count;
