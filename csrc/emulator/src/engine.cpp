@@ -348,9 +348,9 @@ void Worker::report_stuck() {
     if (threads_[group.first].status != Status::returned) (group.barrier ? barriers : meetings) = true;
   }
   std::string message = text("kernel ", request->name, ", block ", triple(blockIdx), ", ", name_of(groups[0].first),
-                              !meetings   ? ": a barrier that not all threads of the block reach: "
-                              : !barriers ? ": a meeting of a warp from which lanes are absent: "
-                                          : ": threads that wait for one another: ");
+                             !meetings   ? ": a barrier that not all threads of the block reach: "
+                             : !barriers ? ": a meeting of a warp from which lanes are absent: "
+                                         : ": threads that wait for one another: ");
   const size_t shown = std::min<size_t>(groups.size(), 6);
   for (size_t g = 0; g < shown; ++g) {
     message += text(g ? "; " : "", name_of(groups[g].first));
