@@ -9,6 +9,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.complete_box_iou_loss import CompleteBoxIoULoss, complete_box_iou_loss
     from handgrad.losses.distance_box_iou_loss import DistanceBoxIoULoss, distance_box_iou_loss
     from handgrad.losses.efficient_box_iou_loss import EfficientBoxIoULoss, efficient_box_iou_loss
+    from handgrad.losses.gaussian_focal_loss import GaussianFocalLoss, gaussian_focal_loss
     from handgrad.losses.generalized_box_iou_loss import GeneralizedBoxIoULoss, generalized_box_iou_loss
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
@@ -20,6 +21,7 @@ __all__ = [
     "CompleteBoxIoULoss",
     "DistanceBoxIoULoss",
     "EfficientBoxIoULoss",
+    "GaussianFocalLoss",
     "GeneralizedBoxIoULoss",
     "QualityFocalLoss",
     "ScyllaBoxIoULoss",
@@ -29,6 +31,7 @@ __all__ = [
     "complete_box_iou_loss",
     "distance_box_iou_loss",
     "efficient_box_iou_loss",
+    "gaussian_focal_loss",
     "generalized_box_iou_loss",
     "quality_focal_loss",
     "scylla_box_iou_loss",
