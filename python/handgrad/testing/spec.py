@@ -75,6 +75,7 @@ class OpSpec:
             tensors).
         dtypes: what the kernels take.
         autocast: the dtype that the op computes and returns under autocast; None if it keeps its input's.
+        widens: True if of half types it returns float32.
         channels_last: True if the layout means something to the op.
         onnx: names of the samples to export; None exports all.
         optional: names of the tensors that may be None.
@@ -118,6 +119,7 @@ class OpSpec:
     module_kwargs: Callable[[Sample], dict[str, Any]] | None = None
     dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     autocast: torch.dtype | None = None
+    widens: bool = False
     channels_last: bool = True
     onnx: Sequence[str] | None = None
     optional: Sequence[str] = ()
