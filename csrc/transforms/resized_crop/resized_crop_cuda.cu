@@ -20,11 +20,11 @@ using namespace resized_crop;
 // The memory of the tables, and what is in it once the kernel has run.
 template <class C>
 struct MadeTables {
-  Tensor exact, weights, windows;
+  Tensor exact, weights, windows, users;
   Tables<C> tables;
 
   MadeTables(const Geometry& geometry, const BoxTable& boxes, const Tensor& image, const DeviceOf& device,
-             bool of_levels) {
+             bool of_levels, bool for_gradient) {
     const int64_t sets = boxes.boxes ? geometry.batch : 1;
     // No box has more taps than the whole image.
     const Box widest{0, 0, static_cast<int32_t>(geometry.height), static_cast<int32_t>(geometry.width), false, false};
@@ -37,6 +37,9 @@ struct MadeTables {
     tables.exact = exact.mutable_data_ptr<double>();
     tables.weights = weights.mutable_data_ptr<C>();
     tables.windows = windows.mutable_data_ptr<int64_t>();
+    tables.pixels[0] = geometry.width, tables.pixels[1] = geometry.height;
+    users = empty_indices(for_gradient ? tables.users_before(sets, 0) : 0, image);
+    tables.users = for_gradient ? users.mutable_data_ptr<int64_t>() : nullptr;
     launch("resized_crop_tables", tables_kernel<C>, device, {2 * sets, dim3(kThreads, 1, 1)}, geometry, boxes, tables,
            of_levels);
   }
@@ -65,7 +68,7 @@ void launch_output(const Geometry& geometry, const BoxTable& boxes, const Tensor
   // float holds every integer weight.
   using C = std::conditional_t<sizeof(In) == 1, float, Compute<In>>;
   const DeviceOf device(image);
-  const MadeTables<C> made(geometry, boxes, image, device, sizeof(In) == 1);
+  const MadeTables<C> made(geometry, boxes, image, device, sizeof(In) == 1, false);
   const int64_t pixels = int64_t{geometry.out_height} * geometry.out_width;
   for_channels(geometry, mean, std, [&](const Statistics& statistics) {
     launch("resized_crop_output", output_kernel<In, Out, C>, device, blocks_for(geometry.batch * pixels, kThreads),
@@ -124,7 +127,7 @@ Tensor resized_crop_backward_cuda(const Tensor& grad_output,                    
   const std::vector<double> zeros(mean.size(), 0.0);
   dispatch_floating(kOp, image.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const MadeTables<Compute<T>> made(geometry, table, image, device, false);
+    const MadeTables<Compute<T>> made(geometry, table, image, device, false, true);
     for_channels(geometry, zeros, std, [&](const Statistics& statistics) {
       launch("resized_crop_grad_image", grad_image_kernel<T>, device,
              blocks_for(geometry.batch * geometry.height * geometry.width, kThreads), geometry, table, made.tables,

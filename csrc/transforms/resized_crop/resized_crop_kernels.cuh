@@ -13,8 +13,15 @@
 namespace handgrad::resized_crop {
 
 inline constexpr int kThreads = 256;
-// Channels that one launch normalises: their numbers are parameters of the kernel.
-inline constexpr int kChannels = 8;
+// Channels of one launch: a thread has all of them, so that weights are looked up once, and what normalises them is a
+// parameter of the kernel.
+inline constexpr int kChannels = 4;
+
+// Taps as one number: the first of them, and how many there are. Or outputs.
+__device__ __forceinline__ int64_t packed(const Taps& taps) { return int64_t{taps.first} << 32 | taps.count; }
+__device__ __forceinline__ Taps unpacked(int64_t taps) {
+  return {static_cast<int32_t>(taps >> 32), static_cast<int32_t>(taps & 0xffffffff)};
+}
 
 // The taps of an axis of one box, in global memory.
 template <class C>
@@ -23,31 +30,8 @@ struct AxisTable {
   const int64_t* windows;  // [outputs]
   int64_t most;
 
-  __device__ Taps taps(int64_t o) const {
-    const int64_t window = load(windows + o);
-    return {static_cast<int32_t>(window >> 32), static_cast<int32_t>(window & 0xffffffff)};
-  }
+  __device__ Taps taps(int64_t o) const { return unpacked(load(windows + o)); }
   __device__ C weight(int64_t o, int32_t k) const { return load(weights + o * most + k); }
-  // The outputs that pixel `pixel` of the crop is in, [begin, end): windows are in order.
-  __device__ void outputs_of(int32_t pixel, int32_t outputs, int32_t& begin, int32_t& end) const {
-    begin = search(outputs, [&](const Taps& own) { return own.first + own.count > pixel; });
-    end = search(outputs, [&](const Taps& own) { return own.first > pixel; });
-  }
-
- private:
-  template <class Reached>
-  __device__ int32_t search(int32_t outputs, const Reached& reached) const {
-    int32_t low = 0, high = outputs;
-    while (low < high) {
-      const int32_t middle = low + (high - low) / 2;
-      if (reached(taps(middle))) {
-        high = middle;
-      } else {
-        low = middle + 1;
-      }
-    }
-    return low;
-  }
 };
 
 // Those of both axes, columns and rows, of `sets` boxes.
@@ -56,8 +40,12 @@ struct Tables {
   double* exact;     // [sets, outputs of both, most]
   C* weights;        // the same
   int64_t* windows;  // [sets, outputs of both and two more]: the last of an axis is its precision, -1 for no box
-  int64_t outputs[2], most[2];
+  int64_t* users;    // [sets, pixels of both]: the outputs that a pixel of the crop is in; only for the gradient
+  int64_t outputs[2], most[2], pixels[2];
 
+  HANDGRAD_MATH int64_t users_before(int64_t set, int axis) const {
+    return set * (pixels[0] + pixels[1]) + (axis ? pixels[0] : 0);
+  }
   HANDGRAD_MATH int64_t weights_before(int64_t set, int axis) const {
     const int64_t columns = outputs[0] * most[0];
     return set * (columns + outputs[1] * most[1]) + (axis ? columns : 0);
@@ -85,6 +73,21 @@ struct Statistics {
   }
 };
 
+// The first of some outputs in whose taps a pixel has been reached.
+template <class Reached>
+__device__ int32_t search(const int64_t* windows, int64_t outputs, const Reached& reached) {
+  int32_t low = 0, high = static_cast<int32_t>(outputs);
+  while (low < high) {
+    const int32_t middle = low + (high - low) / 2;
+    if (reached(unpacked(load(windows + middle)))) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low;
+}
+
 // ---- the tables -----------------------------------------------------------------------------------------------------
 
 // A block makes the table of one axis of one box: in double, and from that what is multiplied with, integers for uint8.
@@ -108,14 +111,14 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   double largest = 0;
   for (int64_t o = threadIdx.x; o < outputs; o += kThreads) {
     const Taps taps = axis.fill(static_cast<int32_t>(o), exact + o * most, largest);
-    store(windows + o, int64_t{taps.first} << 32 | taps.count);
+    store(windows + o, packed(taps));
   }
   largest_of[threadIdx.x] = largest;
   __syncthreads();
   for (int t = 0; t < kThreads; ++t) largest = largest_of[t] > largest ? largest_of[t] : largest;
   const int32_t precision = precision_of(largest);
   for (int64_t o = threadIdx.x; o < outputs; o += kThreads) {
-    const int32_t count = static_cast<int32_t>(load(windows + o) & 0xffffffff);
+    const int32_t count = unpacked(load(windows + o)).count;
     for (int32_t k = 0; k < count; ++k) {
       const double weight = load(exact + o * most + k);
       store(weights + o * most + k,
@@ -123,6 +126,14 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     }
   }
   if (threadIdx.x == 0) store(windows + outputs, int64_t{precision});
+  if (!tables.users) return;
+  // Windows are in order, so that the outputs of a pixel are neighbours.
+  int64_t* users = tables.users + tables.users_before(set, which);
+  for (int64_t pixel = threadIdx.x; pixel < axis.size; pixel += kThreads) {
+    const int32_t begin = search(windows, outputs, [&](const Taps& own) { return own.first + own.count > pixel; });
+    const int32_t end = search(windows, outputs, [&](const Taps& own) { return own.first > pixel; });
+    store(users + pixel, packed({begin, end - begin}));
+  }
 }
 
 // ---- the output -----------------------------------------------------------------------------------------------------
@@ -133,34 +144,53 @@ HANDGRAD_MATH int32_t level_of(int32_t sum, int32_t precision) {
   return level < 0 ? 0 : level > 255 ? 255 : level;
 }
 
-// Output pixel (i, j) of a channel that begins at `crop`; for uint8 a level.
+// Output pixel (i, j) of `channels` channels, the first of which has its crop at `crop`; for uint8 levels.
 template <class In, class C>
-__device__ __forceinline__ C resampled(const View<const In, 4>& image, const In* crop, const AxisTable<C>& rows,
-                                       const AxisTable<C>& columns, int64_t i, int64_t j, int32_t precision_y,
-                                       int32_t precision_x) {
+__device__ __forceinline__ void resample(const View<const In, 4>& image, const In* crop, const AxisTable<C>& rows,
+                                         const AxisTable<C>& columns, int64_t i, int64_t j, int32_t precision_y,
+                                         int32_t precision_x, int32_t channels, C (&values)[kChannels]) {
+  constexpr bool kLevels = sizeof(In) == 1;
+  // What sums are made in.
+  using S = std::conditional_t<kLevels, int32_t, C>;
   const Taps own_rows = rows.taps(i), own_columns = columns.taps(j);
   const In* corner = crop + own_rows.first * image.strides[2] + own_columns.first * image.strides[3];
-  if constexpr (sizeof(In) == 1) {
-    int32_t total = 1 << (precision_y - 1);
-    for (int32_t y = 0; y < own_rows.count; ++y) {
-      int32_t sum = 1 << (precision_x - 1);
-      for (int32_t x = 0; x < own_columns.count; ++x) {
-        const int32_t pixel = load(corner + y * image.strides[2] + x * image.strides[3]);
-        sum += pixel * static_cast<int32_t>(columns.weight(j, x));
+  S totals[kChannels];
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) totals[c] = kLevels ? S(1 << (precision_y - 1)) : S(0);
+  for (int32_t y = 0; y < own_rows.count; ++y) {
+    S sums[kChannels];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) sums[c] = kLevels ? S(1 << (precision_x - 1)) : S(0);
+    for (int32_t x = 0; x < own_columns.count; ++x) {
+      const S weight = static_cast<S>(columns.weight(j, x));
+      const In* pixel = corner + y * image.strides[2] + x * image.strides[3];
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        if (c >= channels) continue;
+        if constexpr (kLevels) {
+          sums[c] += weight * static_cast<S>(load(pixel + c * image.strides[1]));
+        } else {
+          sums[c] += weight * widen(load(pixel + c * image.strides[1]));
+        }
       }
-      total += level_of(sum, precision_x) * static_cast<int32_t>(rows.weight(i, y));
     }
-    return static_cast<C>(level_of(total, precision_y));
-  } else {
-    C total = 0;
-    for (int32_t y = 0; y < own_rows.count; ++y) {
-      C sum = 0;
-      for (int32_t x = 0; x < own_columns.count; ++x) {
-        sum += columns.weight(j, x) * widen(load(corner + y * image.strides[2] + x * image.strides[3]));
+    const S weight = static_cast<S>(rows.weight(i, y));
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      if constexpr (kLevels) {
+        totals[c] += weight * level_of(sums[c], precision_x);
+      } else {
+        totals[c] += weight * sums[c];
       }
-      total += rows.weight(i, y) * sum;
     }
-    return total;
+  }
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    if constexpr (kLevels) {
+      values[c] = static_cast<C>(level_of(totals[c], precision_y));
+    } else {
+      values[c] = totals[c];
+    }
   }
 }
 
@@ -178,24 +208,25 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const int64_t i = (index - n * pixels) / geometry.out_width, j = (index - n * pixels) % geometry.out_width;
   const int32_t precision_x = tables.precision(set, 0), precision_y = tables.precision(set, 1);
   const bool is_there = precision_x >= 0;
-  const Box box = boxes.box(n);
-  const AxisTable<C> columns = tables.axis(set, 0), rows = tables.axis(set, 1);
-  const int64_t from_i = box.vertical_flip ? geometry.out_height - 1 - i : i;
-  const int64_t from_j = box.horizontal_flip ? geometry.out_width - 1 - j : j;
-  for (int32_t c = statistics.first; c < statistics.first + statistics.count; ++c) {
-    C value = 0;
-    if (is_there) {
-      const In* crop = image.at(n, c, box.top, box.left);
-      value = resampled(image, crop, rows, columns, from_i, from_j, precision_y, precision_x);
-    }
+  C values[kChannels] = {};
+  if (is_there) {
+    const Box box = boxes.box(n);
+    resample(image, image.at(n, statistics.first, box.top, box.left), tables.axis(set, 1), tables.axis(set, 0),
+             box.vertical_flip ? geometry.out_height - 1 - i : i, box.horizontal_flip ? geometry.out_width - 1 - j : j,
+             precision_y, precision_x, statistics.count, values);
+  }
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    if (c >= statistics.count) continue;
+    Out* to = output.at(n, statistics.first + c, i, j);
     if constexpr (sizeof(Out) == 1) {
-      store(output.at(n, c, i, j), static_cast<Out>(value));
+      store(to, static_cast<Out>(values[c]));
     } else {
       using F = Compute<Out>;
-      F number = static_cast<F>(value);
+      F number = static_cast<F>(values[c]);
       if constexpr (sizeof(In) == 1) number = rounded_product(number, static_cast<F>(1.0 / 255));
-      number = statistics.apply(number, c - statistics.first);
-      store(output.at(n, c, i, j), narrow<Out>(is_there ? number : std::numeric_limits<F>::quiet_NaN()));
+      number = statistics.apply(number, c);
+      store(to, narrow<Out>(is_there ? number : std::numeric_limits<F>::quiet_NaN()));
     }
   }
 }
@@ -218,24 +249,33 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const Box box = boxes.box(n);
   const int64_t y = row - box.top, x = column - box.left;
   const AxisTable<C> columns = tables.axis(set, 0), rows = tables.axis(set, 1);
-  int32_t i_begin = 0, i_end = 0, j_begin = 0, j_end = 0;
+  Taps by_rows{0, 0}, by_columns{0, 0};
   if (tables.precision(set, 0) >= 0 && y >= 0 && y < box.height && x >= 0 && x < box.width) {
-    rows.outputs_of(static_cast<int32_t>(y), geometry.out_height, i_begin, i_end);
-    columns.outputs_of(static_cast<int32_t>(x), geometry.out_width, j_begin, j_end);
+    by_columns = unpacked(load(tables.users + tables.users_before(set, 0) + x));
+    by_rows = unpacked(load(tables.users + tables.users_before(set, 1) + y));
   }
-  for (int32_t c = statistics.first; c < statistics.first + statistics.count; ++c) {
-    C total = 0;
-    for (int32_t i = i_begin; i < i_end; ++i) {
-      const int64_t to_i = box.vertical_flip ? geometry.out_height - 1 - i : i;
-      C sum = 0;
-      for (int32_t j = j_begin; j < j_end; ++j) {
-        const int64_t to_j = box.horizontal_flip ? geometry.out_width - 1 - j : j;
-        const C weight = columns.weight(j, static_cast<int32_t>(x) - columns.taps(j).first);
-        sum += weight * widen(load(grad_output.at(n, c, to_i, to_j)));
+  C totals[kChannels] = {};
+  for (int32_t i = by_rows.first; i < by_rows.first + by_rows.count; ++i) {
+    const int64_t to_i = box.vertical_flip ? geometry.out_height - 1 - i : i;
+    C sums[kChannels] = {};
+    for (int32_t j = by_columns.first; j < by_columns.first + by_columns.count; ++j) {
+      const int64_t to_j = box.horizontal_flip ? geometry.out_width - 1 - j : j;
+      const C weight = columns.weight(j, static_cast<int32_t>(x) - columns.taps(j).first);
+      const T* grad = grad_output.at(n, statistics.first, to_i, to_j);
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        if (c < statistics.count) sums[c] += weight * widen(load(grad + c * grad_output.strides[1]));
       }
-      total += rows.weight(i, static_cast<int32_t>(y) - rows.taps(i).first) * sum;
     }
-    store(grad_image.at(n, c, row, column), narrow<T>(statistics.apply(total, c - statistics.first)));
+    const C weight = rows.weight(i, static_cast<int32_t>(y) - rows.taps(i).first);
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) totals[c] += weight * sums[c];
+  }
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    if (c < statistics.count) {
+      store(grad_image.at(n, statistics.first + c, row, column), narrow<T>(statistics.apply(totals[c], c)));
+    }
   }
 }
 
