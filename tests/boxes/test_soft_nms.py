@@ -198,6 +198,15 @@ def test_covered_boxes_end_at_zero():
     assert soft_nms(boxes, scores)[0].tolist() == [2]
 
 
+def test_more_choices_than_a_launch_makes():
+    """A device makes 1,024 in a launch; the next goes on where the last has ended, also where nothing is left to do."""
+    for count, min_score in ((1024, 0.0), (1025, 0.0), (1100, 0.0), (1100, 0.3)):
+        boxes, scores = boxes_of(count, spread=300.0), scores_of(count)
+        ours, theirs = (function(boxes, scores, min_score=min_score) for function in (soft_nms, reference))
+        assert torch.equal(ours[0], theirs[0])
+        torch.testing.assert_close(ours[1], theirs[1])
+
+
 def test_the_inputs_are_left_alone():
     """Other implementations lower the scores where they are."""
     boxes, scores = boxes_of(30), scores_of(30)

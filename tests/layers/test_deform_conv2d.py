@@ -321,6 +321,16 @@ def test_onnx_of_groups(mask, tmp_path):
     assert [node.op_type for node in exported.program.model.graph] == ["DeformConv"]
 
 
+def test_bias_gradient_of_millions_of_positions():
+    """Equal terms, of which a sum in float32 loses the more bits the larger it has become."""
+    side = 2**11
+    input, offset = torch.zeros(1, 1, 1, 1).expand(1, 1, side, side), torch.zeros(1, 1, 1, 1).expand(1, 2, side, side)
+    bias = torch.zeros(1, requires_grad=True)
+    output = deform_conv2d(input, offset, torch.ones(1, 1, 1, 1), bias)
+    (grad,) = torch.autograd.grad(output, bias, torch.tensor(0.1).expand_as(output))
+    torch.testing.assert_close(grad.double(), torch.tensor([0.1]).double() * side**2, rtol=1e-7, atol=0)
+
+
 def test_deterministic_algorithms_give_the_same():
     """On a device another scatter is at work then, in the double backward too; on the CPU there is one for both."""
     made = [t.requires_grad_() for t in tensors((3, 4, 6, 7), (6, 2, 3, 3), (4, 5), offset_groups=2)]

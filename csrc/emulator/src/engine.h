@@ -146,6 +146,8 @@ void checks_atomic(const void* address, size_t bytes, bool writes);
 Schedule current_schedule();
 // Whether this barrier is to be passed as if it were not there: a planted fault.
 bool is_dropped(Place barrier);
+// Whether streams are to say so.
+bool is_capturing();
 unsigned current_os_threads();
 void add_counters(const char* kernel, const Counters& counters);
 

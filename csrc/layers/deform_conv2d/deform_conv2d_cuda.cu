@@ -154,7 +154,7 @@ class Differentiation {
       if (geometry_.batch == 0) fill_zero(*weight_sums_);
     }
     if (results_.wants_bias) {
-      bias_sums_ = empty_vector<C>(geometry_.out_channels, tensors_.input);
+      bias_sums_ = empty_vector<double>(geometry_.out_channels, tensors_.input);
       fill_zero(*bias_sums_);
     }
   }
@@ -181,8 +181,8 @@ class Differentiation {
                     groups(columns, chunk.count, width_, true), chunk.begin > 0);
     }
     if (results_.wants_bias) {
-      launch("deform_conv2d_sum_bias", sum_bias_kernel<C>, device_, blocks_of(geometry_.out_channels), geometry_, chunk,
-             matrices.grad_output.template const_data_ptr<C>(), bias_sums_->template mutable_data_ptr<C>());
+      launch("deform_conv2d_sum_bias", sum_bias_kernel<C>, device_, {geometry_.out_channels, kThreads}, chunk,
+             matrices.grad_output.template const_data_ptr<C>(), bias_sums_->template mutable_data_ptr<double>());
     }
     if (results_.wants_grad_output) store_grad_grad_output(chunk, matrices);
   }
@@ -245,7 +245,7 @@ class Differentiation {
     }
     if (results_.wants_bias) {
       launch("deform_conv2d_narrow_bias", narrow_bias_kernel<T>, device_, blocks_of(geometry_.out_channels), geometry_,
-             bias_sums_->template const_data_ptr<C>(), results_.bias.template mutable_data_ptr<T>());
+             bias_sums_->template const_data_ptr<double>(), results_.bias.template mutable_data_ptr<T>());
     }
   }
 

@@ -11,6 +11,7 @@
 #include "abi/view.h"
 #include "cuda/access.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/reduce.cuh"
 #include "deform_conv2d_host.h"
 
 namespace handgrad::deform_conv2d {
@@ -304,24 +305,27 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 
 // ---- the gradient of the bias ---------------------------------------------------------------------------------------
 
-// Adds that of a chunk, one thread for each channel, positions in order.
+// Adds that of a chunk, a block for each channel, in an order that is the same on every run; in double, since there may
+// be millions of positions.
 template <class C>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    sum_bias_kernel(Geometry geometry, Chunk chunk, const C* grads, C* sums) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks) sum_bias_kernel(Chunk chunk, const C* grads, double* sums) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  const int64_t o = thread_index();
-  if (o >= geometry.out_channels) return;
-  C sum = 0;
-  for (int64_t i = 0; i < chunk.count; ++i) sum += load(grads + o * chunk.count + i);
-  store(sums + o, load(sums + o) + sum);
+  const int64_t o = blockIdx.x;
+  double sum = 0;
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < chunk.count; i += kThreads) {
+    sum += static_cast<double>(load(grads + o * chunk.count + i));
+  }
+  sum = block_sum<kThreads>(sum);
+  if (threadIdx.x == 0) store(sums + o, load(sums + o) + sum);
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    narrow_bias_kernel(Geometry geometry, const Compute<T>* from, T* to) {
+    narrow_bias_kernel(Geometry geometry, const double* from, T* to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t o = thread_index();
-  if (o < geometry.out_channels) store(to + o, narrow<T>(load(from + o)));
+  if (o < geometry.out_channels) store(to + o, narrow<T>(static_cast<Compute<T>>(load(from + o))));
 }
 
 }  // namespace handgrad::deform_conv2d
