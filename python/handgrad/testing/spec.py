@@ -73,8 +73,9 @@ class OpSpec:
         identities: named properties that must hold: callables that assert.
         numel_beyond_int32: a callable that asserts the op right for more than 2^31 elements, cheaply (expanded
             tensors).
-        dtypes: what the kernels take.
+        dtypes: what the kernels take; a type of integers where all tensors of the samples are of integers.
         autocast: the dtype that the op computes and returns under autocast; None if it keeps its input's.
+        widens: True if of half types it returns float32.
         channels_last: True if the layout means something to the op.
         onnx: names of the samples to export; None exports all.
         optional: names of the tensors that may be None.
@@ -89,7 +90,8 @@ class OpSpec:
         device_calls: what one call of a pass on the first sample asks of a device, by the pass' name: launches,
             allocations, and how often the host waits, where it is not one launch, an allocation for each result and no
             wait. Where the host waits, a call cannot be captured in a CUDA graph.
-        lenient: by the name of an argument, which values it takes that look like a mistake.
+        lenient: by the name of an argument, which values it takes that look like a mistake: images of integers, say,
+            beside the floating-point ones of the samples.
         any_rank: True if an op of one tensor takes it with any number of dimensions: further ones are then no mistake.
         derivatives: False for an op that has none, because it returns indices or other decisions. Ticks 3 and 15 are
             then not applicable, and every comparison is of the outputs alone. Decisions at a threshold depend on
@@ -121,6 +123,7 @@ class OpSpec:
     module_kwargs: Callable[[Sample], dict[str, Any]] | None = None
     dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     autocast: torch.dtype | None = None
+    widens: bool = False
     channels_last: bool = True
     onnx: Sequence[str] | None = None
     optional: Sequence[str] = ()
@@ -150,6 +153,10 @@ class OpSpec:
     def compute_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """What the reference computes in, for kernels that are given ``dtype``."""
         return torch.float64 if self.derivatives or dtype is torch.float64 else torch.float32
+
+    def takes(self, name: str) -> Callable[[Any], bool]:
+        """Which values that look like a mistake the argument ``name`` takes."""
+        return self.lenient.get(name, lambda value: False)
 
     def counted(self, index: int) -> str:
         """What the first dimension of the tensor at ``index`` counts."""
