@@ -57,7 +57,10 @@ def _sums_of_many(spec: OpSpec, root: Path) -> None:
     thousands at 2^31: kept in float32 its sum is off by what the last bits of so many additions come to."""
     first = spec.samples[0]
     kwargs = {**first.kwargs, "reduction": "mean"}
-    one = tuple(tensor.flatten()[:1].float() for tensor in first.tensors)
+    # What is summed: an element, or a row where a loss is one of rows.
+    losses = spec.call(*first.tensors, **{**first.kwargs, "reduction": "none"})
+    by_rows = losses.shape != first.tensors[0].shape
+    one = tuple((tensor if by_rows else tensor.flatten())[:1].float() for tensor in first.tensors)
     expected = spec.call(*one, **kwargs)
     hint = f"{spec.name}: a sum of many elements must go on in double; look at {sources(spec, root)} and its kind"
     for arrange in (_expanded, _filled):
@@ -70,8 +73,8 @@ _MANY, _ONE_UNIT = 2**25, 1.3e-7
 
 
 def _expanded(one: Tensor) -> Tensor:
-    return one.expand(_MANY)
+    return one.expand(_MANY // one[0].numel(), *one.shape[1:])
 
 
 def _filled(one: Tensor) -> Tensor:
-    return one.expand(_MANY).contiguous()
+    return _expanded(one).contiguous()
