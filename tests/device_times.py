@@ -93,6 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device("cpu" if options.small else "cuda")
     if not options.small:
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, microseconds with a cold cache")
+    # Where bench files share something, it lies beside them.
+    sys.path.insert(0, str(ROOT))
     # What is not an op has no kernels of its own: it lies beside the families' folders.
     paths = [path for path in bench_files(ROOT / "benchmarks", options.only) if path.parent.name != "benchmarks"]
     for benchmark in collect(paths, quick=options.small):

@@ -174,7 +174,7 @@ SPEC = OpSpec(
     },
     numel_beyond_int32=numel_beyond_int32,
     # In one chunk; the products beside them are torch's.
-    device_calls={"forward": (3, 4, 0), "backward": (7, 11, 0), "double_backward": (6, 11, 0)},
+    device_calls={"forward": (2, 3, 0), "backward": (5, 9, 0), "double_backward": (3, 8, 0)},
     optional=["bias", "mask"],
     # The matrices of a chunk, and the weight once more.
     device_scratch=(64 << 20) + (1 << 20),

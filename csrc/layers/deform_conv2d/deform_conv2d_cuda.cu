@@ -19,9 +19,16 @@ namespace {
 
 using namespace deform_conv2d;
 
+// Whether a weight, or its gradient, is its own matrix.
+template <class T>
+bool is_matrix(const Tensor& weight) {
+  return std::is_same_v<T, Compute<T>> && weight.is_contiguous();
+}
+
 // The weight in the compute type, [groups, group_out, group_channels * taps].
 template <class T>
 Tensor widened_weight(const Geometry& geometry, const DeviceOf& device, const Tensor& weight) {
+  if (is_matrix<T>(weight)) return weight;
   const int64_t count = geometry.out_channels * geometry.group_channels * geometry.taps;
   const Tensor wide = empty_vector<Compute<T>>(count, weight);
   launch("deform_conv2d_widen_weight", widen_weight_kernel<T>, device, blocks_of(count), geometry, view<T, 4>(weight),
@@ -135,7 +142,8 @@ class Differentiation {
       }
     }
     if (results_.wants_weight) {
-      weight_sums_ = empty_vector<C>(geometry_.out_channels * width_, tensors_.input);
+      weight_sums_ = is_matrix<T>(results_.weight) ? results_.weight
+                                                   : empty_vector<C>(geometry_.out_channels * width_, tensors_.input);
       // The first chunk overwrites; without a single image there is none.
       if (geometry_.batch == 0) fill_zero(*weight_sums_);
     }
@@ -226,7 +234,7 @@ class Differentiation {
              blocks_of(geometry_.batch * geometry_.channels * geometry_.height * geometry_.width), geometry_,
              input_sums_, mutable_view<T, 4>(results_.input));
     }
-    if (results_.wants_weight) {
+    if (results_.wants_weight && !is_matrix<T>(results_.weight)) {
       launch("deform_conv2d_narrow_weight", narrow_weight_kernel<T>, device_,
              blocks_of(geometry_.out_channels * width_), geometry_, weight_sums_->template const_data_ptr<C>(),
              mutable_view<T, 4>(results_.weight));

@@ -199,7 +199,9 @@ struct BoxesOfTile {
 
 // Blocks are (channels, image, tile).
 template <class T, bool Twice>
-__global__ void __launch_bounds__(kThreads, sizeof(Compute<T>) == sizeof(float) ? 3 : kMinBlocks)
+__global__ void __launch_bounds__(kThreads, sizeof(Compute<T>) == sizeof(float) ? 3
+                                            : Twice                             ? 1
+                                                                                : kMinBlocks)
     grad_input_kernel(Geometry geometry, Operands<T> operands,
                       View<const T, 4> grad_output,                               // [K, C, pooled_h, pooled_w]
                       int32_t tiles_h, int32_t tiles_w, View<T, 4> grad_input) {  // [N, C, H, W]
