@@ -72,7 +72,7 @@ def test_one_box_each_is_a_scalar(name):
 
 @by_torchvisions
 def test_the_mean_of_no_pairs_is_zero(name):
-    """Images without objects: a mean that is NaN would stop the training."""
+    """VCasecnikovs/Yet-Another-YOLOv4-Pytorch#16: of images without objects a mean that is NaN stops the training."""
     for function in (ours(name), THEIRS[name]):
         loss, *grads = with_grads(function, torch.zeros(0, 4), torch.zeros(0, 4), reduction="mean")
         assert loss == 0
@@ -105,8 +105,8 @@ def test_types_are_promoted_as_torchvision_does(name, dtype, mate):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("relations", [RELATIONS, DEGENERATE], ids=["proper", "degenerate"])
 def test_losses_and_gradients_are_finite(name, relations, dtype):
-    """Zzh-tju/DIoU-pytorch-detectron#19, open-mmlab/mmdetection#3394, meituan/YOLOv6#226: NaN for a box without area,
-    or for two of one centre."""
+    """Zzh-tju/DIoU-pytorch-detectron#3 and #19, open-mmlab/mmdetection#3394, meituan/YOLOv6#226: NaN for a box without
+    area, or for two of one centre; generalized-iou/g-tensorflow-models#3: for one of negative width."""
     first, second = related(relations, dtype)
     for swapped in ((first, second), (second, first)):
         for result in (*with_grads(ours(name), *swapped), *second_derivatives(ours(name), *swapped)):
@@ -115,6 +115,7 @@ def test_losses_and_gradients_are_finite(name, relations, dtype):
 
 @by_name
 def test_one_bad_pair_does_not_spoil_the_others(name):
+    """pytorch/vision#5322: NaN is passed on, and no check of values refuses it."""
     first, second = pairs(100, dtype=torch.float32)
     _, *expected = with_grads(ours(name), first, second)
     first[7] = float("nan")
