@@ -2,6 +2,8 @@
 number; and what users have reported of other implementations."""
 
 import functools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -225,3 +227,12 @@ def test_a_detector_of_torchvisions_trains_with_it():
         for loss, each in ((mines, mine), (theirs, head))
     )
     torch.testing.assert_close(actual, expected)
+
+
+def test_the_documents_table_is_computed():
+    page = Path(__file__).resolve().parents[2] / "docs/losses/generalized_box_iou_loss.md"
+    others = [(4, 0, 12, 4), (8, 0, 16, 4), (16, 0, 24, 4), (88, 0, 96, 4), (2, 1, 6, 3), (0, 0, 4, 2), (2, -2, 6, 6)]
+    rows = re.findall(r"^\| (?:shifted|4 by) [^|]*\|(.*)\|$", page.read_text(), re.M)
+    box = torch.tensor([0.0, 0, 8, 4])
+    computed = [[f"{ours(name)(box, torch.tensor(other)).item():.2f}" for name in NAMES] for other in others]
+    assert [row.replace(" ", "").split("|") for row in rows] == computed
