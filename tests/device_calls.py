@@ -1,7 +1,7 @@
 """What a call of each op asks of a device, counted in the emulator: launches of kernels, allocations, and how often the
 host waits.
 
-python tests/device_calls.py            a table, which tests/test_graphs.py holds
+python tests/device_calls.py            a table, which the ops' specs hold, by tests/test_graphs.py
 
 Counted is one call of the forward, of the backward and of the double backward, on the first sample of each op's spec in
 float32, each with everything asked for. torch's sort and its matrix products are a device's own there, and are counted
@@ -21,13 +21,14 @@ import torch
 
 from cuda_report import emulator
 from handgrad.testing import OpSpec
+from handgrad.testing.calls import as_tuple
 from handgrad.testing.private import recorded
 from ops_table import specs
 
 #: The environment of a process with the emulated kernels, whose profiler does not say that it found no GPU.
 EMULATED = {**os.environ, "HANDGRAD_BACKEND": "emulated", "HANDGRAD_TEST_DEVICE": "", "KINETO_LOG_LEVEL": "99"}
 
-#: By "family.op, pass": launches, allocations, waits.
+#: By "family.op, pass": launches, allocations, waits; and how many results have elements.
 Counts = dict[str, list[int]]
 
 
@@ -64,7 +65,7 @@ def _counts(run: Callable[[], Any]) -> list[int]:
     engine = emulator()
     engine.reset_counters()
     with torch.no_grad():
-        run()
+        results = run()
     launches = sum(kernel["launches"] for kernel in engine.counters().values())
     activities = [torch.profiler.ProfilerActivity.CPU]
     with (
@@ -79,7 +80,7 @@ def _counts(run: Callable[[], Any]) -> list[int]:
         allocations += event.tag == _EventType.Allocation and event.extra_fields.alloc_size > 0
         # What reads a number of a tensor; on a device that waits for all work before it.
         waits += event.name == "aten::_local_scalar_dense"
-    return [launches, allocations, waits]
+    return [launches, allocations, waits, sum(result.numel() > 0 for result in as_tuple(results))]
 
 
 def main() -> None:
@@ -89,7 +90,7 @@ def main() -> None:
     from tabulate import tabulate
 
     rows = [[*name.split(", "), *counts] for name, counts in counted().items()]
-    print(tabulate(rows, ["op", "pass", "launches", "allocations", "waits"]))
+    print(tabulate(rows, ["op", "pass", "launches", "allocations", "waits", "results"]))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,6 @@ except ImportError:
         raise
 
 if TYPE_CHECKING or not lazy.exports(__name__):
-    from handgrad import boxes, layers, losses
+    from handgrad import boxes, layers, losses, transforms
 
-__all__ = ["__version__", "boxes", "layers", "losses"]
+__all__ = ["__version__", "boxes", "layers", "losses", "transforms"]

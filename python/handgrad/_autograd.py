@@ -23,46 +23,52 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
         vmap: the op's vmap rule.
     """
 
-    def split(args: tuple[Any, ...]) -> tuple[list[int], Callable[..., Any]]:
-        positions = [position for position, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
-        constants = [None if isinstance(arg, torch.Tensor) else arg for arg in args]
+    def of_moving(ctx: Any, tensors: Any) -> tuple[Callable[..., Any], list[int]]:
+        """The reference as a function of the tensors that have derivatives, and which of all they are: integers have
+        none."""
+        moving = [index for index, tensor in enumerate(tensors) if tensor.is_floating_point()]
 
-        def of_tensors(*tensors: torch.Tensor) -> Any:
-            filled = list(constants)
-            for position, tensor in zip(positions, tensors, strict=True):
+        def function(*moved: torch.Tensor) -> Any:
+            given = list(tensors)
+            for index, tensor in zip(moving, moved, strict=True):
+                given[index] = tensor
+            filled = list(ctx.constants)
+            for position, tensor in zip(ctx.positions, given, strict=True):
                 filled[position] = tensor
             return reference(*filled)
 
-        return positions, of_tensors
+        return function, moving
 
     class Through(torch.autograd.Function):
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.arity = len(inputs)
-            ctx.positions, ctx.of_tensors = split(inputs)
+            ctx.positions = [position for position, arg in enumerate(inputs) if isinstance(arg, torch.Tensor)]
+            ctx.constants = [None if isinstance(arg, torch.Tensor) else arg for arg in inputs]
             ctx.save_for_backward(*(inputs[position] for position in ctx.positions))
             ctx.save_for_forward(*(inputs[position] for position in ctx.positions))
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Any) -> Any:
-            outputs, pull_back = torch.func.vjp(ctx.of_tensors, *ctx.saved_tensors)[:2]
+            tensors = ctx.saved_tensors
+            function, moving = of_moving(ctx, tensors)
+            outputs, pull_back = torch.func.vjp(function, *(tensors[index] for index in moving))[:2]
             single = isinstance(outputs, torch.Tensor)
-            grads: list[Any] = [None] * ctx.arity
-            for position, grad in zip(
-                ctx.positions, pull_back(grad_outputs[0] if single else grad_outputs), strict=True
-            ):
-                grads[position] = grad
+            grads: list[Any] = [None] * len(ctx.constants)
+            for index, grad in zip(moving, pull_back(grad_outputs[0] if single else grad_outputs), strict=True):
+                grads[ctx.positions[index]] = grad
             return tuple(grads)
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
             # A tensor with a tangent must not be an expanded view.
             tensors = tuple(tensor.contiguous() for tensor in ctx.saved_tensors)
-            given = (tangents[position] for position in ctx.positions)
+            function, moving = of_moving(ctx, tensors)
+            primals = tuple(tensors[index] for index in moving)
+            given = (tangents[ctx.positions[index]] for index in moving)
             filled = tuple(
-                torch.zeros_like(t) if d is None else d.contiguous() for t, d in zip(tensors, given, strict=True)
+                torch.zeros_like(t) if d is None else d.contiguous() for t, d in zip(primals, given, strict=True)
             )
-            return torch.func.jvp(ctx.of_tensors, tensors, filled)[1]
+            return torch.func.jvp(function, primals, filled)[1]
 
     Through.vmap = staticmethod(vmap)  # type: ignore[method-assign]
     return Through

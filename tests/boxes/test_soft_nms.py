@@ -126,6 +126,8 @@ SPEC = OpSpec(
     ],
     identities={"apart": apart_boxes_are_sorted, "by_hand": two_boxes_by_hand, "fall": scores_fall_and_scale},
     numel_beyond_int32=boxes_beyond_int32,
+    # Choices, and a copy of as many as there are.
+    device_calls={"forward": (2, 4, 1)},
     not_applicable={
         3: "a choice has no derivative, and the scores returned are for ranking detections",
         9: "how many boxes are returned depends on the values, and vmap's results must have one size: it is refused "

@@ -207,6 +207,8 @@ SPEC = OpSpec(
         "ramp": a_ramp_gives_the_bins_centres,
     },
     numel_beyond_int32=numel_beyond_int32,
+    # The image's gradient and the boxes'.
+    device_calls={"backward": (2, 2, 0), "double_backward": (2, 2, 0)},
     rows=("images", "boxes"),
     # Boxes over devices that all have the images, or channels over devices that all have the boxes.
     shards=[((None, 0), 0), ((1, None), 1)],

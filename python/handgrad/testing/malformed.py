@@ -59,8 +59,8 @@ def _calls(draw: Any, spec: OpSpec, samples: Sequence[Sample]) -> tuple[str, tup
     tensors, kwargs = list(sample.tensors), dict(sample.kwargs)
     names = spec.tensor_names(len(tensors))
     broken = draw(st.sampled_from([*range(len(tensors)), *kwargs]))
+    takes = spec.takes(names[broken] if isinstance(broken, int) else broken)
     if not isinstance(broken, int):
-        takes = spec.lenient.get(broken, lambda value: False)
         kwargs[broken] = draw(_broken_values(kwargs[broken]).filter(lambda value: not takes(value)))
         return broken, tuple(tensors), kwargs
     strategies = [_broken_tensors(tensors[broken], spec.any_rank)]
@@ -69,7 +69,7 @@ def _calls(draw: Any, spec: OpSpec, samples: Sequence[Sample]) -> tuple[str, tup
     if len(tensors) > 1:
         counted = [spec.counted(index) for index in range(len(tensors))]
         strategies.append(_broken_mates(tensors[broken], counted.count(counted[broken]) == 1))
-    tensors[broken] = draw(st.one_of(strategies))
+    tensors[broken] = draw(st.one_of(strategies).filter(lambda value: not takes(value)))
     return names[broken], tuple(tensors), kwargs
 
 

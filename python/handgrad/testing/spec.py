@@ -73,7 +73,7 @@ class OpSpec:
         identities: named properties that must hold: callables that assert.
         numel_beyond_int32: a callable that asserts the op right for more than 2^31 elements, cheaply (expanded
             tensors).
-        dtypes: what the kernels take.
+        dtypes: what the kernels take; a type of integers where all tensors of the samples are of integers.
         autocast: the dtype that the op computes and returns under autocast; None if it keeps its input's.
         widens: True if of half types it returns float32.
         channels_last: True if the layout means something to the op.
@@ -87,7 +87,11 @@ class OpSpec:
         private_ops: suffixes of the private ops that the samples' derivatives come through.
         device_scratch: bytes that the CUDA kernels may take from torch's allocator beside the results, tensors of a few
             numbers and the partial sums of common/cuda/elementwise.cuh at least. The CPU kernels may take 4 KiB.
-        lenient: by the name of an argument, which values it takes that look like a mistake.
+        device_calls: what one call of a pass on the first sample asks of a device, by the pass' name: launches,
+            allocations, and how often the host waits, where it is not one launch, an allocation for each result and no
+            wait. Where the host waits, a call cannot be captured in a CUDA graph.
+        lenient: by the name of an argument, which values it takes that look like a mistake: images of integers, say,
+            beside the floating-point ones of the samples.
         any_rank: True if an op of one tensor takes it with any number of dimensions: further ones are then no mistake.
         derivatives: False for an op that has none, because it returns indices or other decisions. Ticks 3 and 15 are
             then not applicable, and every comparison is of the outputs alone. Decisions at a threshold depend on
@@ -127,6 +131,7 @@ class OpSpec:
     shards: Sequence[tuple[Sequence[int | None], int]] = ()
     private_ops: Sequence[str] = ("backward", "double_backward")
     device_scratch: int = 16 * 1024
+    device_calls: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     lenient: dict[str, Callable[[Any], bool]] = field(default_factory=dict)
     any_rank: bool = False
     derivatives: bool = True
@@ -148,6 +153,10 @@ class OpSpec:
     def compute_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """What the reference computes in, for kernels that are given ``dtype``."""
         return torch.float64 if self.derivatives or dtype is torch.float64 else torch.float32
+
+    def takes(self, name: str) -> Callable[[Any], bool]:
+        """Which values that look like a mistake the argument ``name`` takes."""
+        return self.lenient.get(name, lambda value: False)
 
     def counted(self, index: int) -> str:
         """What the first dimension of the tensor at ``index`` counts."""

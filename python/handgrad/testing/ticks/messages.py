@@ -55,6 +55,8 @@ def _usual(spec: OpSpec) -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"sparse_{name}", functools.partial(_refused, spec, sample, index, tensor.to_sparse(), "dense tensor")
         other = torch.int64 if tensor.is_floating_point() else torch.float32
         kind = str(other).removeprefix("torch.")
+        if spec.takes(name)(tensor.to(other)):
+            continue
         yield f"{kind}_{name}", functools.partial(_refused, spec, sample, index, tensor.to(other), f"got .*{kind}")
     if len(names) > 1 or not spec.any_rank:
         yield f"compiled_{names[0]}", functools.partial(_refused_by_fake, spec, sample)

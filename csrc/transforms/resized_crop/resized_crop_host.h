@@ -1,0 +1,199 @@
+// What the host entries of all devices share: the numbers of a call, its checks, and the results.
+#pragma once
+
+#include <array>
+
+#include "abi/check.h"
+#include "abi/dtype.h"
+#include "abi/layout.h"
+#include "abi/output_mask.h"
+#include "abi/view.h"
+#include "resized_crop_math.h"
+
+namespace handgrad::resized_crop {
+
+inline constexpr const char* kOp = "resized_crop";
+// The most pixels of an image or an output along an axis: kernels count them in 32 bits, and reach twice as far.
+inline constexpr int64_t kMost = int64_t{1} << 24;
+
+// A crop, and whether it is flipped left to right and upside down.
+struct Box {
+  int32_t top, left, height, width;
+  bool horizontal_flip, vertical_flip;
+};
+
+// Where the boxes and flips of all images are: in tensors, each of which may be absent, or in six numbers.
+struct BoxTable {
+  View<const int64_t, 2> boxes;                          // [N, 4]
+  View<const bool, 1> horizontal_flips, vertical_flips;  // [N]
+  int64_t all[6];
+
+  HANDGRAD_MATH int64_t at(int64_t n, int k) const { return boxes ? *boxes.at(n, k) : all[k]; }
+  HANDGRAD_MATH Box box(int64_t n) const {
+    return {static_cast<int32_t>(at(n, 0)),
+            static_cast<int32_t>(at(n, 1)),
+            static_cast<int32_t>(at(n, 2)),
+            static_cast<int32_t>(at(n, 3)),
+            horizontal_flips ? *horizontal_flips.at(n) : all[4] != 0,
+            vertical_flips ? *vertical_flips.at(n) : all[5] != 0};
+  }
+  // Whether a box lies in an image, whatever its numbers are.
+  HANDGRAD_MATH bool is_inside(int64_t n, int64_t image_height, int64_t image_width) const {
+    const int64_t top = at(n, 0), left = at(n, 1), height = at(n, 2), width = at(n, 3);
+    return top >= 0 && left >= 0 && height > 0 && width > 0 && top < image_height && left < image_width &&
+           height <= image_height - top && width <= image_width - left;
+  }
+  // The tables of taps are the same for all images.
+  HANDGRAD_MATH bool one_for_all() const { return !boxes && !horizontal_flips && !vertical_flips; }
+};
+
+// The numbers of an op, as its schema has them.
+struct Arguments {
+  const std::optional<Tensor>& boxes;                             // [N, 4]
+  const std::optional<Tensor>&horizontal_flips, &vertical_flips;  // [N]
+  const std::vector<int64_t>& box;
+  int64_t height, width, interpolation;
+  bool antialias;
+  ScalarType dtype;
+  const std::vector<double>&mean, &std;
+  int64_t memory_format;
+};
+
+struct Geometry {
+  int64_t batch, channels, height, width;
+  // Of the output.
+  int32_t out_height, out_width;
+  Interpolation interpolation;
+  bool antialias;
+
+  HANDGRAD_MATH Axis rows(const Box& box) const { return {interpolation, antialias, box.height, out_height}; }
+  HANDGRAD_MATH Axis columns(const Box& box) const { return {interpolation, antialias, box.width, out_width}; }
+};
+
+inline void check_flips(const char* name, const std::optional<Tensor>& flips, const Tensor& image) {
+  if (!flips) return;
+  HANDGRAD_CHECK(flips->scalar_type() == ScalarType::Bool, kOp, ": ", name, " must be bool; got ",
+                 dtype_text(flips->scalar_type()));
+  check_device(kOp, name, *flips, "image", image);
+  check_shape(kOp, name, *flips, {image.sizes()[0]}, "(images,)");
+}
+
+inline void check_boxes(const Arguments& arguments, const Geometry& geometry, const Tensor& image) {
+  check_flips("horizontal_flips", arguments.horizontal_flips, image);
+  check_flips("vertical_flips", arguments.vertical_flips, image);
+  HANDGRAD_CHECK(arguments.box.size() == 6, kOp,
+                 ": box must have 6 numbers (top, left, height, width, horizontal flip, vertical flip); got ",
+                 arguments.box.size());
+  if (const std::optional<Tensor>& boxes = arguments.boxes) {
+    HANDGRAD_CHECK(boxes->scalar_type() == ScalarType::Long, kOp, ": boxes must be int64; got ",
+                   dtype_text(boxes->scalar_type()));
+    check_device(kOp, "boxes", *boxes, "image", image);
+    check_shape(kOp, "boxes", *boxes, {geometry.batch, 4}, "(images, 4): top, left, height, width");
+  } else if (geometry.batch > 0) {
+    BoxTable table{};
+    std::copy(arguments.box.begin(), arguments.box.end(), table.all);
+    HANDGRAD_CHECK(table.is_inside(0, geometry.height, geometry.width), kOp,
+                   ": top, left, height and width must be a box in the image of ", geometry.height, " x ",
+                   geometry.width, " pixels; got ", table.all[0], ", ", table.all[1], ", ", table.all[2], ", ",
+                   table.all[3]);
+  }
+}
+
+inline BoxTable box_table(const Arguments& arguments) {
+  BoxTable table{view<int64_t, 2>(arguments.boxes),
+                 view<bool, 1>(arguments.horizontal_flips),
+                 view<bool, 1>(arguments.vertical_flips),
+                 {}};
+  std::copy(arguments.box.begin(), arguments.box.end(), table.all);
+  return table;
+}
+
+inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
+                                const Arguments& arguments) {
+  const ScalarType dtype = image.scalar_type();
+  HANDGRAD_CHECK(dtype == ScalarType::Byte || is_floating(dtype), kOp,
+                 ": image must be uint8, float32, float64, bfloat16 or float16; got ", dtype_text(dtype));
+  check_rank(kOp, "image", image, 4, "(batch, channels, height, width)");
+  const Sizes sizes = image.sizes();
+  HANDGRAD_CHECK(sizes[2] <= kMost && sizes[3] <= kMost, kOp, ": image must have at most 2^24 rows and columns; got ",
+                 shape_text(image));
+  HANDGRAD_CHECK(arguments.height > 0 && arguments.width > 0 && arguments.height <= kMost && arguments.width <= kMost,
+                 kOp, ": size must be at least 1 and at most 2^24; got ", arguments.height, " x ", arguments.width);
+  HANDGRAD_CHECK(arguments.interpolation >= 0 && arguments.interpolation <= 3, kOp,
+                 ": interpolation must be 0 (nearest), 1 (nearest-exact), 2 (bilinear) or 3 (bicubic); got ",
+                 arguments.interpolation);
+  HANDGRAD_CHECK(
+      dtype == ScalarType::Byte ? arguments.dtype == dtype || is_floating(arguments.dtype) : arguments.dtype == dtype,
+      kOp, ": dtype must be the image's, ", dtype_text(dtype),
+      dtype == ScalarType::Byte ? ", or a floating-point one" : "", "; got ", dtype_text(arguments.dtype));
+  HANDGRAD_CHECK(arguments.mean.size() == arguments.std.size() &&
+                     (arguments.mean.empty() || static_cast<int64_t>(arguments.mean.size()) == sizes[1]),
+                 kOp, ": mean and std must have a number for each channel, ", sizes[1], "; got ", arguments.mean.size(),
+                 " and ", arguments.std.size());
+  HANDGRAD_CHECK(arguments.mean.empty() || is_floating(arguments.dtype), kOp,
+                 ": dtype must be a floating-point one where there is a mean; got ", dtype_text(arguments.dtype));
+  HANDGRAD_CHECK(arguments.memory_format >= 0 && arguments.memory_format <= 2, kOp,
+                 ": memory_format must be 0 (the image's), 1 (contiguous) or 2 (channels_last); got ",
+                 arguments.memory_format);
+  const Geometry geometry{sizes[0],
+                          sizes[1],
+                          sizes[2],
+                          sizes[3],
+                          static_cast<int32_t>(arguments.height),
+                          static_cast<int32_t>(arguments.width),
+                          static_cast<Interpolation>(arguments.interpolation),
+                          arguments.antialias};
+  check_boxes(arguments, geometry, image);
+  return geometry;
+}
+
+inline Tensor empty_output(const Geometry& geometry, const Arguments& arguments, const Tensor& image) {
+  const int64_t sizes[4] = {geometry.batch, geometry.channels, geometry.out_height, geometry.out_width};
+  const Sizes shape(sizes, 4);
+  const bool last = arguments.memory_format == 0 ? prefers_channels_last(image) : arguments.memory_format == 2;
+  const std::vector<int64_t> strides = last ? channels_last_strides(shape) : contiguous_strides(shape);
+  int32_t dtype = 0;
+  switch (arguments.dtype) {
+    case ScalarType::Byte: dtype = aoti_torch_dtype_uint8(); break;
+    case ScalarType::Double: dtype = aoti_torch_dtype_float64(); break;
+    case ScalarType::BFloat16: dtype = aoti_torch_dtype_bfloat16(); break;
+    case ScalarType::Half: dtype = aoti_torch_dtype_float16(); break;
+    default: dtype = aoti_torch_dtype_float32();
+  }
+  return empty_strided(shape, Sizes(strides.data(), strides.size()), dtype, image);
+}
+
+// What the derivatives share: the image must be one that has any.
+inline Geometry check_derivative(const Tensor& image,  // [N, C, H, W]
+                                 const Arguments& arguments,
+                                 const Tensor& grad_output) {  // [N, C, height, width]
+  check_floating(kOp, "image", image);
+  const Geometry geometry = check_arguments(image, arguments);
+  check_dtype_and_device(kOp, "grad_output", grad_output, "image", image);
+  check_shape(kOp, "grad_output", grad_output,
+              {geometry.batch, geometry.channels, geometry.out_height, geometry.out_width}, "(batch, channels, *size)");
+  return geometry;
+}
+
+// The results of the double backward. The op is linear in the image: grad_grad_output is the op of the direction, and
+// the image has no part in anything.
+struct DoubleBackward {
+  bool wants_grad_grad_output;
+  Tensor grad_grad_output;  // [N, C, height, width]
+  Tensor grad_image;        // [N, C, H, W]
+
+  DoubleBackward(const Geometry& geometry, const Arguments& arguments, const std::optional<Tensor>& grad_grad_image,
+                 const Tensor& image, const std::vector<bool>& output_mask)
+      : wants_grad_grad_output(as_output_mask<2>(kOp, output_mask)[0]),
+        grad_grad_output(wants_grad_grad_output ? empty_output(geometry, arguments, image) : empty_placeholder(image)),
+        grad_image(empty_gradient(output_mask[1], image)) {
+    if (grad_grad_image) check_like(kOp, "grad_grad_image", *grad_grad_image, "image", image);
+    if (output_mask[1]) fill_zero(grad_image);
+    if (wants_grad_grad_output && !grad_grad_image) fill_zero(grad_grad_output);
+    wants_grad_grad_output = wants_grad_grad_output && grad_grad_image && grad_grad_output.numel() > 0;
+  }
+
+  bool is_done() const { return !wants_grad_grad_output; }
+};
+
+}  // namespace handgrad::resized_crop

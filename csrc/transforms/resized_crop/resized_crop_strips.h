@@ -1,0 +1,261 @@
+// The loops of a resized crop on the CPU, over runs of memory that the compiler vectorises.
+//
+// Rows of an image are taken in strips of 16. A strip is turned on its side, so that the 16 rows are neighbours in
+// memory: then the horizontal pass does the same arithmetic for 16 neighbours, whatever the taps are. What it gives is
+// turned back into rows, for the vertical pass, whose neighbours are those of a row.
+//
+// In order of appearance: AxisTaps, the taps of one axis; Rounding; strips turned and turned back; sums of columns, the
+// horizontal pass; sums of rows, the vertical pass.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "abi/macros.h"
+#include "cpu/scratch.h"
+
+namespace handgrad::resized_crop {
+
+// Rows of a strip.
+inline constexpr int64_t kStripRows = 16;
+// Taps of which there is a loop without a loop inside.
+inline constexpr int64_t kFewTaps = 6;
+
+// Which inputs every output is made of along one axis, with their weights.
+template <class C>
+struct AxisTaps {
+  int64_t outputs = 0, most = 0;
+  std::vector<int32_t> first, count;
+  ScratchVector<C> weights;  // [outputs, most]
+  // Later outputs are made of earlier inputs.
+  bool descending = false;
+  // Of the integer weights of uint8 images: the bits behind the point, and whether a sum can leave 0 to 255.
+  int32_t precision = 0;
+  bool clamps = false;
+
+  AxisTaps() = default;
+  AxisTaps(int64_t outputs, int64_t most)
+      : outputs(outputs),
+        most(most),
+        first(static_cast<size_t>(outputs)),
+        count(static_cast<size_t>(outputs)),
+        weights(static_cast<size_t>(outputs * most)) {}
+
+  const C* weights_of(int64_t output) const { return weights.data() + output * most; }
+};
+
+// What a sum begins with, and the element of E that it becomes: rounded and cut to 0 to 255, if that is uint8.
+//
+// Integer weights in float are kept as 2^-precision of them, and one half is added. Every sum is then a whole multiple
+// of 2^-precision below 2^24 of those, so that nothing is rounded but the result, towards 0.
+template <class E, class C>
+struct Rounding {
+  C start = 0;
+  int32_t shift = 0;
+  bool clamps = false;
+
+  explicit Rounding(const AxisTaps<C>& taps) : clamps(taps.clamps) {
+    if constexpr (std::is_same_v<C, int32_t>) {
+      shift = taps.precision;
+      start = 1 << (shift - 1);
+    } else if constexpr (std::is_same_v<E, uint8_t>) {
+      start = C(0.5);
+    }
+  }
+
+  // A whole number, for uint8.
+  template <bool Clamps>
+  HANDGRAD_MATH auto level(C sum) const {
+    if constexpr (!std::is_same_v<E, uint8_t>) {
+      return sum;
+    } else {
+      int32_t level;
+      if constexpr (std::is_same_v<C, int32_t>) {
+        level = sum >> shift;
+      } else {
+        level = static_cast<int32_t>(sum);
+      }
+      if constexpr (Clamps) level = std::min(std::max(level, 0), 255);
+      return level;
+    }
+  }
+};
+
+// ---- runs -----------------------------------------------------------------------------------------------------------
+
+template <class E, class C>
+[[gnu::noinline]] void widen_run(const E* __restrict from, int64_t count, C* __restrict to) {
+  HANDGRAD_SIMD
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<C>(from[i]);
+}
+
+// Sums to levels, in place or to uint8.
+template <bool Clamps, class E, class C, class To>
+[[gnu::noinline]] void level_run(const Rounding<E, C>& rounding, const C* from, int64_t count, To* to) {
+  const Rounding<E, C> local = rounding;
+  HANDGRAD_SIMD
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<To>(local.template level<Clamps>(from[i]));
+}
+
+// ---- strips turned and turned back ----------------------------------------------------------------------------------
+
+// Bytes of the vectors that do it. Of wider ones shuffles cost more than they move; but the widest of all have one that
+// takes its elements from anywhere in two of them, if elements are not too small.
+inline constexpr int kTurnBytes = 32, kTurnBackBytes = __BIGGEST_ALIGNMENT__ >= 64 ? 64 : 16;
+
+// to[16 i + r] = rows[r][i]
+template <class E>
+[[gnu::noinline]] void turn(const E* const* rows, int64_t count, E* __restrict to) {
+  const E *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3], *r4 = rows[4], *r5 = rows[5], *r6 = rows[6],
+          *r7 = rows[7], *r8 = rows[8], *r9 = rows[9], *r10 = rows[10], *r11 = rows[11], *r12 = rows[12],
+          *r13 = rows[13], *r14 = rows[14], *r15 = rows[15];
+#pragma omp simd simdlen(kTurnBytes / sizeof(E))
+  for (int64_t i = 0; i < count; ++i) {
+    E* column = to + kStripRows * i;
+    column[0] = r0[i], column[1] = r1[i], column[2] = r2[i], column[3] = r3[i];
+    column[4] = r4[i], column[5] = r5[i], column[6] = r6[i], column[7] = r7[i];
+    column[8] = r8[i], column[9] = r9[i], column[10] = r10[i], column[11] = r11[i];
+    column[12] = r12[i], column[13] = r13[i], column[14] = r14[i], column[15] = r15[i];
+  }
+}
+
+// rows[r * pitch + i] = from[16 i + r]
+template <class E>
+[[gnu::noinline]] void turn_back(const E* __restrict from, int64_t count, E* __restrict rows, int64_t pitch) {
+#pragma omp simd simdlen(kTurnBackBytes / sizeof(E))
+  for (int64_t i = 0; i < count; ++i) {
+    const E* column = from + kStripRows * i;
+    rows[i] = column[0], rows[pitch + i] = column[1], rows[2 * pitch + i] = column[2];
+    rows[3 * pitch + i] = column[3], rows[4 * pitch + i] = column[4], rows[5 * pitch + i] = column[5];
+    rows[6 * pitch + i] = column[6], rows[7 * pitch + i] = column[7], rows[8 * pitch + i] = column[8];
+    rows[9 * pitch + i] = column[9], rows[10 * pitch + i] = column[10], rows[11 * pitch + i] = column[11];
+    rows[12 * pitch + i] = column[12], rows[13 * pitch + i] = column[13], rows[14 * pitch + i] = column[14];
+    rows[15 * pitch + i] = column[15];
+  }
+}
+
+// to[3 i + c] = from[c * count + i]
+template <class E>
+[[gnu::noinline]] void interleave_three(const E* __restrict from, int64_t count, E* __restrict to) {
+  const E *red = from, *green = from + count, *blue = from + 2 * count;
+#pragma omp simd simdlen(kTurnBytes / sizeof(E))
+  for (int64_t i = 0; i < count; ++i) to[3 * i] = red[i], to[3 * i + 1] = green[i], to[3 * i + 2] = blue[i];
+}
+
+// ---- sums of columns ------------------------------------------------------------------------------------------------
+
+// Where the columns of a turned strip lie, and where their sums go: elements from a pixel to the next, from an output
+// to the next, and from a channel to the next.
+struct Columns {
+  int64_t pixel, output, channel;
+};
+
+// Outputs [begin, end), all of N taps, of G channels side by side; `strip` is where pixel 0 would be.
+template <class C, int N, int G>
+[[gnu::noinline]] void sum_columns(const AxisTaps<C>& taps, int64_t begin, int64_t end, C start,
+                                   const C* __restrict strip, const Columns& columns, C* __restrict to) {
+  const Columns local = columns;
+  const int32_t* firsts = taps.first.data();
+  const int64_t most = taps.most;
+  const C* weights = taps.weights_of(begin);
+  for (int64_t o = begin; o < end; ++o, weights += most, to += local.output) {
+    const C* __restrict from = strip + firsts[o] * local.pixel;
+    C kept[N > 0 ? N : 1];
+    for (int k = 0; k < N; ++k) kept[k] = weights[k];
+    for (int c = 0; c < G; ++c) {
+      HANDGRAD_SIMD
+      for (int64_t r = 0; r < kStripRows; ++r) {
+        C sum = start;
+        for (int k = 0; k < N; ++k) sum += kept[k] * from[k * local.pixel + c * kStripRows + r];
+        to[c * local.channel + r] = sum;
+      }
+    }
+  }
+}
+
+// The same of any number of taps.
+template <class C>
+[[gnu::noinline]] void sum_many_columns(const AxisTaps<C>& taps, int64_t begin, int64_t end, C start,
+                                        const C* __restrict strip, const Columns& columns, C* __restrict to,
+                                        int64_t channels) {
+  for (int64_t o = begin; o < end; ++o, to += columns.output) {
+    const C* weights = taps.weights_of(o);
+    const int64_t count = taps.count[static_cast<size_t>(o)];
+    for (int64_t c = 0; c < channels; ++c) {
+      const C* __restrict from = strip + taps.first[static_cast<size_t>(o)] * columns.pixel + c * kStripRows;
+      C sums[kStripRows];
+      HANDGRAD_SIMD
+      for (int64_t r = 0; r < kStripRows; ++r) sums[r] = start;
+      for (int64_t k = 0; k < count; ++k, from += columns.pixel) {
+        const C weight = weights[k];
+        HANDGRAD_SIMD
+        for (int64_t r = 0; r < kStripRows; ++r) sums[r] += weight * from[r];
+      }
+      HANDGRAD_SIMD
+      for (int64_t r = 0; r < kStripRows; ++r) to[c * columns.channel + r] = sums[r];
+    }
+  }
+}
+
+// Outputs [begin, end), of three channels side by side or of one.
+template <class C>
+void sum_columns(const AxisTaps<C>& taps, int64_t begin, int64_t end, C start, const C* strip, const Columns& columns,
+                 C* to, int64_t channels) {
+  using Sum = void (*)(const AxisTaps<C>&, int64_t, int64_t, C, const C*, const Columns&, C*);
+  static constexpr Sum kOfOne[] = {sum_columns<C, 0, 1>, sum_columns<C, 1, 1>, sum_columns<C, 2, 1>,
+                                   sum_columns<C, 3, 1>, sum_columns<C, 4, 1>, sum_columns<C, 5, 1>,
+                                   sum_columns<C, 6, 1>};
+  static constexpr Sum kOfThree[] = {sum_columns<C, 0, 3>, sum_columns<C, 1, 3>, sum_columns<C, 2, 3>,
+                                     sum_columns<C, 3, 3>, sum_columns<C, 4, 3>, sum_columns<C, 5, 3>,
+                                     sum_columns<C, 6, 3>};
+  // Those with as many taps at a time.
+  while (begin < end) {
+    const int64_t count = taps.count[static_cast<size_t>(begin)];
+    int64_t next = begin + 1;
+    while (next < end && taps.count[static_cast<size_t>(next)] == count) ++next;
+    if (count > kFewTaps) {
+      sum_many_columns(taps, begin, next, start, strip, columns, to, channels);
+    } else {
+      (channels == 3 ? kOfThree : kOfOne)[count](taps, begin, next, start, strip, columns, to);
+    }
+    to += (next - begin) * columns.output;
+    begin = next;
+  }
+}
+
+// ---- sums of rows ---------------------------------------------------------------------------------------------------
+
+// to[i] = N taps of element i of rows, added to `start`, or to what is there.
+template <class C, int N, bool Adds>
+[[gnu::noinline]] void sum_rows(const C* const* rows, const C* weights, C start, int64_t length, C* __restrict to) {
+  const C* kept_rows[N > 0 ? N : 1];
+  C kept[N > 0 ? N : 1];
+  for (int k = 0; k < N; ++k) kept_rows[k] = rows[k], kept[k] = weights[k];
+  HANDGRAD_SIMD
+  for (int64_t i = 0; i < length; ++i) {
+    C sum = Adds ? to[i] : start;
+    for (int k = 0; k < N; ++k) sum += kept[k] * kept_rows[k][i];
+    to[i] = sum;
+  }
+}
+
+template <class C>
+void sum_rows(const C* const* rows, const C* weights, int64_t count, C start, int64_t length, C* to) {
+  using Sum = void (*)(const C* const*, const C*, C, int64_t, C*);
+  static constexpr Sum kFirst[] = {sum_rows<C, 0, false>, sum_rows<C, 1, false>, sum_rows<C, 2, false>,
+                                   sum_rows<C, 3, false>, sum_rows<C, 4, false>, sum_rows<C, 5, false>,
+                                   sum_rows<C, 6, false>};
+  static constexpr Sum kFurther[] = {sum_rows<C, 0, true>, sum_rows<C, 1, true>, sum_rows<C, 2, true>,
+                                     sum_rows<C, 3, true>, sum_rows<C, 4, true>, sum_rows<C, 5, true>,
+                                     sum_rows<C, 6, true>};
+  int64_t done = std::min(count, kFewTaps);
+  kFirst[done](rows, weights, start, length, to);
+  for (int64_t next; done < count; done += next) {
+    next = std::min(count - done, kFewTaps);
+    kFurther[next](rows + done, weights + done, start, length, to);
+  }
+}
+
+}  // namespace handgrad::resized_crop

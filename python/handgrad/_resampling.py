@@ -1,0 +1,79 @@
+"""Resampling of images in plain PyTorch: what every output pixel weighs every pixel of its row or column by, for
+references. One box for each image of a batch, or one for all; interpolation is numbered as in the schemas: 0 nearest,
+1 nearest-exact, 2 bilinear, 3 bicubic."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def weights(
+    start: Tensor, extent: Tensor, flip: Tensor, outputs: int, size: int, interpolation: int, antialias: bool
+) -> tuple[Tensor, Tensor]:
+    """What each of ``outputs`` weighs each of ``size`` pixels by, (boxes, 1, outputs, size) in float64; and the largest
+    weight of each box, (boxes,)."""
+    start, extent, flip = (numbers[:, None, None] for numbers in (start, extent, flip))
+    index = torch.arange(outputs, device=start.device)[:, None]
+    pixel = torch.arange(size, device=start.device) - start
+    if interpolation < 2:
+        weights = (pixel == _nearest(index, extent, outputs, interpolation)).double()
+        largest = torch.ones_like(weights[:, 0, 0])
+    else:
+        scale, cubic = extent.double() / outputs, interpolation == 3
+        make = _antialiased if antialias else _interpolated
+        weights, largest = make(index.double() + 0.5, pixel, extent, scale, cubic)
+    return torch.where(flip.bool(), weights.flip(1), weights)[:, None], largest
+
+
+def _nearest(index: Tensor, extent: Tensor, outputs: int, interpolation: int) -> Tensor:
+    step = extent.float() / outputs
+    point = step * index.float() if interpolation == 0 else (step * (index + 0.5) - 0.5).clamp(min=0) + 0.5
+    return torch.minimum(point.floor().long(), extent - 1)
+
+
+def _filter(x: Tensor, cubic: bool, a: float) -> Tensor:
+    x = x.abs()
+    if not cubic:
+        return (1 - x).clamp(min=0)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _antialiased(middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool) -> tuple[Tensor, Tensor]:
+    wide = scale.clamp(min=1)
+    centre, support = scale * middle, (2 if cubic else 1) * wide
+    first = (centre - support + 0.5).clamp(min=0).trunc()
+    end = torch.minimum((centre + support + 0.5).trunc(), extent.double())
+    weights = _filter((pixel - centre + 0.5) / wide, cubic, -0.5) * ((pixel >= first) & (pixel < end))
+    weights = weights / weights.sum(2, keepdim=True)
+    return weights, weights.amax((1, 2))
+
+
+def _interpolated(middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool) -> tuple[Tensor, Tensor]:
+    point, reach = scale * middle - 0.5, 2 if cubic else 1
+    if not cubic:
+        point = point.clamp(min=0)
+    low = torch.minimum(point.floor(), extent.double() - 1)
+    rest = (point - low).clamp(0, 1)
+    weights = torch.zeros_like(pixel * low)
+    largest = torch.zeros_like(weights[:, 0, 0])
+    for tap in range(1 - reach, reach + 1):
+        # Beyond the crop its edge goes on.
+        kept = torch.minimum((low + tap).clamp(min=0), extent.double() - 1)
+        weights = weights + (pixel == kept) * _filter(tap - rest, cubic, -0.75)
+        largest = torch.maximum(largest, ((pixel == kept) * weights).amax((1, 2)))
+    return weights, largest
+
+
+def integer_weights(weights: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """As whole numbers, and how many bits of them are behind the point, (boxes, 1, 1, 1)."""
+    units = 2.0 ** torch.arange(1, 23, device=largest.device, dtype=torch.float64)
+    bits = ((0.5 + largest[:, None] * units).trunc() < 2**15).sum(1)[:, None, None, None]
+    scaled = weights * 2.0**bits
+    return (scaled + torch.where(scaled < 0, -0.5, 0.5)).trunc(), bits
+
+
+def rounded(sums: Tensor, bits: Tensor) -> Tensor:
+    return ((sums + 2.0 ** (bits - 1)) / 2.0**bits).floor().clamp(0, 255)

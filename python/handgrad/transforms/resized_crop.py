@@ -1,0 +1,347 @@
+"""Crop, resize, flip, scale, normalise in one pass. Weights, rounding, derivatives: docs/transforms/resized_crop.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handgrad._layout import empty_image
+from handgrad._resampling import integer_weights, rounded, weights
+from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_int, check_pair, check_range, check_tensor
+from handgrad.derivatives import BATCHED, Derivatives
+from handgrad.tracing import traceable
+
+_OP = "resized_crop"
+# As in csrc: the most pixels along an axis.
+_MOST = 2**24
+_INTERPOLATIONS = {"nearest": 0, "nearest-exact": 1, "bilinear": 2, "bicubic": 3}
+_DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
+_MEMORY_FORMATS = {torch.preserve_format: 0, torch.contiguous_format: 1, torch.channels_last: 2}
+
+# ---- public functions ------------------------------------------------------------------------------------------------
+
+
+@traceable
+def resized_crop(
+    image: Tensor,
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+    size: int | tuple[int, int],
+    interpolation: str = "bilinear",
+    antialias: bool = True,
+    *,
+    horizontal_flip: bool = False,
+    vertical_flip: bool = False,
+    dtype: torch.dtype | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> Tensor:
+    """A box of an image, resized, flipped, scaled to numbers from 0 to 1 and normalised, in one pass over memory.
+
+    The pictures of torchvision's ``resized_crop``, ``horizontal_flip``, ``vertical_flip``, ``to_dtype(scale=True)`` and
+    ``normalize``, one after the other (:mod:`torchvision.transforms.v2.functional`; torchvision need not be there). A
+    uint8 image gives, to the bit, what torchvision's uint8 kernels for the CPU give, on every device. Beyond them there
+    are a deterministic gradient, second derivatives, forward mode, bfloat16 and float16.
+
+    Args:
+        image: (channels, height, width) or (batch, channels, height, width); uint8, float32, float64, bfloat16 or
+            float16, any strides: ``torch.from_numpy(array).permute(2, 0, 1)`` is read where it lies.
+        top, left, height, width: the box, in pixels; it must lie in the image.
+        size: height and width of the output; one number is both.
+        interpolation: ``"nearest"``, ``"nearest-exact"``, ``"bilinear"`` or ``"bicubic"``, or torchvision's
+            ``InterpolationMode``.
+        antialias: whether bilinear and bicubic filters are widened where the picture becomes smaller.
+        horizontal_flip, vertical_flip: whether the output is mirrored left to right, and upside down.
+        dtype: of the output. A uint8 image may become a floating-point one, from 0 to 1; others keep their type. None
+            is the image's; float32 for a uint8 image that is normalised.
+        mean, std: one number a channel, or one for all; subtracted, and divided by, in that order.
+        memory_format: of the output: ``torch.contiguous_format``, ``torch.channels_last``, or as the image's is.
+
+    Returns:
+        An image of ``size`` with as many dimensions as ``image``.
+
+    Raises:
+        ValueError: a number out of range.
+        TypeError: an argument of another kind.
+        RuntimeError: a box that is not in the image; rank or dtype of ``image`` out of range.
+
+    Example:
+        >>> image = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
+        >>> resized_crop(image, 0, 0, 4, 4, size=2)
+        tensor([[[ 4,  5],
+                 [10, 11]]], dtype=torch.uint8)
+        >>> resized_crop(image, 0, 0, 2, 4, size=(1, 2), horizontal_flip=True, mean=[0.5], std=[0.25])
+        tensor([[[-1.9373, -1.9529]]])
+    """
+    check_tensor(_OP, "image", image)
+    box = [
+        check_int(_OP, "top", top, 0, _MOST),
+        check_int(_OP, "left", left, 0, _MOST),
+        check_int(_OP, "height", height, 1, _MOST),
+        check_int(_OP, "width", width, 1, _MOST),
+        int(check_bool(_OP, "horizontal_flip", horizontal_flip)),
+        int(check_bool(_OP, "vertical_flip", vertical_flip)),
+    ]
+    numbers = _checked("image", image, size, interpolation, antialias, dtype, mean, std, memory_format)
+    if image.dim() == 3:
+        return _resized_crop(image.unsqueeze(0), None, None, None, box, *numbers).squeeze(0)
+    return _resized_crop(image, None, None, None, box, *numbers)
+
+
+@traceable
+def batched_resized_crop(
+    images: Tensor | Sequence[Tensor],
+    boxes: Tensor,
+    size: int | tuple[int, int],
+    interpolation: str = "bilinear",
+    antialias: bool = True,
+    *,
+    horizontal_flip: Tensor | bool = False,
+    vertical_flip: Tensor | bool = False,
+    dtype: torch.dtype | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> Tensor:
+    """:func:`resized_crop` of a batch, in which every image has a box and flips of its own.
+
+    Args:
+        images: (batch, channels, height, width), or a list of (channels, height, width) of any sizes, of one type and
+            device.
+        boxes: (batch, 4) integers, each top, left, height and width; on the device of the images.
+        horizontal_flip, vertical_flip: (batch,) booleans, or one for all.
+        size, interpolation, antialias, dtype, mean, std, memory_format: see :func:`resized_crop`.
+
+    Returns:
+        (batch, channels, *size).
+
+    Raises:
+        ValueError, TypeError: see :func:`resized_crop`.
+        RuntimeError: tensors that do not go together, or a box that is not in its image. (On a CUDA device, which would
+            have to be waited for, the result for such a box is NaN, or 0 in uint8.)
+
+    Example:
+        >>> images = torch.arange(32.0).view(2, 1, 4, 4)
+        >>> boxes = torch.tensor([[0, 0, 2, 2], [2, 0, 2, 4]])
+        >>> batched_resized_crop(images, boxes, 1, horizontal_flip=torch.tensor([True, False])).flatten()
+        tensor([ 2.5000, 27.5000])
+    """
+    if not isinstance(images, Tensor) and isinstance(images, (list, tuple)):
+        return _of_list(images, boxes, size, interpolation, antialias, horizontal_flip, vertical_flip,
+                        dtype=dtype, mean=mean, std=std, memory_format=memory_format)  # fmt: skip
+    check_tensor(_OP, "images", images)
+    assert isinstance(images, Tensor)
+    if images.dim() != 4:
+        raise RuntimeError(
+            f"{_OP}: images must have 4 dimensions (batch, channels, height, width); got {tuple(images.shape)}"
+        )
+    boxes = _checked_boxes(boxes, images)
+    horizontal_flips, horizontal = _as_flips("horizontal_flip", horizontal_flip, boxes)
+    vertical_flips, vertical = _as_flips("vertical_flip", vertical_flip, boxes)
+    numbers = _checked("images", images, size, interpolation, antialias, dtype, mean, std, memory_format)
+    box = [0, 0, 1, 1, horizontal, vertical]
+    return _resized_crop(images, boxes, horizontal_flips, vertical_flips, box, *numbers)
+
+
+def _checked_boxes(boxes: Any, images: Tensor) -> Tensor:
+    check_tensor(_OP, "boxes", boxes)
+    if boxes.is_floating_point() or boxes.is_complex() or boxes.dtype is torch.bool:
+        kind = str(boxes.dtype).removeprefix("torch.")
+        raise TypeError(f"{_OP}: boxes must be a tensor of integers, as int64; got one of {kind}")
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise RuntimeError(
+            f"{_OP}: boxes must have shape (batch, 4): top, left, height, width; got {tuple(boxes.shape)}"
+        )
+    if boxes.device != images.device:
+        raise RuntimeError(f"{_OP}: boxes must be on the device of images, {images.device}; got {boxes.device}")
+    return boxes.long()
+
+
+def _as_flips(name: str, flip: Any, boxes: Tensor) -> tuple[Tensor | None, int]:
+    """Those of each image, or None and that of all."""
+    if not isinstance(flip, Tensor):
+        return None, int(check_bool(_OP, name, flip))
+    check_tensor(_OP, name, flip)
+    if flip.dtype is not torch.bool or flip.dim() != 1:
+        kind = str(flip.dtype).removeprefix("torch.")
+        raise TypeError(f"{_OP}: {name} must be True, False or (batch,) booleans; got {tuple(flip.shape)} of {kind}")
+    if flip.device != boxes.device:
+        raise RuntimeError(f"{_OP}: {name} must be on the device of boxes, {boxes.device}; got {flip.device}")
+    if flip.shape[0] != boxes.shape[0]:
+        raise RuntimeError(f"{_OP}: {name} must have a value for each row of boxes, {boxes.shape[0]}; got {len(flip)}")
+    return flip, 0
+
+
+def _of_list(
+    images: Sequence[Tensor], boxes: Tensor, size: Any, interpolation: str, antialias: bool,
+    horizontal_flip: Any, vertical_flip: Any, **others: Any,
+) -> Tensor:  # fmt: skip
+    """Images of different sizes, one call each."""
+    if not images:
+        raise ValueError(f"{_OP}: images must be a tensor, or a list of at least one; got an empty list")
+    for index, image in enumerate(images):
+        check_tensor(_OP, f"images[{index}]", image)
+        if image.dim() != 3:
+            raise RuntimeError(
+                f"{_OP}: images[{index}] must have 3 dimensions (channels, height, width); got {tuple(image.shape)}"
+            )
+    _checked_boxes(boxes, images[0])
+    if boxes.shape[0] != len(images):
+        raise RuntimeError(f"{_OP}: boxes must have a row for each of images, {len(images)}; got {boxes.shape[0]}")
+    outputs = []
+    for index, image in enumerate(images):
+        row = slice(index, index + 1)
+        flips: dict[str, Any] = {
+            name: flip[row] if isinstance(flip, Tensor) and flip.dim() else flip
+            for name, flip in (("horizontal_flip", horizontal_flip), ("vertical_flip", vertical_flip))
+        }
+        one = image.unsqueeze(0)
+        outputs.append(batched_resized_crop(one, boxes[row], size, interpolation, antialias, **flips, **others))
+    return torch.cat(outputs)
+
+
+def _checked(
+    name: str, image: Tensor, size: Any, interpolation: Any, antialias: Any, dtype: Any, mean: Any, std: Any,
+    memory_format: Any,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The op's numbers after the box."""
+    if image.dtype not in _DTYPES:
+        kind = str(image.dtype).removeprefix("torch.")
+        raise TypeError(f"{_OP}: {name} must be uint8, float32, float64, bfloat16 or float16; got {kind}")
+    if image.dim() not in (3, 4):
+        raise RuntimeError(
+            f"{_OP}: {name} must have 3 or 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
+        )
+    height, width = check_pair(_OP, "size", size, 1, _MOST)
+    mode = check_choice(_OP, "interpolation", getattr(interpolation, "value", interpolation), _INTERPOLATIONS)
+    means, stds = _checked_statistics(mean, std, image.shape[-3])
+    is_level = image.dtype is torch.uint8
+    if dtype is None:
+        dtype = torch.float32 if is_level and means else image.dtype
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{_OP}: dtype must be a torch.dtype or None; got {dtype!r}")
+    if dtype is not image.dtype and not (is_level and dtype.is_floating_point):
+        raise TypeError(f"{_OP}: dtype must be the image's, or a floating-point one beside a uint8 image; got {dtype}")
+    if means and not dtype.is_floating_point:
+        raise TypeError(f"{_OP}: dtype must be a floating-point one where there is a mean; got {dtype}")
+    if memory_format not in _MEMORY_FORMATS:
+        raise ValueError(
+            f"{_OP}: memory_format must be torch.preserve_format, torch.contiguous_format or torch.channels_last; got "
+            f"{memory_format!r}"
+        )
+    antialias = check_bool(_OP, "antialias", antialias)
+    return height, width, _INTERPOLATIONS[mode], antialias, dtype, means, stds, _MEMORY_FORMATS[memory_format]
+
+
+def _checked_statistics(mean: Any, std: Any, channels: int) -> tuple[list[float], list[float]]:
+    if mean is None and std is None:
+        return [], []
+    checked = []
+    for name, values, low in (("mean", mean, -FLOAT_MAX), ("std", std, 1e-37)):
+        if not isinstance(values, (list, tuple)) or len(values) not in (1, channels):
+            raise TypeError(
+                f"{_OP}: {name} must be a list of one number a channel, {channels}, or of one for all, and mean and "
+                f"std both be given; got {values!r}"
+            )
+        for value in values:
+            what = "numbers that are finite" if name == "mean" else "finite numbers greater than 0"
+            check_range(_OP, name, value, low, FLOAT_MAX, what)
+        checked.append([float(value) for value in values] * (channels // len(values)))
+    return checked[0], checked[1]
+
+
+# ---- reference: the definition in plain PyTorch, its derivatives by torch's own autograd -----------------------------
+
+
+def resized_crop_reference(
+    image: Tensor, boxes: Tensor | None, horizontal_flips: Tensor | None, vertical_flips: Tensor | None,
+    box: list[int], height: int, width: int, interpolation: int, antialias: bool, dtype: torch.dtype,
+    mean: list[float], std: list[float], memory_format: int,
+) -> Tensor:  # fmt: skip
+    """Plain PyTorch. To be trusted because it says what the definition says: what every output pixel weighs every pixel
+    of its row and of its column by, and the two products of matrices that apply these.
+
+    A pixel that is not finite makes NaN of its whole row and column, where the kernels keep it where it is.
+    """
+    numbers = [torch.full((1,), number, dtype=torch.int64, device=image.device) for number in box]
+    if boxes is not None:
+        numbers[:4] = boxes.unbind(1)
+    top, left, crop_height, crop_width, horizontal_flip, vertical_flip = numbers
+    horizontal_flip = horizontal_flip if horizontal_flips is None else horizontal_flips
+    vertical_flip = vertical_flip if vertical_flips is None else vertical_flips
+    columns, largest_x = weights(left, crop_width, horizontal_flip, width, image.shape[3], interpolation, antialias)
+    rows, largest_y = weights(top, crop_height, vertical_flip, height, image.shape[2], interpolation, antialias)
+    if image.dtype is torch.uint8:
+        columns, bits_x = integer_weights(columns, largest_x)
+        rows, bits_y = integer_weights(rows, largest_y)
+        levels = rounded(image.double() @ columns.mT, bits_x)
+        output = rounded(rows @ levels, bits_y)
+        if not dtype.is_floating_point:
+            return output.to(dtype)
+        computed = torch.float64 if dtype is torch.float64 else torch.float32
+        output = output.to(computed) * (1 / 255)
+    else:
+        computed = torch.float64 if dtype is torch.float64 else torch.float32
+        output = rows.to(computed) @ (image.to(computed) @ columns.mT.to(computed))
+    if mean:
+        means, stds = (torch.stack([output.new_full((), x) for x in values])[:, None, None] for values in (mean, std))
+        output = (output - means) / stds
+    return output.to(dtype)
+
+
+# ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
+
+
+def _fake(
+    image: Tensor, boxes: Tensor | None, horizontal_flips: Tensor | None, vertical_flips: Tensor | None,
+    box: list[int], height: int, width: int, *others: Any,
+) -> Tensor:  # fmt: skip
+    if image.dim() != 4:
+        raise RuntimeError(
+            f"{_OP}: image must have 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
+        )
+    if boxes is not None:
+        torch._check(
+            boxes.dim() == 2 and boxes.shape[0] == image.shape[0] and boxes.shape[1] == 4,
+            lambda: f"{_OP}: boxes must have a row for each of images, {image.shape[0]}; got {tuple(boxes.shape)}",
+        )
+    _, _, dtype, _, _, memory_format = others
+    shape = (image.shape[0], image.shape[1], height, width)
+    if memory_format == 0:
+        return empty_image(image.new_empty(0, dtype=dtype), shape, image)
+    empty = image.new_empty(shape, dtype=dtype)
+    return empty.contiguous(memory_format=torch.channels_last) if memory_format == 2 else empty
+
+
+def _gradient_like(tensor: Tensor) -> Tensor:
+    return empty_image(tensor, tensor.shape, tensor)
+
+
+# ---- autograd, vmap: what is special ---------------------------------------------------------------------------------
+
+
+class _ResizedCrop(Derivatives):
+    """Linear in the image, but for the mean: of its gradient only grad_output is differentiated."""
+
+    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        nones: list[Tensor | None] = [None] * (len(self.backward_op.tensors) + len(self.backward_op.others))
+        if grad_grads[0] is not None:
+            nones[0] = self.double_backward(grad_grads[0], *ctx.saved_tensors, *ctx.others, [True, False])[0]
+        return tuple(nones)
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+_resized_crop = _ResizedCrop(
+    "handgrad::resized_crop",
+    reference=resized_crop_reference,
+    fake=_fake,
+    roles=BATCHED,
+    gradient_like=_gradient_like,
+)
