@@ -18,7 +18,7 @@ _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 def _photograph(side: int, device: torch.device, packed: bool) -> Tensor:
     """(3, side, side) of waves, smooth enough for every filter to make nearly the same picture of it."""
     at = torch.arange(side, device=device) / side
-    waves = [torch.sin(9 * (at[:, None] * (1 + k) + at * (3 - k))) * torch.cos(7 * at) for k in range(3)]
+    waves = [torch.sin(2 * (at[:, None] * (1 + k) + at * (3 - k))) * torch.cos(2 * at) for k in range(3)]
     image = ((torch.stack(waves) + 1) * 127).to(torch.uint8)
     # As decoders leave it: the three numbers of a pixel side by side.
     return image.permute(1, 2, 0).contiguous().permute(2, 0, 1) if packed else image

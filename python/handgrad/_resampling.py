@@ -77,3 +77,10 @@ def integer_weights(weights: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
 
 def rounded(sums: Tensor, bits: Tensor) -> Tensor:
     return ((sums + 2.0 ** (bits - 1)) / 2.0**bits).floor().clamp(0, 255)
+
+
+def normalised(image: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    if not mean:
+        return image
+    means, stds = (torch.stack([image.new_full((), x) for x in values])[:, None, None] for values in (mean, std))
+    return (image - means) / stds

@@ -2,6 +2,8 @@
 number; and what users have reported of other implementations."""
 
 import functools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,7 +74,7 @@ def test_one_box_each_is_a_scalar(name):
 
 @by_torchvisions
 def test_the_mean_of_no_pairs_is_zero(name):
-    """Images without objects: a mean that is NaN would stop the training."""
+    """VCasecnikovs/Yet-Another-YOLOv4-Pytorch#16: of images without objects a mean that is NaN stops the training."""
     for function in (ours(name), THEIRS[name]):
         loss, *grads = with_grads(function, torch.zeros(0, 4), torch.zeros(0, 4), reduction="mean")
         assert loss == 0
@@ -105,8 +107,8 @@ def test_types_are_promoted_as_torchvision_does(name, dtype, mate):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("relations", [RELATIONS, DEGENERATE], ids=["proper", "degenerate"])
 def test_losses_and_gradients_are_finite(name, relations, dtype):
-    """Zzh-tju/DIoU-pytorch-detectron#19, open-mmlab/mmdetection#3394, meituan/YOLOv6#226: NaN for a box without area,
-    or for two of one centre."""
+    """Zzh-tju/DIoU-pytorch-detectron#3 and #19, open-mmlab/mmdetection#3394, meituan/YOLOv6#226: NaN for a box without
+    area, or for two of one centre; generalized-iou/g-tensorflow-models#3: for one of negative width."""
     first, second = related(relations, dtype)
     for swapped in ((first, second), (second, first)):
         for result in (*with_grads(ours(name), *swapped), *second_derivatives(ours(name), *swapped)):
@@ -115,6 +117,7 @@ def test_losses_and_gradients_are_finite(name, relations, dtype):
 
 @by_name
 def test_one_bad_pair_does_not_spoil_the_others(name):
+    """pytorch/vision#5322: NaN is passed on, and no check of values refuses it."""
     first, second = pairs(100, dtype=torch.float32)
     _, *expected = with_grads(ours(name), first, second)
     first[7] = float("nan")
@@ -224,3 +227,12 @@ def test_a_detector_of_torchvisions_trains_with_it():
         for loss, each in ((mines, mine), (theirs, head))
     )
     torch.testing.assert_close(actual, expected)
+
+
+def test_the_documents_table_is_computed():
+    page = Path(__file__).resolve().parents[2] / "docs/losses/generalized_box_iou_loss.md"
+    others = [(4, 0, 12, 4), (8, 0, 16, 4), (16, 0, 24, 4), (88, 0, 96, 4), (2, 1, 6, 3), (0, 0, 4, 2), (2, -2, 6, 6)]
+    rows = re.findall(r"^\| (?:shifted|4 by) [^|]*\|(.*)\|$", page.read_text(), re.M)
+    box = torch.tensor([0.0, 0, 8, 4])
+    computed = [[f"{ours(name)(box, torch.tensor(other)).item():.2f}" for name in NAMES] for other in others]
+    assert [row.replace(" ", "").split("|") for row in rows] == computed

@@ -541,6 +541,32 @@ def test_gradients_are_torchvisions(functional):
 
 
 @pytest.mark.tiers("whole")
+def test_the_same_seed_gives_the_picture_of_torchvisions_pipeline(functional):
+    """As docs/transforms/resized_crop.md has it."""
+    from torchvision.transforms import v2
+
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("here torchvision resizes uint8 through float32")
+    crop, mean, std = v2.RandomResizedCrop(24), MEAN[:3], STD[:3]
+    steps = [crop, v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    theirs = v2.Compose(steps)
+
+    def ours(image):
+        box = crop.make_params([image])
+        flip = bool(torch.rand(1) < 0.5)
+        return resized_crop(image, **box, size=24, horizontal_flip=flip, mean=mean, std=std)
+
+    with torch.random.fork_rng():
+        for seed in range(30):
+            image = levels(3, 90, 70 + seed, seed=seed)
+            pictures = []
+            for prepare in (theirs, ours):
+                torch.manual_seed(seed)
+                pictures.append(prepare(image))
+            assert torch.equal(pictures[1], pictures[0]), f"seed {seed}"
+
+
+@pytest.mark.tiers("whole")
 def test_the_interpolation_may_be_torchvisions(functional):
     from torchvision.transforms import InterpolationMode
 
@@ -639,3 +665,21 @@ def test_torchvision_need_not_be_there():
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "torch.Size([3, 4, 4])" in run.stdout
+
+
+@pytest.mark.tiers("whole")
+@pytest.mark.parametrize(("mode", "antialias"), SMOOTH)
+def test_onnx_of_float32_is_its_own_operator(tmp_path, mode, antialias):
+    hg_onnx = pytest.importorskip("handgrad.onnx")
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+    class Prepared(torch.nn.Module):
+        def forward(self, image):
+            return resized_crop(
+                image, 3, 2, 30, 33, (11, 40), mode, antialias, horizontal_flip=True, mean=MEAN[:3], std=STD[:3]
+            )
+
+    image = torch.rand(2, 3, 40, 40, generator=reseeded())
+    hg_onnx.export(Prepared(), (image,), tmp_path / "crop.onnx", verify=True)
+    assert "Resize" in [node.op_type for node in onnx.load(tmp_path / "crop.onnx").graph.node]

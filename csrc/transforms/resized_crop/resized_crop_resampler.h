@@ -1,12 +1,11 @@
 // Resampling of one image by a table of taps for each axis, in one pass over it, on the CPU.
 //
-// In order of appearance: Source, where rows are read; Finish, what becomes of a row of sums; Resampler.
+// In order of appearance: Pixels, where rows are read and written; Resampler.
 #pragma once
-
-#include <cstring>
 
 #include "cpu/parallel.h"
 #include "math/convert.h"
+#include "resized_crop_normalisation.h"
 #include "resized_crop_strips.h"
 
 namespace handgrad::resized_crop {
@@ -23,72 +22,6 @@ struct Pixels {
 };
 using Source = Pixels<const unsigned char>;
 using Target = Pixels<unsigned char>;
-
-// From the sums of a row to what is stored: levels of uint8 are scaled to 0 to 1, then everything is normalised.
-//
-// torch divides by the standard deviation, and so does this: a product with the inverse, corrected by the remainder
-// that a fused multiplication and addition leaves, is the quotient itself. Whether it is, for all 256 levels, is found
-// out beforehand; if not, and for numbers that are no levels, the processor divides.
-template <class F>
-class Normalisation {
- public:
-  Normalisation(const std::vector<double>& mean, const std::vector<double>& std, bool is_level)
-      : scale_(is_level ? static_cast<F>(1.0 / 255) : F(1)), corrects_(is_level && kFused) {
-    for (size_t c = 0; c < mean.size(); ++c) {
-      mean_.push_back(static_cast<F>(mean[c]));
-      std_.push_back(static_cast<F>(std[c]));
-      inverse_.push_back(F(1) / static_cast<F>(std[c]));
-      corrects_ = corrects_ && corrects(c);
-    }
-  }
-
-  // What levels are multiplied by. In a loop of its own: beside the subtraction the compiler would round both at once.
-  F scale() const { return scale_; }
-
-  // `count` scaled elements of channel c, in place.
-  void apply(F* values, int64_t count, int64_t c) const {
-    const size_t channel = static_cast<size_t>(c);
-    if (mean_.empty()) return;
-    if (corrects_) {
-      apply_corrected(values, count, mean_[channel], std_[channel], inverse_[channel]);
-    } else {
-      apply_divided(values, count, mean_[channel], std_[channel]);
-    }
-  }
-
- private:
-#ifdef FP_FAST_FMAF
-  static constexpr bool kFused = true;
-#else
-  static constexpr bool kFused = false;
-#endif
-
-  F scale_;
-  bool corrects_;
-  std::vector<F> mean_, std_, inverse_;
-
-  bool corrects(size_t c) const {
-    F quotients[256], corrected[256];
-    for (int64_t i = 0; i < 256; ++i) quotients[i] = corrected[i] = static_cast<F>(i) * scale_;
-    apply_divided(quotients, 256, mean_[c], std_[c]);
-    apply_corrected(corrected, 256, mean_[c], std_[c], inverse_[c]);
-    return std::memcmp(quotients, corrected, sizeof(quotients)) == 0;
-  }
-
-  [[gnu::noinline]] static void apply_divided(F* values, int64_t count, F mean, F std) {
-    HANDGRAD_SIMD
-    for (int64_t i = 0; i < count; ++i) values[i] = (values[i] - mean) / std;
-  }
-  [[gnu::noinline]] static void apply_corrected(F* values, int64_t count, F mean, F std, F inverse) {
-    HANDGRAD_SIMD
-    for (int64_t i = 0; i < count; ++i) {
-      const F centred = values[i] - mean, quotient = centred * inverse;
-      values[i] = fused(fused(-quotient, std, centred), inverse, quotient);
-    }
-  }
-  static float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-  static double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
-};
 
 // E is the type of strips and rows: uint8_t, float or double; C the one that sums are made in, see taps_of; F the one
 // that results are normalised in.
@@ -152,7 +85,8 @@ class Resampler {
   // The rows that are read, in order; where each stands in that list; and the first of them.
   std::vector<int64_t> listed_, places_;
   int64_t lowest_ = 0;
-  ScratchVector<E> lines_, strip_;
+  ScratchVector<E> lines_;
+  ScratchVector<std::conditional_t<std::is_same_v<E, uint8_t>, uint32_t, E>> strip_;
   ScratchVector<C> ring_, sums_, wide_, turned_;
   ScratchVector<F> values_;
 
@@ -197,20 +131,29 @@ class Resampler {
     const int64_t width = input_end_ - input_begin_;
     const bool is_stored_as_summed = source.dtype == (sizeof(E) == 1 ? ScalarType::Byte : kDtype<E>);
     const bool is_packed = is_stored_as_summed && source.channel == 1 && source.column == channels_;
-    strip_.resize(static_cast<size_t>(width * channels_ * kStripRows));
     const E* rows[kStripRows];
     if (is_packed) {
       for (int64_t r = 0; r < kStripRows; ++r) rows[r] = line_in_place(source, 0, row_of(strip, r));
-      turn(rows, width * channels_, strip_.data());
+      turn_rows(rows, width * channels_);
       sum_strip(channels_, 0, channels_);
     } else {
       for (int64_t c = 0; c < channels_; ++c) {
         load_lines(source, c, strip, is_stored_as_summed, rows);
-        turn(rows, width, strip_.data());
+        turn_rows(rows, width);
         sum_strip(1, c, 1);
       }
     }
     turn_back(turned_.data(), length_, ring_.data() + strip * kStripRows % ring_rows_ * pitch_, pitch_);
+  }
+
+  void turn_rows(const E* const* rows, int64_t count) {
+    if constexpr (std::is_same_v<E, uint8_t>) {
+      strip_.resize(static_cast<size_t>((count + 3) / 4 * kStripRows));
+      turn_levels(rows, count, strip_.data());
+    } else {
+      strip_.resize(static_cast<size_t>(count * kStripRows));
+      turn(rows, count, strip_.data());
+    }
   }
 
   // The last strip may have fewer rows: then its last one stands in.
@@ -281,9 +224,11 @@ class Resampler {
     if constexpr (std::is_same_v<E, C>) {
       return strip_.data() - input_begin_ * pixel;
     } else {
-      wide_.resize(static_cast<size_t>((block.high - block.low) * pixel));
-      widen_run(strip_.data() + (block.low - input_begin_) * pixel, (block.high - block.low) * pixel, wide_.data());
-      return wide_.data() - block.low * pixel;
+      const int64_t side = pixel / kStripRows;
+      const int64_t first = (block.low - input_begin_) * side / 4, end = ((block.high - input_begin_) * side + 3) / 4;
+      wide_.resize(static_cast<size_t>((end - first) * 4 * kStripRows));
+      widen_levels(strip_.data() + first * kStripRows, end - first, wide_.data());
+      return wide_.data() - first * 4 * kStripRows - input_begin_ * pixel;
     }
   }
 

@@ -9,7 +9,9 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -85,12 +87,6 @@ struct Rounding {
 
 // ---- runs -----------------------------------------------------------------------------------------------------------
 
-template <class E, class C>
-[[gnu::noinline]] void widen_run(const E* __restrict from, int64_t count, C* __restrict to) {
-  HANDGRAD_SIMD
-  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<C>(from[i]);
-}
-
 // Sums to levels, in place or to uint8.
 template <bool Clamps, class E, class C, class To>
 [[gnu::noinline]] void level_run(const Rounding<E, C>& rounding, const C* from, int64_t count, To* to) {
@@ -101,30 +97,70 @@ template <bool Clamps, class E, class C, class To>
 
 // ---- strips turned and turned back ----------------------------------------------------------------------------------
 
-// Bytes of the vectors that do it. Of wider ones shuffles cost more than they move; but the widest of all have one that
-// takes its elements from anywhere in two of them, if elements are not too small.
-inline constexpr int kTurnBytes = 32, kTurnBackBytes = __BIGGEST_ALIGNMENT__ >= 64 ? 64 : 16;
+// Bytes of the vectors that do it: the widest of all have a shuffle that takes elements from anywhere in two of them;
+// that of others is dearer than it is wide.
+inline constexpr int kTurnBytes = __BIGGEST_ALIGNMENT__ >= 64 ? 64 : 16;
+
+// Four levels at a time, which may lie anywhere: as many bytes are turned in a quarter of the steps.
+struct [[gnu::packed, gnu::may_alias]] FourLevels {
+  uint32_t bits;
+};
+static_assert(std::endian::native == std::endian::little, "the first of four levels is in the low bits");
+
+HANDGRAD_MATH uint32_t element_of(FourLevels levels) { return levels.bits; }
+HANDGRAD_MATH float element_of(float element) { return element; }
+HANDGRAD_MATH double element_of(double element) { return element; }
 
 // to[16 i + r] = rows[r][i]
-template <class E>
-[[gnu::noinline]] void turn(const E* const* rows, int64_t count, E* __restrict to) {
-  const E *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3], *r4 = rows[4], *r5 = rows[5], *r6 = rows[6],
-          *r7 = rows[7], *r8 = rows[8], *r9 = rows[9], *r10 = rows[10], *r11 = rows[11], *r12 = rows[12],
-          *r13 = rows[13], *r14 = rows[14], *r15 = rows[15];
+template <class From, class E>
+[[gnu::noinline]] void turn(const From* const* rows, int64_t count, E* __restrict to) {
+  const From *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3], *r4 = rows[4], *r5 = rows[5], *r6 = rows[6],
+             *r7 = rows[7], *r8 = rows[8], *r9 = rows[9], *r10 = rows[10], *r11 = rows[11], *r12 = rows[12],
+             *r13 = rows[13], *r14 = rows[14], *r15 = rows[15];
 #pragma omp simd simdlen(kTurnBytes / sizeof(E))
   for (int64_t i = 0; i < count; ++i) {
     E* column = to + kStripRows * i;
-    column[0] = r0[i], column[1] = r1[i], column[2] = r2[i], column[3] = r3[i];
-    column[4] = r4[i], column[5] = r5[i], column[6] = r6[i], column[7] = r7[i];
-    column[8] = r8[i], column[9] = r9[i], column[10] = r10[i], column[11] = r11[i];
-    column[12] = r12[i], column[13] = r13[i], column[14] = r14[i], column[15] = r15[i];
+    column[0] = element_of(r0[i]), column[1] = element_of(r1[i]), column[2] = element_of(r2[i]);
+    column[3] = element_of(r3[i]), column[4] = element_of(r4[i]), column[5] = element_of(r5[i]);
+    column[6] = element_of(r6[i]), column[7] = element_of(r7[i]), column[8] = element_of(r8[i]);
+    column[9] = element_of(r9[i]), column[10] = element_of(r10[i]), column[11] = element_of(r11[i]);
+    column[12] = element_of(r12[i]), column[13] = element_of(r13[i]), column[14] = element_of(r14[i]);
+    column[15] = element_of(r15[i]);
+  }
+}
+
+// A strip of `count` levels a row, four columns in each element; what is missing of the last four is 0.
+inline void turn_levels(const uint8_t* const* rows, int64_t count, uint32_t* to) {
+  const int64_t whole = count / 4, rest = count % 4;
+  const FourLevels* fours[kStripRows];
+  for (int64_t r = 0; r < kStripRows; ++r) fours[r] = reinterpret_cast<const FourLevels*>(rows[r]);
+  turn(fours, whole, to);
+  for (int64_t r = 0; rest > 0 && r < kStripRows; ++r) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, rows[r] + 4 * whole, static_cast<size_t>(rest));
+    to[kStripRows * whole + r] = bits;
+  }
+}
+
+// Each of `groups` elements of 16 rows to four columns of them.
+template <class C>
+[[gnu::noinline]] void widen_levels(const uint32_t* __restrict from, int64_t groups, C* __restrict to) {
+  for (int64_t g = 0; g < groups; ++g, from += kStripRows, to += 4 * kStripRows) {
+    HANDGRAD_SIMD
+    for (int64_t r = 0; r < kStripRows; ++r) {
+      const uint32_t bits = from[r];
+      to[r] = static_cast<C>(static_cast<int32_t>(bits & 255));
+      to[kStripRows + r] = static_cast<C>(static_cast<int32_t>(bits >> 8 & 255));
+      to[2 * kStripRows + r] = static_cast<C>(static_cast<int32_t>(bits >> 16 & 255));
+      to[3 * kStripRows + r] = static_cast<C>(static_cast<int32_t>(bits >> 24));
+    }
   }
 }
 
 // rows[r * pitch + i] = from[16 i + r]
 template <class E>
 [[gnu::noinline]] void turn_back(const E* __restrict from, int64_t count, E* __restrict rows, int64_t pitch) {
-#pragma omp simd simdlen(kTurnBackBytes / sizeof(E))
+#pragma omp simd simdlen(kTurnBytes / sizeof(E))
   for (int64_t i = 0; i < count; ++i) {
     const E* column = from + kStripRows * i;
     rows[i] = column[0], rows[pitch + i] = column[1], rows[2 * pitch + i] = column[2];
@@ -140,7 +176,7 @@ template <class E>
 template <class E>
 [[gnu::noinline]] void interleave_three(const E* __restrict from, int64_t count, E* __restrict to) {
   const E *red = from, *green = from + count, *blue = from + 2 * count;
-#pragma omp simd simdlen(kTurnBytes / sizeof(E))
+#pragma omp simd simdlen(32 / sizeof(E))
   for (int64_t i = 0; i < count; ++i) to[3 * i] = red[i], to[3 * i + 1] = green[i], to[3 * i + 2] = blue[i];
 }
 

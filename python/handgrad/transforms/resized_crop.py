@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handgrad._images import checked_boxes, checked_flips, checked_statistics
 from handgrad._layout import empty_image
-from handgrad._resampling import integer_weights, rounded, weights
-from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_int, check_pair, check_range, check_tensor
+from handgrad._resampling import integer_weights, normalised, rounded, weights
+from handgrad.arguments import check_bool, check_choice, check_int, check_pair, check_tensor
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
 
@@ -141,41 +142,12 @@ def batched_resized_crop(
         raise RuntimeError(
             f"{_OP}: images must have 4 dimensions (batch, channels, height, width); got {tuple(images.shape)}"
         )
-    boxes = _checked_boxes(boxes, images)
-    horizontal_flips, horizontal = _as_flips("horizontal_flip", horizontal_flip, boxes)
-    vertical_flips, vertical = _as_flips("vertical_flip", vertical_flip, boxes)
+    boxes = checked_boxes(_OP, boxes, images)
+    horizontal_flips, horizontal = checked_flips(_OP, "horizontal_flip", horizontal_flip, boxes)
+    vertical_flips, vertical = checked_flips(_OP, "vertical_flip", vertical_flip, boxes)
     numbers = _checked("images", images, size, interpolation, antialias, dtype, mean, std, memory_format)
     box = [0, 0, 1, 1, horizontal, vertical]
     return _resized_crop(images, boxes, horizontal_flips, vertical_flips, box, *numbers)
-
-
-def _checked_boxes(boxes: Any, images: Tensor) -> Tensor:
-    check_tensor(_OP, "boxes", boxes)
-    if boxes.is_floating_point() or boxes.is_complex() or boxes.dtype is torch.bool:
-        kind = str(boxes.dtype).removeprefix("torch.")
-        raise TypeError(f"{_OP}: boxes must be a tensor of integers, as int64; got one of {kind}")
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise RuntimeError(
-            f"{_OP}: boxes must have shape (batch, 4): top, left, height, width; got {tuple(boxes.shape)}"
-        )
-    if boxes.device != images.device:
-        raise RuntimeError(f"{_OP}: boxes must be on the device of images, {images.device}; got {boxes.device}")
-    return boxes.long()
-
-
-def _as_flips(name: str, flip: Any, boxes: Tensor) -> tuple[Tensor | None, int]:
-    """Those of each image, or None and that of all."""
-    if not isinstance(flip, Tensor):
-        return None, int(check_bool(_OP, name, flip))
-    check_tensor(_OP, name, flip)
-    if flip.dtype is not torch.bool or flip.dim() != 1:
-        kind = str(flip.dtype).removeprefix("torch.")
-        raise TypeError(f"{_OP}: {name} must be True, False or (batch,) booleans; got {tuple(flip.shape)} of {kind}")
-    if flip.device != boxes.device:
-        raise RuntimeError(f"{_OP}: {name} must be on the device of boxes, {boxes.device}; got {flip.device}")
-    if flip.shape[0] != boxes.shape[0]:
-        raise RuntimeError(f"{_OP}: {name} must have a value for each row of boxes, {boxes.shape[0]}; got {len(flip)}")
-    return flip, 0
 
 
 def _of_list(
@@ -191,7 +163,7 @@ def _of_list(
             raise RuntimeError(
                 f"{_OP}: images[{index}] must have 3 dimensions (channels, height, width); got {tuple(image.shape)}"
             )
-    _checked_boxes(boxes, images[0])
+    checked_boxes(_OP, boxes, images[0])
     if boxes.shape[0] != len(images):
         raise RuntimeError(f"{_OP}: boxes must have a row for each of images, {len(images)}; got {boxes.shape[0]}")
     outputs = []
@@ -220,7 +192,7 @@ def _checked(
         )
     height, width = check_pair(_OP, "size", size, 1, _MOST)
     mode = check_choice(_OP, "interpolation", getattr(interpolation, "value", interpolation), _INTERPOLATIONS)
-    means, stds = _checked_statistics(mean, std, image.shape[-3])
+    means, stds = checked_statistics(_OP, mean, std, image.shape[-3])
     is_level = image.dtype is torch.uint8
     if dtype is None:
         dtype = torch.float32 if is_level and means else image.dtype
@@ -237,23 +209,6 @@ def _checked(
         )
     antialias = check_bool(_OP, "antialias", antialias)
     return height, width, _INTERPOLATIONS[mode], antialias, dtype, means, stds, _MEMORY_FORMATS[memory_format]
-
-
-def _checked_statistics(mean: Any, std: Any, channels: int) -> tuple[list[float], list[float]]:
-    if mean is None and std is None:
-        return [], []
-    checked = []
-    for name, values, low in (("mean", mean, -FLOAT_MAX), ("std", std, 1e-37)):
-        if not isinstance(values, (list, tuple)) or len(values) not in (1, channels):
-            raise TypeError(
-                f"{_OP}: {name} must be a list of one number a channel, {channels}, or of one for all, and mean and "
-                f"std both be given; got {values!r}"
-            )
-        for value in values:
-            what = "numbers that are finite" if name == "mean" else "finite numbers greater than 0"
-            check_range(_OP, name, value, low, FLOAT_MAX, what)
-        checked.append([float(value) for value in values] * (channels // len(values)))
-    return checked[0], checked[1]
 
 
 # ---- reference: the definition in plain PyTorch, its derivatives by torch's own autograd -----------------------------
@@ -289,10 +244,7 @@ def resized_crop_reference(
     else:
         computed = torch.float64 if dtype is torch.float64 else torch.float32
         output = rows.to(computed) @ (image.to(computed) @ columns.mT.to(computed))
-    if mean:
-        means, stds = (torch.stack([output.new_full((), x) for x in values])[:, None, None] for values in (mean, std))
-        output = (output - means) / stds
-    return output.to(dtype)
+    return normalised(output, mean, std).to(dtype)
 
 
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
@@ -336,6 +288,37 @@ class _ResizedCrop(Derivatives):
         return tuple(nones)
 
 
+# ---- onnx: ONNX's own operator, where it means the same --------------------------------------------------------------
+
+
+def _onnx(
+    image: Tensor, boxes: Tensor | None, horizontal_flips: Tensor | None, vertical_flips: Tensor | None,
+    box: list[int], height: int, width: int, interpolation: int, antialias: bool, dtype: torch.dtype,
+    mean: list[float], std: list[float], memory_format: int,
+) -> Any:  # fmt: skip
+    from handgrad.onnx import operator
+
+    # Of levels ONNX's operator makes others, and no box of it is a tensor. The nearest pixel is another one for it.
+    tables = boxes is not None or horizontal_flips is not None or vertical_flips is not None
+    if tables or image.dtype is not torch.float32 or interpolation < 2:
+        return NotImplemented
+    top, left, crop_height, crop_width, horizontal_flip, vertical_flip = box
+    crop = image[:, :, top : top + crop_height, left : left + crop_width]
+    sizes = torch.cat([torch.full((1,), size, dtype=torch.int64) for size in (height, width)])
+    attributes = {
+        "antialias": int(antialias),
+        "axes": [2, 3],
+        "coordinate_transformation_mode": "half_pixel",
+        "cubic_coeff_a": -0.5 if antialias else -0.75,
+        "exclude_outside": int(antialias),
+        "mode": "cubic" if interpolation == 3 else "linear",
+    }
+    shape = (image.shape[0], image.shape[1], height, width)
+    output = operator("Resize", [crop, None, None, sizes], attributes, dtype=image.dtype, shape=shape, since=18)
+    flips = [dim for dim, flip in ((2, vertical_flip), (3, horizontal_flip)) if flip]
+    return normalised(output.flip(flips) if flips else output, mean, std)
+
+
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 _resized_crop = _ResizedCrop(
@@ -344,4 +327,5 @@ _resized_crop = _ResizedCrop(
     fake=_fake,
     roles=BATCHED,
     gradient_like=_gradient_like,
+    onnx=_onnx,
 )

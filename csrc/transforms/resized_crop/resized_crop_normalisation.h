@@ -1,0 +1,79 @@
+// What becomes of the rows of a result on the CPU: scaled to 0 to 1, and normalised.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "abi/macros.h"
+
+namespace handgrad::resized_crop {
+
+// From the sums of a row to what is stored: levels of uint8 are scaled to 0 to 1, then everything is normalised.
+//
+// torch divides by the standard deviation, and so does this: a product with the inverse, corrected by the remainder
+// that a fused multiplication and addition leaves, is the quotient itself. Whether it is, for all 256 levels, is found
+// out beforehand; if not, and for numbers that are no levels, the processor divides.
+template <class F>
+class Normalisation {
+ public:
+  Normalisation(const std::vector<double>& mean, const std::vector<double>& std, bool is_level)
+      : scale_(is_level ? static_cast<F>(1.0 / 255) : F(1)), corrects_(is_level && kFused) {
+    for (size_t c = 0; c < mean.size(); ++c) {
+      mean_.push_back(static_cast<F>(mean[c]));
+      std_.push_back(static_cast<F>(std[c]));
+      inverse_.push_back(F(1) / static_cast<F>(std[c]));
+      corrects_ = corrects_ && corrects(c);
+    }
+  }
+
+  // What levels are multiplied by. In a loop of its own: beside the subtraction the compiler would round both at once.
+  F scale() const { return scale_; }
+
+  // `count` scaled elements of channel c, in place.
+  void apply(F* values, int64_t count, int64_t c) const {
+    const size_t channel = static_cast<size_t>(c);
+    if (mean_.empty()) return;
+    if (corrects_) {
+      apply_corrected(values, count, mean_[channel], std_[channel], inverse_[channel]);
+    } else {
+      apply_divided(values, count, mean_[channel], std_[channel]);
+    }
+  }
+
+ private:
+#ifdef FP_FAST_FMAF
+  static constexpr bool kFused = true;
+#else
+  static constexpr bool kFused = false;
+#endif
+
+  F scale_;
+  bool corrects_;
+  std::vector<F> mean_, std_, inverse_;
+
+  bool corrects(size_t c) const {
+    F quotients[256], corrected[256];
+    for (int64_t i = 0; i < 256; ++i) quotients[i] = corrected[i] = static_cast<F>(i) * scale_;
+    apply_divided(quotients, 256, mean_[c], std_[c]);
+    apply_corrected(corrected, 256, mean_[c], std_[c], inverse_[c]);
+    return std::memcmp(quotients, corrected, sizeof(quotients)) == 0;
+  }
+
+  [[gnu::noinline]] static void apply_divided(F* values, int64_t count, F mean, F std) {
+    HANDGRAD_SIMD
+    for (int64_t i = 0; i < count; ++i) values[i] = (values[i] - mean) / std;
+  }
+  [[gnu::noinline]] static void apply_corrected(F* values, int64_t count, F mean, F std, F inverse) {
+    HANDGRAD_SIMD
+    for (int64_t i = 0; i < count; ++i) {
+      const F centred = values[i] - mean, quotient = centred * inverse;
+      values[i] = fused(fused(-quotient, std, centred), inverse, quotient);
+    }
+  }
+  static float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+  static double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
+};
+
+}  // namespace handgrad::resized_crop

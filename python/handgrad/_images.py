@@ -1,0 +1,56 @@
+"""Checks of what transforms of images are given: boxes and flips of a batch, and what an image is normalised with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handgrad.arguments import FLOAT_MAX, check_bool, check_range, check_tensor
+
+
+def checked_boxes(op: str, boxes: Any, images: Tensor) -> Tensor:
+    check_tensor(op, "boxes", boxes)
+    if boxes.is_floating_point() or boxes.is_complex() or boxes.dtype is torch.bool:
+        kind = str(boxes.dtype).removeprefix("torch.")
+        raise TypeError(f"{op}: boxes must be a tensor of integers, as int64; got one of {kind}")
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise RuntimeError(
+            f"{op}: boxes must have shape (batch, 4): top, left, height, width; got {tuple(boxes.shape)}"
+        )
+    if boxes.device != images.device:
+        raise RuntimeError(f"{op}: boxes must be on the device of images, {images.device}; got {boxes.device}")
+    return boxes.long()
+
+
+def checked_flips(op: str, name: str, flip: Any, boxes: Tensor) -> tuple[Tensor | None, int]:
+    """Those of each image, or None and that of all."""
+    if not isinstance(flip, Tensor):
+        return None, int(check_bool(op, name, flip))
+    check_tensor(op, name, flip)
+    if flip.dtype is not torch.bool or flip.dim() != 1:
+        kind = str(flip.dtype).removeprefix("torch.")
+        raise TypeError(f"{op}: {name} must be True, False or (batch,) booleans; got {tuple(flip.shape)} of {kind}")
+    if flip.device != boxes.device:
+        raise RuntimeError(f"{op}: {name} must be on the device of boxes, {boxes.device}; got {flip.device}")
+    if flip.shape[0] != boxes.shape[0]:
+        raise RuntimeError(f"{op}: {name} must have a value for each row of boxes, {boxes.shape[0]}; got {len(flip)}")
+    return flip, 0
+
+
+def checked_statistics(op: str, mean: Any, std: Any, channels: int) -> tuple[list[float], list[float]]:
+    if mean is None and std is None:
+        return [], []
+    checked = []
+    for name, values, low in (("mean", mean, -FLOAT_MAX), ("std", std, 1e-37)):
+        if not isinstance(values, (list, tuple)) or len(values) not in (1, channels):
+            raise TypeError(
+                f"{op}: {name} must be a list of one number a channel, {channels}, or of one for all, and mean and "
+                f"std both be given; got {values!r}"
+            )
+        for value in values:
+            what = "numbers that are finite" if name == "mean" else "finite numbers greater than 0"
+            check_range(op, name, value, low, FLOAT_MAX, what)
+        checked.append([float(value) for value in values] * (channels // len(values)))
+    return checked[0], checked[1]
