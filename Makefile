@@ -12,6 +12,11 @@ ifeq ($(filter wheel release,$(MAKECMDGOALS)),)
 export HANDGRAD_CUDA_ARCHS ?= 90
 endif
 
+# The nvcc of another toolkit: of CUDA 12, say, for older drivers (docs/device.md).
+ifdef NVCC
+export CUDACXX := $(NVCC)
+endif
+
 # One wheel at a time is in dist/; its stamp says which architectures were asked for.
 comma := ,
 WHEEL := dist/.built-$(subst $(comma),-,$(subst ;,-,$(or $(HANDGRAD_CUDA_ARCHS),all)))
@@ -23,7 +28,7 @@ SOURCES := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* python/hand
 OP_TESTS := $(patsubst csrc/%/,tests/%,$(filter-out csrc/common/ csrc/emulator/,$(wildcard csrc/*/)))
 CXX_FILES := $(shell find csrc examples tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build wheel release costs test test-python test-levels test-emulated test-cuda test-device cuda-report test-sanitize test-abi native demo detect bench lint format table clean
+.PHONY: help build wheel release costs test test-python test-levels test-emulated test-cuda test-device bench-device cuda-report test-sanitize test-abi native demo detect bench lint format table clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -179,6 +184,10 @@ detect: native  ## trains a small detector of trees on real photos
 
 costs: build  ## what each op costs: core-seconds, bytes, lines; OP=name for one
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/costs.py --build --tests $(if $(OP),--op $(OP))
+
+# The kernels' own times on a GPU, beside other libraries'; with any Python that has torch, as test-device.
+bench-device:  ## times the CUDA kernels on a GPU
+	PYTHONPATH="$(CURDIR)/python" $(DEVICE_PYTHON) tests/device_times.py
 
 bench: build wheel  ## times handgrad against its peers; writes benchmarks/results
 	$(BIN)/python -m benchmarks

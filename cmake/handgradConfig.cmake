@@ -120,8 +120,23 @@ function(handgrad_add_library name)
                         "and one file of CPU kernels, <family>/<op>/<op>_cpu.cpp.")
   endif()
 
+  # For the loader, which asks the driver and the GPUs before it lets the CUDA kernels run.
+  set(build "")
+  if(HANDGRAD_CUDA AND cuda_sources)
+    list(TRANSFORM HANDGRAD_CUDA_REAL APPEND "-real" OUTPUT_VARIABLE architectures)
+    # PTX takes as long as an architecture, and as many bytes: who names one device builds for that one alone.
+    list(LENGTH HANDGRAD_CUDA_REAL count)
+    if(count GREATER 1)
+      list(APPEND architectures 80-virtual)
+    endif()
+    string(JOIN " " build ${CMAKE_CUDA_COMPILER_VERSION} ${architectures})
+  endif()
+  set(says "${CMAKE_BINARY_DIR}/built/${name}.cpp")
+  file(CONFIGURE OUTPUT "${says}" CONTENT
+    "extern \"C\" __attribute__((visibility(\"default\"))) const char* handgrad_cuda_build() { return \"${build}\"; }\n")
+
   set(targets)
-  _handgrad_add_one(${name} SOURCES ${files})
+  _handgrad_add_one(${name} SOURCES ${files} "${says}")
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     foreach(level IN LISTS HANDGRAD_CPU_LEVELS)
       # GCC keeps to 256-bit vectors on v4 unless told; these loops are long enough to earn the wide ones.
@@ -134,19 +149,14 @@ function(handgrad_add_library name)
 
   if(HANDGRAD_CUDA AND cuda_sources)
     _handgrad_add_one(${name}_cuda SOURCES ${cuda_sources})
-    list(TRANSFORM HANDGRAD_CUDA_REAL APPEND "-real" OUTPUT_VARIABLE architectures)
-    # PTX takes as long as an architecture, and as many bytes: who names one device builds for that one alone.
-    list(LENGTH HANDGRAD_CUDA_REAL count)
-    if(count GREATER 1)
-      list(APPEND architectures 80-virtual)
-    endif()
     set_target_properties(${name}_cuda PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON
                           CUDA_RUNTIME_LIBRARY Static CUDA_ARCHITECTURES "${architectures}")
     target_compile_definitions(${name}_cuda PRIVATE USE_CUDA)
     # Host constants are used in device code. Machine code for many architectures is large: it is compressed, and lines
-    # for profilers (-lineinfo), which double it, are left to whoever profiles.
+    # for profilers (-lineinfo), which double it, are left to whoever profiles. What nvcc 12 compresses for size, drivers
+    # of CUDA 12.0 to 12.3 cannot read.
     set(compress -Xfatbin=-compress-all)
-    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
       set(compress --compress-mode=size)
     endif()
     target_compile_options(${name}_cuda PRIVATE -O3 --expt-relaxed-constexpr ${compress} -Xcompiler=-fopenmp-simd)

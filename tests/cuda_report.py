@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -201,25 +202,29 @@ def moved(ops: str = "") -> list[Moved]:
     return [Moved(**row) for row in json.loads(done.stdout.splitlines()[-1])]
 
 
-def _count(ops: str) -> Iterator[Moved]:
+def emulator() -> Any:
+    """The emulator in this process, which has the emulated kernels."""
     location = importlib.util.spec_from_file_location("control", ROOT / "csrc/emulator/control.py")
     control = importlib.util.module_from_spec(location)
     location.loader.exec_module(control)
-    emulator = control.Emulator(LOADED["handgrad"].libraries["libhandgrad_emulated"])
+    return control.Emulator(LOADED["handgrad"].libraries["libhandgrad_emulated"])
 
+
+def _count(ops: str) -> Iterator[Moved]:
+    engine = emulator()
     for name, spec in specs().items():
         family, op = name.split(".")
         if ops not in name or not (ROOT / f"csrc/{family}/{op}/{op}_cuda.cu").exists():
             continue
         sample = spec.large.to(torch.float32)
         stated = spec.floor(sample) if spec.floor else {}
-        emulator.reset_counters()
+        engine.reset_counters()
         for name_of_pass, floor in _passes(spec, sample):
-            counters = emulator.counters().values()
+            counters = engine.counters().values()
             counted = sum(kernel["bytes_loaded"] + kernel["bytes_stored"] for kernel in counters)
             allowed = spec.floor_factors.get(name_of_pass, 1.05)
             yield Moved(name, name_of_pass, counted, stated.get(name_of_pass, floor), allowed)
-            emulator.reset_counters()
+            engine.reset_counters()
 
 
 def _passes(spec: OpSpec, sample: Sample) -> Iterator[tuple[str, int]]:

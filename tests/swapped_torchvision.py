@@ -12,9 +12,9 @@ from handgrad.testing import reseeded
 torchvision = pytest.importorskip("torchvision", exc_type=ImportError)
 ops = torchvision.ops
 
-THEIRS = {
-    name: getattr(ops, name) for name in ("nms", "batched_nms", "roi_align", "deform_conv2d", "sigmoid_focal_loss")
-}
+BOX_LOSSES = ("generalized_box_iou_loss", "distance_box_iou_loss", "complete_box_iou_loss")
+LOSSES = ("sigmoid_focal_loss", *BOX_LOSSES)
+THEIRS = {name: getattr(ops, name) for name in ("nms", "batched_nms", "roi_align", "deform_conv2d", *LOSSES)}
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,8 @@ def swapped(monkeypatch):
         monkeypatch.setattr(module, "roi_align", handgrad.layers.roi_align)
     for name in ("RoIAlign", "deform_conv2d", "DeformConv2d"):
         monkeypatch.setattr(ops, name, getattr(handgrad.layers, name))
-    monkeypatch.setattr(ops, "sigmoid_focal_loss", handgrad.losses.sigmoid_focal_loss)
+    for name in LOSSES:
+        monkeypatch.setattr(ops, name, getattr(handgrad.losses, name))
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

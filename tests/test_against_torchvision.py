@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handgrad.testing import reseeded
-from swapped_torchvision import THEIRS, ops, random, swapped  # noqa: F401 (a fixture that is used of itself)
+from swapped_torchvision import BOX_LOSSES, THEIRS, ops, random, swapped  # noqa: F401 (a fixture that is used of itself)
 
 # ---- non-maximum suppression -----------------------------------------------------------------------------------------
 
@@ -144,11 +144,60 @@ def test_reductions_of_focal_loss(reduction):
             function(logits, labels, reduction="xyz")
 
 
+# ---- box losses ------------------------------------------------------------------------------------------------------
+
+# A square of 2 by 2, the quarter of it at the far corner, and squares below and diagonally beyond that quarter.
+SQUARES = torch.tensor([[-1.0, -1, 1, 1], [0, 0, 1, 1], [0, 1, 1, 2], [1, 1, 2, 2]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Against the quarter: IoU 1/4, centres 1/2 apart along both axes in a diagonal of 8. The others by counting
+        # squares.
+        ("generalized_box_iou_loss", [0.0, 0.75, 1 + 1 / 6, 1 + 4 / 9]),
+        ("distance_box_iou_loss", [0.0, 0.75 + 0.5 / 8, 1 + 2.5 / 13, 1 + 4.5 / 18]),
+        ("complete_box_iou_loss", [0.0, 0.75 + 0.5 / 8, 1 + 2.5 / 13, 1 + 4.5 / 18]),
+    ],
+)
+def test_box_losses_of_squares(name, expected, dtype):
+    first, second = SQUARES[:1].expand(4, 4).to(dtype), SQUARES.to(dtype)
+    expected = torch.tensor(expected)
+    for function in (getattr(ops, name), THEIRS[name]):
+        losses = function(first, second)
+        torch.testing.assert_close(losses.float(), expected)
+        torch.testing.assert_close(function(second, first), losses)
+        torch.testing.assert_close(function(first, second, reduction="sum").float(), expected.sum())
+        torch.testing.assert_close(function(first, second, reduction="mean").float(), expected.mean())
+
+
+@pytest.mark.parametrize("name", BOX_LOSSES)
+def test_box_losses_take_no_other_reduction_and_no_boxes(name):
+    for function in (getattr(ops, name), THEIRS[name]):
+        with pytest.raises(ValueError, match=r"reduction|Invalid"):
+            function(SQUARES[0], SQUARES[1], reduction="xyz")
+        boxes = torch.zeros(0, 4, requires_grad=True)
+        loss = function(boxes, torch.zeros(0, 4), reduction="mean")
+        loss.backward()
+        assert loss == 0
+        assert boxes.grad.shape == (0, 4)
+
+
+@pytest.mark.parametrize("name", BOX_LOSSES)
+def test_broadcast_boxes_are_refused(name):
+    """torchvision broadcasts the second boxes to the first, not the first to the second, and documents neither."""
+    assert THEIRS[name](SQUARES, SQUARES[0]).shape == (4,)
+    with pytest.raises(RuntimeError, match=r"boxes2 must have the shape of boxes1, \(4, 4\); got \(4,\)"):
+        getattr(ops, name)(SQUARES, SQUARES[0])
+
+
 # ---- scripts ---------------------------------------------------------------------------------------------------------
 
 
 def test_scripts_are_refused_and_traces_are_not():
-    for function in (ops.nms, ops.roi_align, ops.deform_conv2d, ops.sigmoid_focal_loss):
+    functions = [ops.nms, ops.roi_align, ops.deform_conv2d, ops.sigmoid_focal_loss]
+    for function in (*functions, *(getattr(ops, name) for name in BOX_LOSSES)):
         with pytest.raises(RuntimeError, match=r"torch\.jit\.script cannot compile it. Use torch\.jit\.trace"):
             torch.jit.script(function)
     logits, labels = logits_and_labels()

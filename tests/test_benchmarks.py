@@ -298,3 +298,18 @@ def test_the_command_writes_its_files(tmp_path: Path, capsys: pytest.CaptureFixt
     assert command.main(BENCHMARKS, "handgrad", ["--quick", "--only", "overhead", "--out", str(tmp_path)]) == 0
     assert "import handgrad" in capsys.readouterr().out
     assert (tmp_path / "results.json").exists()
+
+
+def test_a_gpu_that_is_not_there_is_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert running.here("cpu") == [CPU]
+    assert CPU in running.here("all")
+    if torch.cuda.is_available():
+        pytest.skip("here is one")
+    with pytest.raises(SystemExit):
+        command.main(BENCHMARKS, "handgrad", ["--device", "cuda"])
+    assert "--device cuda needs a GPU" in capsys.readouterr().err
+
+
+def test_devices_are_chosen() -> None:
+    results = Run(SETTINGS, log=lambda line: None, devices=[]).run([Benchmark("square", [case(as_found=("pow",))])])
+    assert not results.tables

@@ -93,6 +93,21 @@ def test_log1p_unit(probe, c_type, dtype):
 
 
 @pytest.mark.parametrize(("c_type", "dtype"), TYPES, ids=["float", "double"])
+def test_atan_of_ratio(probe, c_type, dtype):
+    # b first below and then above a
+    ratios = np.concatenate([np.linspace(0, 2, 200_001), np.logspace(-30, 30, 100_000)])
+    b = np.random.default_rng(0).uniform(0.5, 2, ratios.size).astype(dtype)
+    a = (ratios * b).astype(dtype)
+    exact = np.arctan2(a.astype(np.longdouble), b.astype(np.longdouble))
+    for sign_a, sign_b in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
+        actual = call(probe, f"atan_of_ratio_{c_type}", sign_a * a, sign_b * b)
+        assert ulps(actual, sign_a * sign_b * exact).max() <= 3
+    a, b = np.array([[0, 0], [0, 3], [3, 0], [-3, 0], [0, -3], [np.nan, 1], [1, np.nan]], dtype).T.copy()
+    half = dtype(np.pi / 2)
+    np.testing.assert_array_equal(call(probe, f"atan_of_ratio_{c_type}", a, b), [0, 0, half, -half, 0, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(("c_type", "dtype"), TYPES, ids=["float", "double"])
 def test_log(probe, c_type, dtype):
     smallest = np.finfo(dtype).smallest_subnormal
     x = np.concatenate(
@@ -173,16 +188,24 @@ WHOLE = 2**31 - 1
 
 
 @pytest.fixture(scope="module", params=["cpu", "emulated"])
-def elements(request, tmp_path_factory):
-    """`sum_and_product(a, b, scalar, summed, limit)` of tests/common/elements.cu."""
-    library, sources = tmp_path_factory.mktemp("elements") / f"{request.param}.so", [ROOT / "tests/common/elements.cu"]
+def loops(request, tmp_path_factory):
+    """The ops of tests/common/elements.cu and pairs.cu, and the library that they are in."""
+    library = tmp_path_factory.mktemp("loops") / f"{request.param}.so"
+    sources = [ROOT / "tests/common/elements.cu", ROOT / "tests/common/pairs.cu"]
     flags = [f"-DHANDGRAD_PROBE=probe_{request.param}", "-O2"]
     if request.param == "emulated":
         emulator = ROOT / "csrc/emulator"
         sources += sorted(emulator.glob("src/*.cpp"))
         flags += ["-DHANDGRAD_EMULATED", "-O1", f"-I{emulator / 'include'}", "-Wno-unknown-pragmas"]
     torch.ops.load_library(compiled(library, sources, *flags))
-    return getattr(torch.ops, f"probe_{request.param}").sum_and_product
+    ops = getattr(torch.ops, f"probe_{request.param}")
+    return ops, library
+
+
+@pytest.fixture
+def elements(loops):
+    """`sum_and_product(a, b, scalar, summed, limit)`."""
+    return loops[0].sum_and_product
 
 
 def layouts(dtype):
@@ -227,6 +250,53 @@ def test_a_sum_of_many_equal_terms_is_right_to_the_last_place(elements):
         element = elements(a[:8], b[:8], torch.tensor(scalar), False, WHOLE)[0][0].double()
         total = elements(a, b, torch.tensor(scalar), True, WHOLE)[0].double()
         assert abs(total / (element * a.numel() / 2) - 1) < 1.5 * 2**-24
+
+
+def box_layouts(dtype):
+    """Pairs of sets of boxes that a loop reaches in every way that it has, and beyond the end of a run."""
+    generator = torch.Generator().manual_seed(0)
+
+    def values(*shape):
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    for count in (0, 1, 3, 31, 32, 33, 511, 512, 513, 4096, 4097):
+        yield values(count, 4), values(count, 4)
+    yield values(4, 600).t(), values(600, 4)  # each coordinate by itself
+    yield values(600, 4), values(600, 6)[:, 1:5]
+    yield values(600, 8)[:, ::2], values(4, 600).t()
+    yield values(7, 9, 4).transpose(0, 1), values(9, 7, 4)
+    yield values(40, 50, 4)[::2, 1::3], values(20, 17, 4)
+    yield values(1, 4).expand(700, 4), values(700, 4)
+    yield values(700, 1).expand(700, 4), values(700, 4)
+    yield values(2801)[1:].view(700, 4), values(700, 4)  # not aligned to a box
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_loop_reaches_every_pair_of_boxes_once(loops, dtype):
+    mixture = loops[0].mixture
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    factors = torch.tensor([1.0, 2, 3, 4], dtype=wide)
+    for first, second in box_layouts(dtype):
+        a, b = first.to(wide), second.to(wide)
+        grad = torch.randn(first.shape[:-1], dtype=wide, generator=torch.Generator().manual_seed(1))
+        losses = (a * factors).sum(-1) - b[..., 0] - b[..., 3]
+        for direction in (second.flip(-1), None):
+            expected = (b + grad[..., None]).to(dtype), (a if direction is None else a + b.flip(-1)).to(dtype)
+            # Pieces that are cut for indices of few bits, here of a few pairs, give what the whole gives.
+            for limit in (WHOLE, 100, 30):
+                where = f"{first.shape}, {first.stride()}, {second.stride()}, {limit}"
+                loss, *boxes = mixture(first, second, direction, grad, False, limit)
+                torch.testing.assert_close((loss, *boxes), (losses, *expected), msg=where)
+                loss, *boxes = mixture(first, second, direction, torch.tensor(3.0, dtype=wide), True, limit)
+                torch.testing.assert_close(loss, (losses.double().sum() / 2).to(wide), msg=where)
+                torch.testing.assert_close(boxes, [(b + 0.75).to(dtype), expected[1]], msg=where)
+                assert torch.equal(mixture(first, second, None, grad, True, limit)[0], loss)
+
+
+def test_a_failed_call_of_the_runtime_is_not_blamed_on_the_next(loops):
+    library = loops[1]
+    if library.stem == "emulated":
+        assert ctypes.CDLL(str(library)).error_after_a_failure() == 0
 
 
 @pytest.mark.parametrize("backend", ["cpu", "emulated"])

@@ -20,8 +20,8 @@ def test_machine_code(source):
     for kernel in kernels:
         assert kernel.occupancy > 0, f"{kernel.name} does not fit a multiprocessor"
         assert kernel.stores, f"{kernel.name} writes nothing"
-    # The usual case of elementwise kernels goes by whole vectors.
-    vectors = [kernel for kernel in kernels if kernel.name.startswith("contiguous_elements_kernel")]
+    # The usual case of kernels over elements and over pairs of boxes goes by whole vectors.
+    vectors = [kernel for kernel in kernels if kernel.name.startswith(("contiguous_elements", "dense_pairs"))]
     assert all(max(kernel.loads) == 16 for kernel in vectors)
 
 

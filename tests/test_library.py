@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from handgrad import sdk
-from handgrad.sdk import loading
+from handgrad.sdk import devices, loading
 from handgrad.sdk.loading import folder_of
 
 
@@ -170,8 +171,133 @@ def test_a_cpu_build_of_torch_never_tries_the_cuda_kernels(monkeypatch, tmp_path
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "libhandgrad_cuda" not in loading._load("handgrad", tmp_path).libraries
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(ImportError, match=r"libhandgrad_cuda\.so does not load"):
+    with pytest.warns(
+        RuntimeWarning, match=r"cannot be used, .* libhandgrad_cuda\.so does not load|.*HANDGRAD_CUDA=off"
+    ):
         loading._load("handgrad", tmp_path)
+
+
+# ---- CUDA kernels that cannot run here -------------------------------------------------------------------------------
+
+BUILD = devices.Build((13, 0), (75, 80, 90), (80,))
+
+
+def without_kernels(monkeypatch, tmp_path, cuda: bytes) -> loading.Loaded:
+    """What is loaded of handgrad where a CUDA library of these contents is; with a warning, and all else as it is."""
+    for path in folder_of("handgrad").iterdir():
+        if path.name != CUDA_LIBRARY.name:
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / CUDA_LIBRARY.name).write_bytes(cuda)
+    monkeypatch.delenv("HANDGRAD_CUDA", raising=False)
+    with pytest.warns(RuntimeWarning, match="run the reference in plain PyTorch") as said:
+        loaded = loading._load("handgrad", tmp_path)
+    assert len(said) == 1
+    assert loaded.without_cuda in str(said[0].message) + "."
+    assert "libhandgrad_cuda" not in loaded.libraries
+    assert {"libhandgrad", f"libhandgrad_cpu_{loaded.cpu_level}"} <= set(loaded.libraries)
+    return loaded
+
+
+def test_a_library_that_does_not_load_costs_its_kernels_alone(monkeypatch, tmp_path):
+    """A vendor's torch without a function that the library calls ends in the same error of the system's loader."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    loaded = without_kernels(monkeypatch, tmp_path, b"not a library")
+    assert "does not load into torch" in loaded.without_cuda
+
+
+def test_an_older_driver_runs_the_reference(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(devices, "build_of", lambda schema: BUILD)
+    monkeypatch.setattr(devices, "driver_version", lambda: (12, 8))
+    loaded = without_kernels(monkeypatch, tmp_path, b"never opened")
+    assert re.search(
+        r"built with CUDA 13.0, and this machine's driver is one of CUDA 12.8: update", loaded.without_cuda
+    )
+
+
+@pytest.mark.parametrize(
+    ("torch_cuda", "driver", "old"),
+    [
+        ("12.8", (12, 8), True),
+        ("12.8", (13, 0), False),
+        ("12.8", None, False),  # no driver, no GPU
+        ("13.0", (12, 8), False),  # torch itself finds no GPU there
+        ("13.2", (13, 1), False),
+    ],
+)
+def test_which_drivers_are_too_old(monkeypatch, torch_cuda, driver, old):
+    monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+    monkeypatch.setattr(devices, "driver_version", lambda: driver)
+    assert bool(devices.too_old(BUILD)) == old
+    assert not devices.too_old(None)
+
+
+@pytest.mark.parametrize(("answer", "version"), [(12040, (12, 4)), (13000, (13, 0)), (0, None)])
+def test_the_driver_is_asked_without_a_context(monkeypatch, answer, version):
+    class Driver:
+        def __init__(self, name):
+            assert "cuda" in name
+
+        def cuDriverGetVersion(self, pointer):  # noqa: N802  the driver's own name
+            pointer._obj.value = answer
+            return 0
+
+    monkeypatch.setattr(devices.ctypes, "CDLL", Driver)
+    assert devices.driver_version() == version
+
+
+@pytest.mark.parametrize(
+    ("capability", "served"), [(70, False), (75, True), (80, True), (86, True), (90, True), (100, True), (121, True)]
+)
+def test_which_gpus_have_code(capability, served):
+    assert BUILD.serves(capability) == served
+    assert devices.Build((13, 0), (90,), ()).serves(capability) == (capability == 90)
+
+
+def test_the_libraries_say_what_they_were_built_with():
+    class Schema:
+        @staticmethod
+        def handgrad_cuda_build():
+            return b"12.9.86 75-real 90a-real 80-virtual"
+
+    assert devices.build_of(Schema) == devices.Build((12, 9), (75, 90), (80,))
+    Schema.handgrad_cuda_build = staticmethod(lambda: b"")
+    assert devices.build_of(Schema) is None
+    # A library that an earlier version has built says nothing.
+    assert devices.build_of(object()) is None
+
+
+@pytest.mark.skipif(not CUDA_LIBRARY.exists() or not torch.version.cuda, reason="there are no CUDA kernels")
+def test_a_gpu_without_code_runs_the_reference():
+    """When torch begins to use CUDA: ops that are registered by then, and those that come later."""
+    program = """
+import re, warnings, torch
+import handgrad.losses, handgrad.registration
+from handgrad.sdk import devices, loading
+registered = lambda op: re.search("(?m)^CUDA: (.*)", torch._C._dispatch_dump(f"handgrad::{op}"))[1]
+loss = handgrad.losses.sigmoid_focal_loss
+assert "library.py" not in registered("sigmoid_focal_loss"), registered("sigmoid_focal_loss")
+loading.LOADED["handgrad"].cuda_build = devices.Build((13, 0), (90,), ())
+torch.cuda.device_count = lambda: 1
+torch.cuda.get_device_capability = lambda index: (8, 6)
+torch.cuda.get_device_name = lambda index: "an older one"
+ours = [call for call, _ in torch.cuda._queued_calls if "loading" in call.__code__.co_filename]
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    for call in ours:
+        call()
+    handgrad.boxes.nms
+print(len(ours), len(said), *(warning.message for warning in said))
+for op in ("sigmoid_focal_loss", "_sigmoid_focal_loss_backward", "nms"):
+    print(registered(op))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, *kernels = done.stdout.splitlines()
+    assert first.startswith("1 1 handgrad's CUDA kernels cannot be used"), done.stdout
+    assert "cuda:0 (an older one) is sm_86, and they were built for sm_90: build from source" in first
+    assert len(kernels) == 3
+    assert all("library.py" in kernel for kernel in kernels), kernels
 
 
 def test_the_switch_for_cuda_kernels_is_on_or_off(monkeypatch):

@@ -10,7 +10,7 @@ from handgrad.__main__ import main
 from naming import names_op
 from tools.environments import ROOT, TOOLS_PATH, fresh_environment, run
 
-FIRST, *OTHERS = "elementwise_loss", "no_gradient", "normalisation", "pointwise_layer", "sampling"
+FIRST, *OTHERS = "elementwise_loss", "box_loss", "no_gradient", "normalisation", "pointwise_layer", "sampling"
 # Of the kinds after the first, what their own kernels and formulas decide; the rest is the same code for all.
 QUICK = (
     "01_cpu or 03_derivatives or 04_strides or 05_empty or opcheck or 08_autocast or vmap or 10_reference or 11_onnx "

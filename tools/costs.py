@@ -5,7 +5,8 @@
     python tools/costs.py --op roi_align      one op
 
 An op's budget is its class's: `simple` are ops without derivatives, and those whose kernels are the loops over elements
-that csrc/common offers; all others are `hard`. tests/test_costs.py holds bytes and lines to the budget.
+or pairs of boxes that csrc/common offers; all others are `hard`. tests/test_costs.py holds bytes and lines to the
+budget.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Op:
         if f'"_{self.name}_backward(' not in (self.folder / f"{self.name}.cpp").read_text():
             return "simple"
         kernels = [path for path in self.folder.iterdir() if path.name.endswith(("_cpu.cpp", "_cuda.cu"))]
-        loops = r'#include "(cpu|cuda|kinds)/elementwise\w*\.c?u?h"'
+        loops = r'#include "(cpu|cuda|kinds)/(elementwise|box_pairs)\w*\.c?u?h"'
         return "simple" if all(re.search(loops, path.read_text()) for path in kernels) else "hard"
 
     @property

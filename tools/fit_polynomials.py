@@ -1,4 +1,4 @@
-"""Prints the polynomials of csrc/common/math/scalar_math.h: Chebyshev fits with the largest error of each.
+"""Prints the polynomials of csrc/common/math/scalar_math.h and angle.h: Chebyshev fits with the largest error of each.
 
 python tools/fit_polynomials.py        (needs mpmath, which torch brings)
 """
@@ -20,6 +20,10 @@ def atanh_over_s(s2: mp.mpf) -> mp.mpf:
     return 2 * mp.atanh(mp.sqrt(s2)) / mp.sqrt(s2) if s2 else mp.mpf(2)
 
 
+def atan_over_t(t2: mp.mpf) -> mp.mpf:
+    return mp.atan(mp.sqrt(t2)) / mp.sqrt(t2) if t2 else mp.mpf(1)
+
+
 if __name__ == "__main__":
     # A little wider than needed, because the reduced argument is rounded too.
     half_ln2 = mp.log(2) / 2 * mp.mpf("1.0001")
@@ -38,3 +42,6 @@ if __name__ == "__main__":
         5,
         14,
     )
+    eighth = mp.tan(mp.pi / 8) ** 2 * mp.mpf("1.001")
+    fit("atan(t)/t in t^2 for t <= tan(pi/8), float", atan_over_t, mp.mpf(0), eighth, 6, 10)
+    fit("atan(t)/t in t^2 for t <= tan(pi/8), double", atan_over_t, mp.mpf(0), eighth, 13, 19)

@@ -50,6 +50,13 @@ def problems(wheel: Path, architectures: list[int]) -> Iterator[str]:
         yield f"it must have {LARGEST // 10**6} MB at most; it has {size / 10**6:.1f}"
 
 
+def drivers(wheel: Path) -> str:
+    """The drivers that run the wheel's kernels: what its library of schemas says to the loader."""
+    with zipfile.ZipFile(wheel) as archive:
+        said = re.search(rb"\0(\d+)\.[\d.]+ \d+[af]?-real", archive.read("handgrad/lib/libhandgrad.so"))
+    return f"drivers of CUDA {said[1].decode()} and newer" if said else "drivers that it does not name"
+
+
 def main(folder: Path) -> int:
     wheels = sorted(folder.glob("*.whl"))
     if len(wheels) != 1:
@@ -60,6 +67,7 @@ def main(folder: Path) -> int:
         print(f"{wheels[0].name} is no release: {problem}.", file=sys.stderr)
     if not found:
         print(f"{wheels[0]}: {wheels[0].stat().st_size / 10**6:.1f} MB, for {', '.join(map(str, supported()))} and PTX")
+        print(f"Its CUDA kernels run under {drivers(wheels[0])}; under others the reference runs.")
     return 1 if found else 0
 
 

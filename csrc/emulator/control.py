@@ -25,6 +25,8 @@ class Emulator:
         library.handgrad_emulator_set_schedule.argtypes = [ctypes.c_char_p]
         library.handgrad_emulator_drop_barrier.argtypes = [ctypes.c_char_p]
         library.handgrad_emulator_set_os_threads.argtypes = [ctypes.c_int]
+        library.handgrad_emulator_set_capturing.argtypes = [ctypes.c_int]
+        library.handgrad_emulator_set_capturing.restype = None
         library.handgrad_emulator_counters.argtypes = [_VISIT]
         library.handgrad_emulator_counters.restype = None
         library.handgrad_emulator_reset_counters.restype = None
@@ -46,6 +48,10 @@ class Emulator:
         """Every kernel passes the barrier at "file:line" as if it were not there, until another is dropped or "":
         for asking whether tests would notice."""
         self._check(self._library.handgrad_emulator_drop_barrier(place.encode()))
+
+    def set_capturing(self, whether: bool) -> None:
+        """Whether streams say that their work is being recorded, as for a CUDA graph."""
+        self._library.handgrad_emulator_set_capturing(int(whether))
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each kernel launched since the last reset, by the name given to launch(): what it did."""

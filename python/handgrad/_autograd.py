@@ -33,8 +33,8 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
             for index, tensor in zip(moving, moved, strict=True):
                 given[index] = tensor
             filled = list(ctx.constants)
-            for place, tensor in zip(ctx.places, given, strict=True):
-                filled[place] = tensor
+            for position, tensor in zip(ctx.positions, given, strict=True):
+                filled[position] = tensor
             return reference(*filled)
 
         return function, moving
@@ -42,10 +42,10 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
     class Through(torch.autograd.Function):
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.places = [place for place, arg in enumerate(inputs) if isinstance(arg, torch.Tensor)]
+            ctx.positions = [position for position, arg in enumerate(inputs) if isinstance(arg, torch.Tensor)]
             ctx.constants = [None if isinstance(arg, torch.Tensor) else arg for arg in inputs]
-            ctx.save_for_backward(*(inputs[place] for place in ctx.places))
-            ctx.save_for_forward(*(inputs[place] for place in ctx.places))
+            ctx.save_for_backward(*(inputs[position] for position in ctx.positions))
+            ctx.save_for_forward(*(inputs[position] for position in ctx.positions))
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Any) -> Any:
@@ -55,7 +55,7 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
             single = isinstance(outputs, torch.Tensor)
             grads: list[Any] = [None] * len(ctx.constants)
             for index, grad in zip(moving, pull_back(grad_outputs[0] if single else grad_outputs), strict=True):
-                grads[ctx.places[index]] = grad
+                grads[ctx.positions[index]] = grad
             return tuple(grads)
 
         @staticmethod
@@ -64,7 +64,7 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
             tensors = tuple(tensor.contiguous() for tensor in ctx.saved_tensors)
             function, moving = of_moving(ctx, tensors)
             primals = tuple(tensors[index] for index in moving)
-            given = (tangents[ctx.places[index]] for index in moving)
+            given = (tangents[ctx.positions[index]] for index in moving)
             filled = tuple(
                 torch.zeros_like(t) if d is None else d.contiguous() for t, d in zip(primals, given, strict=True)
             )

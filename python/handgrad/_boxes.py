@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import torch
 from torch import Tensor
 
@@ -34,3 +36,12 @@ def _check_row(op: str, name: str, tensor: Tensor, boxes: Tensor) -> None:
         tensor.device == boxes.device,
         lambda: f"{op}: {name} must be on the device of boxes, {boxes.device}; got {tensor.device}",
     )
+
+
+def rounded_down(threshold: float, dtype: torch.dtype) -> float:
+    """The largest number of ``dtype`` that is not above the threshold: the same decisions as in float64."""
+    if dtype is torch.float64:
+        return threshold
+    bits = struct.unpack("<i", struct.pack("<f", threshold))[0]
+    nearest = struct.unpack("<f", struct.pack("<i", bits))[0]
+    return struct.unpack("<f", struct.pack("<i", bits - 1))[0] if nearest > threshold else nearest

@@ -11,6 +11,10 @@ The report is a dictionary; ``--json`` prints it as it is. Its keys stay:
 ``cpu_level``           the instruction set of the CPU kernels in use: v2, v3, v4 of x86-64, or generic
 ``processor_level``     the best one that this processor can run
 ``cuda_architectures``  what the CUDA library in the folder was built for: sm_90 is machine code, compute_90 is PTX
+``cuda_build``          the CUDA version of the compiler and runtime that it was built with; null if that is not known
+``cuda_driver``         the newest CUDA version that this machine's driver has; null for no driver
+``cuda_devices``        each GPU that torch finds, with its architecture
+``without_cuda``        why the CUDA kernels are not in use and the reference runs on GPUs; empty if they are
 ``ops``                 names of the ops, sorted
 ``private_ops``         names of the ops behind them: derivatives and other parts
 ``error``               the reason why the libraries cannot be loaded; null if they are
@@ -76,6 +80,10 @@ def gather() -> dict[str, Any]:
         "cpu_level": None,
         "processor_level": None,
         "cuda_architectures": cuda_architectures(FOLDER),
+        "cuda_build": None,
+        "cuda_driver": None,
+        "cuda_devices": [],
+        "without_cuda": "",
         "ops": [],
         "private_ops": [],
         "error": None,
@@ -91,6 +99,7 @@ def gather() -> dict[str, Any]:
     report["libraries"] = {name: str(path) for name, path in loaded.libraries.items()}
     report["cpu_level"] = loaded.cpu_level
     report["processor_level"] = loaded.processor_level
+    report.update(_cuda(loaded))
     report["ops"] = sorted(name for name in names if not name.split("::")[1].startswith("_"))
     report["private_ops"] = sorted(name for name in names if name.split("::")[1].startswith("_"))
     return report
@@ -106,8 +115,13 @@ def as_text(report: dict[str, Any]) -> str:
         paths = report["libraries"].values()
         rows += [("" if index else "libraries", path) for index, path in enumerate(paths)]
         rows += [("CPU level", f"{report['cpu_level']} (this processor: {report['processor_level']})")]
-    rows += [("CUDA built for", ", ".join(report["cuda_architectures"]) or "none")]
+    built = ", ".join(report["cuda_architectures"]) or "none"
+    rows += [("CUDA built for", f"{built}, by CUDA {report['cuda_build']}" if report["cuda_build"] else built)]
     if not report["error"]:
+        rows += [("CUDA driver", report["cuda_driver"] or "none")]
+        rows += [("" if index else "GPUs", device) for index, device in enumerate(report["cuda_devices"])]
+        used = f"not used: {report['without_cuda']}" if report["without_cuda"] else "used for tensors on a GPU"
+        rows += [("CUDA kernels", used)]
         rows += [("ops", f"{len(report['ops'])}, and {len(report['private_ops'])} behind them")]
         rows += [("", name) for name in report["ops"]]
     width = max(len(name) for name, _ in rows) + 2
@@ -122,6 +136,27 @@ def cuda_architectures(folder: Path) -> list[str]:
         for entry in _fat_binary.entries(path.read_bytes())
     }
     return [name for _, name in sorted(found)]
+
+
+def _cuda(loaded: Any) -> dict[str, Any]:
+    import torch
+
+    from handgrad.sdk import devices
+
+    found = []
+    if torch.cuda.is_available():
+        # The GPUs are looked at when torch begins to use them.
+        torch.cuda.init()
+        for index in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(index)
+            found.append(f"{torch.cuda.get_device_name(index)}, sm_{major}{minor}")
+    build, driver = loaded.cuda_build, devices.driver_version()
+    return {
+        "cuda_build": ".".join(map(str, build.version)) if build else None,
+        "cuda_driver": ".".join(map(str, driver)) if driver else None,
+        "cuda_devices": found,
+        "without_cuda": loaded.without_cuda,
+    }
 
 
 def _loaded() -> tuple[Any, list[str]]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,7 @@ from handgrad._autograd import (
     through_reference,
     without_derivatives,
 )
+from handgrad.sdk.loading import LOADED
 
 __all__ = [
     "OBSERVERS",
@@ -125,6 +127,8 @@ def register(
     for key in _FALLBACK_KEYS:
         if not torch._C._dispatch_has_kernel_for_dispatch_key(name, key):
             torch.library.impl(name, key.lower(), reference)
+        elif key == "CUDA":
+            _replace_where_given_up(name, reference)
     if sharding is not None:
         _sharding.PENDING.append((overload, sharding))
     call = _roads(overload, autograd, reference, autocast)
@@ -134,6 +138,25 @@ def register(
     for observer in OBSERVERS:
         observer(name)
     return public
+
+
+def _replace_where_given_up(name: str, reference: Callable[..., Any]) -> None:
+    """Puts the reference in the place of a CUDA kernel that turns out, or has turned out, to have no code for a GPU."""
+    namespace = name.split("::")[0]
+    loaded = next((of for package, of in LOADED.items() if package.rpartition(".")[2] == namespace), None)
+    if loaded is None:
+        return
+
+    def replace() -> None:
+        with warnings.catch_warnings():
+            # torch says that there is a kernel already; why it is replaced has been said.
+            warnings.filterwarnings("ignore", message="(?s).*[Oo]verriding a previously registered kernel")
+            torch.library.impl(name, "cuda", reference)
+
+    if loaded.without_cuda:
+        replace()
+    else:
+        loaded.listeners.append(replace)
 
 
 def _roads(

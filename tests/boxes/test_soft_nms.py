@@ -126,6 +126,8 @@ SPEC = OpSpec(
     ],
     identities={"apart": apart_boxes_are_sorted, "by_hand": two_boxes_by_hand, "fall": scores_fall_and_scale},
     numel_beyond_int32=boxes_beyond_int32,
+    # Choices, and a copy of as many as there are.
+    device_calls={"forward": (2, 4, 1)},
     not_applicable={
         3: "a choice has no derivative, and the scores returned are for ranking detections",
         9: "how many boxes are returned depends on the values, and vmap's results must have one size: it is refused "
@@ -196,6 +198,15 @@ def test_covered_boxes_end_at_zero():
     scores = torch.tensor([0.9, 0.8, INFINITY], dtype=torch.float64)
     assert soft_nms(boxes, scores, min_score=0.0)[1].tolist() == [INFINITY, 0.0, 0.0]
     assert soft_nms(boxes, scores)[0].tolist() == [2]
+
+
+def test_more_choices_than_a_launch_makes():
+    """A device makes 1,024 in a launch; the next goes on where the last has ended, also where nothing is left to do."""
+    for count, min_score in ((1024, 0.0), (1025, 0.0), (1100, 0.0), (1100, 0.3)):
+        boxes, scores = boxes_of(count, spread=300.0), scores_of(count)
+        ours, theirs = (function(boxes, scores, min_score=min_score) for function in (soft_nms, reference))
+        assert torch.equal(ours[0], theirs[0])
+        torch.testing.assert_close(ours[1], theirs[1])
 
 
 def test_the_inputs_are_left_alone():

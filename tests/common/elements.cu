@@ -42,6 +42,19 @@ std::tuple<Tensor, Tensor> sum_and_product(const Tensor& a,       // any shape
 
 }  // namespace
 
+#if defined(HANDGRAD_EMULATED)
+// What the runtime still remembers of a call that failed, after check_cuda has said so; -1 if it has not.
+extern "C" __attribute__((visibility("default"))) int error_after_a_failure() {
+  int value = 0;
+  try {
+    handgrad::check_cuda(cudaDeviceGetAttribute(&value, cudaDevAttrWarpSize, 7), "asking a device that is not there");
+  } catch (const std::exception&) {
+    return cudaPeekAtLastError();
+  }
+  return -1;
+}
+#endif
+
 STABLE_TORCH_LIBRARY_FRAGMENT(HANDGRAD_PROBE, library) {
   library.def("sum_and_product(Tensor a, Tensor b, Tensor scalar, bool summed, int limit) -> (Tensor, Tensor)");
 }

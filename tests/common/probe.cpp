@@ -1,4 +1,5 @@
 // Opens the functions of csrc/common to tests/test_common.py, as loops over arrays, which is how kernels use them.
+#include "math/angle.h"
 #include "math/convert.h"
 #include "math/scalar_math.h"
 
@@ -23,6 +24,15 @@ BOTH(log1p_unit)
     HANDGRAD_SIMD                                                                    \
     for (int64_t i = 0; i < count; ++i) to[i] = handgrad::pow(base[i], exponent[i]); \
   }
+
+#define ATAN_OF_RATIO(T)                                                             \
+  extern "C" void atan_of_ratio_##T(const T* a, const T* b, T* to, int64_t count) {  \
+    HANDGRAD_SIMD                                                                    \
+    for (int64_t i = 0; i < count; ++i) to[i] = handgrad::atan_of_ratio(a[i], b[i]); \
+  }
+
+ATAN_OF_RATIO(float)
+ATAN_OF_RATIO(double)
 
 POWER(float)
 POWER(double)

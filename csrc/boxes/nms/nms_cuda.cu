@@ -25,9 +25,13 @@ using Word = unsigned long long;
 // Boxes of a tile: the bits of a word.
 constexpr int kTile = 64;
 constexpr int kThreads = 256;
-// Bytes of the bits of pairs that are in memory at one time: those of 8,192 boxes with each other. They stay in the
-// cache of a device, and what is suppressed by the first rows need not be looked at in the next.
-constexpr int64_t kMaskBytes = int64_t{8} << 20;
+// Rows of kept boxes that a thread fetches at a time: loads that are under way together.
+constexpr int kRowsAtOnce = 8;
+// Bytes of the bits of pairs that are in memory at one time: those of 8,192 boxes with each other at least. They stay
+// in the cache of a device, and what is suppressed by the first rows need not be looked at in the next.
+constexpr int64_t kLeastMaskBytes = int64_t{8} << 20, kMostMaskBytes = int64_t{32} << 20;
+
+int64_t mask_bytes() { return std::clamp(l2_cache_bytes() / 2, kLeastMaskBytes, kMostMaskBytes); }
 
 // The boxes by decreasing score, and the state of the pass over them.
 template <class C>
@@ -107,43 +111,74 @@ __global__ void __launch_bounds__(kTile, kMinBlocks)
   store(mask + (row - first_tile * kTile) * sorted.tiles + column_tile, bits);
 }
 
+// What of a tile is kept, given what is suppressed from before. `links` has a bit for each box that suppresses another
+// one of the tile: only these must be looked at in turn.
+__device__ __forceinline__ Word kept_of_tile(Word suppressed, Word links, const Word* diagonal, int filled) {
+  for (Word rest = links & ~suppressed; rest; rest &= ~suppressed) {
+    suppressed |= diagonal[__ffsll(static_cast<long long>(rest)) - 1];
+    rest &= rest - 1;
+  }
+  return ~suppressed & (filled < kTile ? (Word{1} << filled) - 1 : ~Word{0});
+}
+
+// What the kept rows of a tile suppress among the boxes of one word. Some loads are under way at a time.
+__device__ __forceinline__ Word suppressed_by(Word kept, const Word* column, int64_t tiles) {
+  Word all = 0;
+  while (kept) {
+    Word some[kRowsAtOnce];
+#pragma unroll
+    for (Word& row : some) {
+      row = kept ? load(column + (__ffsll(static_cast<long long>(kept)) - 1) * tiles) : Word{0};
+      kept &= kept - 1;
+    }
+#pragma unroll
+    for (const Word row : some) all |= row;
+  }
+  return all;
+}
+
 // One block: goes through the boxes of tiles [first_tile, end_tile) in order.
 template <class C>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     pass_kernel(Sorted<C> sorted, int64_t first_tile, int64_t end_tile, const Word* mask, int64_t* total) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   __shared__ Word diagonal[kTile];
+  __shared__ uint32_t links[kTile / kWarpSize];
   __shared__ Word kept;
   const int lane = threadIdx.x;
+  const auto row_of = [&](int64_t tile) { return mask + (tile - first_tile) * kTile * sorted.tiles; };
+  // A row's word on the diagonal depends on no decision: that of the next tile is fetched while this one's are made.
+  const auto own_diagonal = [&](int64_t tile) {
+    const bool there = lane < kTile && tile < end_tile && tile * kTile + lane < sorted.count;
+    return there ? load(row_of(tile) + lane * sorted.tiles + tile) : Word{0};
+  };
   int64_t before = first_tile == 0 ? 0 : load(total);
+  Word own = own_diagonal(first_tile);
+  // Of the next tile; thread 0 has just made it.
+  Word suppressed = load(sorted.suppressed + first_tile);
   for (int64_t tile = first_tile; tile < end_tile; ++tile) {
-    const Word* rows = mask + (tile - first_tile) * kTile * sorted.tiles;
     const int64_t left = sorted.count - tile * kTile;
     const int filled = left < kTile ? static_cast<int>(left) : kTile;
-    if (lane < filled) diagonal[lane] = load(rows + lane * sorted.tiles + tile);
+    if (lane < kTile) {
+      diagonal[lane] = own;
+      const uint32_t some = __ballot_sync(0xffffffffu, own != 0);
+      if (lane % kWarpSize == 0) links[lane / kWarpSize] = some;
+    }
     __syncthreads();
     if (lane == 0) {
-      Word suppressed = load(sorted.suppressed + tile), chosen = 0;
-      for (int box = 0; box < filled; ++box) {
-        if (suppressed >> box & 1) continue;
-        chosen |= Word{1} << box;
-        suppressed |= diagonal[box];
-      }
-      kept = chosen;
-      store(sorted.kept + tile, chosen);
+      kept = kept_of_tile(suppressed, links[0] | Word{links[1]} << kWarpSize, diagonal, filled);
+      store(sorted.kept + tile, kept);
       store(sorted.kept_before + tile, before);
     }
+    own = own_diagonal(tile + 1);
     __syncthreads();
     const Word chosen = kept;
     before += __popcll(chosen);
     for (int64_t later = tile + 1 + lane; later < sorted.tiles; later += kThreads) {
-      Word suppressed = load(sorted.suppressed + later);
-      for (Word rest = chosen; rest; rest &= rest - 1) {
-        suppressed |= load(rows + (__ffsll(static_cast<long long>(rest)) - 1) * sorted.tiles + later);
-      }
-      store(sorted.suppressed + later, suppressed);
+      const Word word = load(sorted.suppressed + later) | suppressed_by(chosen, row_of(tile) + later, sorted.tiles);
+      if (later == tile + 1) suppressed = word;
+      store(sorted.suppressed + later, word);
     }
-    // The first barrier of the next tile stands between these stores and the load of what they wrote.
   }
   if (lane == 0) store(total, before);
 }
@@ -168,6 +203,7 @@ Tensor nms_cuda(const Tensor& boxes,                // [K, 4]
   const int64_t count = boxes.size(0);
   if (count == 0) return empty_indices(0, boxes);
   const DeviceOf device(boxes);
+  check_not_captured(kOp, device);
   const Tensor order = decreasing_order(scores);
   Tensor output = order;
 
@@ -175,7 +211,7 @@ Tensor nms_cuda(const Tensor& boxes,                // [K, 4]
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
     const int64_t tiles = (count + kTile - 1) / kTile;
-    const int64_t tiles_at_once = std::clamp<int64_t>(kMaskBytes / (kTile * tiles * int64_t{sizeof(Word)}), 1, tiles);
+    const int64_t tiles_at_once = std::clamp<int64_t>(mask_bytes() / (kTile * tiles * int64_t{sizeof(Word)}), 1, tiles);
     const Tensor values = empty_vector<C>(5 * count, boxes), classes = empty_indices(idxs ? count : 0, boxes);
     const Tensor words = empty_indices(3 * tiles, boxes), total = empty_indices(1, boxes);
     const Tensor mask = empty_indices(tiles_at_once * kTile * tiles, boxes);

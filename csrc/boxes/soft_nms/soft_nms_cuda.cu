@@ -1,9 +1,10 @@
 // Soft non-maximum suppression on CUDA devices: one block of threads makes all choices, since each depends on the one
 // before. A step lowers the scores of all boxes by the box chosen last, and finds the highest: each thread among its
-// own boxes, then the threads of a warp, then the warps. Of equal scores the first box is chosen, so that the result
-// does not depend on the order in which threads come.
+// own boxes, then the threads of a warp, then every warp among all of them. Of equal scores the first box is chosen, so
+// that the result does not depend on the order in which threads come.
 //
-// The host waits for one number, how many were chosen, because the results have that size.
+// A launch makes some choices and leaves the rest to the next: one that takes seconds would be ended on a device that
+// also shows a picture. The host waits for one number, how many were chosen, because the results have that size.
 #include "abi/registration.h"
 #include "cuda/boxes.cuh"
 #include "cuda/item.cuh"
@@ -15,7 +16,10 @@ namespace {
 
 using namespace soft_nms;
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 1024;
+constexpr int kWarps = kThreads / kWarpSize;
+// Each is a sweep over all boxes: a hundredth of a second in all, for a hundred thousand.
+constexpr int64_t kChoicesOfLaunch = 1024;
 
 template <class T>
 struct Operands {
@@ -37,49 +41,41 @@ struct State {
 template <class C>
 struct Candidate {
   C score;
-  int64_t index;
+  int32_t index;
 
   __device__ bool is_behind(const Candidate& other) const {
     return other.score > score || (other.score == score && other.index < index);
   }
 };
 
-// The best of a warp, in its lane 0.
-template <class C>
-__device__ Candidate<C> best_of_warp(Candidate<C> best) {
+// The best of so many neighbouring lanes, in each of them.
+template <int Lanes, class C>
+__device__ Candidate<C> best_of_lanes(Candidate<C> best) {
 #pragma unroll
-  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
-    const Candidate<C> other{
-        __shfl_down_sync(0xffffffffu, best.score, distance),
-        static_cast<int64_t>(__shfl_down_sync(0xffffffffu, static_cast<long long>(best.index), distance))};
+  for (int distance = Lanes / 2; distance > 0; distance /= 2) {
+    const Candidate<C> other{__shfl_xor_sync(0xffffffffu, best.score, distance),
+                             __shfl_xor_sync(0xffffffffu, best.index, distance)};
     if (best.is_behind(other)) best = other;
   }
   return best;
 }
 
-// The best of all threads of the block, in every one of them.
+// The best of each warp, twice: while some threads still read one, others write the next.
 template <class C>
-__device__ Candidate<C> best_of_block(Candidate<C> best, const Candidate<C>& none) {
-  constexpr int kWarps = kThreads / kWarpSize;
-  __shared__ C warp_scores[kWarps], block_score;
-  __shared__ int64_t warp_indices[kWarps], block_index;
-  const int thread = threadIdx.x;
-  best = best_of_warp(best);
-  if (thread % kWarpSize == 0) {
-    warp_scores[thread / kWarpSize] = best.score;
-    warp_indices[thread / kWarpSize] = best.index;
+struct BestOfWarps {
+  C scores[2][kWarps];
+  int32_t indices[2][kWarps];
+
+  // The best of all threads of the block, in every one of them.
+  __device__ Candidate<C> best_of_block(Candidate<C> best, int which) {
+    static_assert(kWarps == kWarpSize);
+    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+    best = best_of_lanes<kWarpSize>(best);
+    if (lane == 0) scores[which][warp] = best.score, indices[which][warp] = best.index;
+    __syncthreads();
+    return best_of_lanes<kWarps>(Candidate<C>{scores[which][lane], indices[which][lane]});
   }
-  __syncthreads();
-  if (thread < kWarpSize) {
-    best = best_of_warp(thread < kWarps ? Candidate<C>{warp_scores[thread], warp_indices[thread]} : none);
-    if (thread == 0) {
-      block_score = best.score;
-      block_index = best.index;
-    }
-  }
-  __syncthreads();
-  return {block_score, block_index};
-}
+};
 
 // The boxes and the scores of one thread, to the state.
 template <class T>
@@ -114,31 +110,40 @@ __device__ Candidate<C> sweep(const State<C>& state, const Rule& decay, const Bo
       score = score >= min_score ? score : none.score;
       state.set(5, i, score);
     }
-    if (score > best.score) best = {score, i};
+    if (score > best.score) best = {score, static_cast<int32_t>(i)};
   }
   return best;
 }
 
+// The choices from `first` on, as many as a launch makes. `total`, how many there are so far, is read if there are any.
 template <class T, class Rule>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    choose_kernel(Operands<T> operands, State<Compute<T>> state, Rule decay, Compute<T> min_score, int64_t* indices,
-                  Compute<T>* final_scores, int64_t* total) {
+__global__ void __launch_bounds__(kThreads, 1)
+    choose_kernel(Operands<T> operands, State<Compute<T>> state, Rule decay, Compute<T> min_score, int64_t first,
+                  int64_t* indices, Compute<T>* final_scores, int64_t* total) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
+  __shared__ BestOfWarps<C> best_of_warps;
   // What is infinite from below can be chosen no more.
-  const Candidate<C> none{-std::numeric_limits<C>::infinity(), state.count};
-  load_state(operands, state, min_score, none.score);
+  const Candidate<C> none{-std::numeric_limits<C>::infinity(), static_cast<int32_t>(state.count)};
   Box<C> chosen_box{C(0), C(0), C(0), C(0)};
   C chosen_area = 0;
-  int64_t chosen = 0;
-  for (;; ++chosen) {
-    const Candidate<C> best = best_of_block(sweep(state, decay, chosen_box, chosen_area, min_score, none), none);
+  if (first == 0) {
+    load_state(operands, state, min_score, none.score);
+  } else {
+    // Fewer than the launches before could have made: nothing is left.
+    if (load(total) < first) return;
+    const int64_t last = load(indices + first - 1);
+    chosen_box = state.box(last), chosen_area = state.value(4, last);
+  }
+  int64_t chosen = first;
+  for (; chosen < first + kChoicesOfLaunch; ++chosen) {
+    const Candidate<C> own = sweep(state, decay, chosen_box, chosen_area, min_score, none);
+    const Candidate<C> best = best_of_warps.best_of_block(own, static_cast<int>(chosen % 2));
     if (best.score == none.score) break;
-    chosen_box = state.box(best.index);
-    chosen_area = state.value(4, best.index);
-    if (best.index % kThreads == threadIdx.x) {
+    chosen_box = state.box(best.index), chosen_area = state.value(4, best.index);
+    if (best.index % kThreads == static_cast<int32_t>(threadIdx.x)) {
       state.set(5, best.index, none.score);
-      store(indices + chosen, best.index);
+      store(indices + chosen, int64_t{best.index});
       store(final_scores + chosen, best.score);
     }
   }
@@ -161,19 +166,22 @@ std::tuple<Tensor, Tensor> soft_nms_cuda(const Tensor& boxes,   // [K, 4]
   check_arguments(boxes, scores);
   const int64_t count = boxes.size(0);
   if (count == 0) return {empty_indices(0, boxes), empty_scores(0, boxes)};
+  const DeviceOf device(boxes);
+  check_not_captured(kOp, device);
   Tensor indices_out = boxes, scores_out = boxes;
 
   with_decay(boxes, iou_threshold, sigma, gaussian, [&](auto tag, auto decay) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
-    const DeviceOf device(boxes);
     const Tensor values = empty_vector<C>(7 * count, boxes), indices = empty_indices(count + 1, boxes);
     C* const value = values.template mutable_data_ptr<C>();
     C* const final_scores = value + 6 * count;
     int64_t* const index = indices.mutable_data_ptr<int64_t>();
-    launch("soft_nms: choose", choose_kernel<T, decltype(decay)>, device, {1, kThreads},
-           Operands<T>{view<T, 2>(boxes), view<T, 1>(scores)}, State<C>{value, count}, decay, static_cast<C>(min_score),
-           index, final_scores, index + count);
+    for (int64_t first = 0; first < count; first += kChoicesOfLaunch) {
+      launch("soft_nms: choose", choose_kernel<T, decltype(decay)>, device, {1, kThreads},
+             Operands<T>{view<T, 2>(boxes), view<T, 1>(scores)}, State<C>{value, count}, decay,
+             static_cast<C>(min_score), first, index, final_scores, index + count);
+    }
     const int64_t chosen = item(indices, count);
     indices_out = empty_indices(chosen, boxes);
     scores_out = empty_scores(chosen, boxes);

@@ -16,6 +16,21 @@ __device__ __forceinline__ T load(const T* from) {
   return *from;
 }
 
+// The same of memory that the kernel does not write, which it therefore need not load in the order of its stores.
+template <class T>
+__device__ __forceinline__ T load_constant(const T* from) {
+#if defined(HANDGRAD_EMULATED)
+  return load(from);
+#else
+  if constexpr (sizeof(T) == 2) {
+    const unsigned short bits = __ldg(reinterpret_cast<const unsigned short*>(from));
+    return __builtin_bit_cast(T, bits);
+  } else {
+    return __ldg(from);
+  }
+#endif
+}
+
 template <class T>
 __device__ __forceinline__ void store(T* to, T value) {
 #if defined(HANDGRAD_EMULATED)

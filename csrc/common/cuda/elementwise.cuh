@@ -18,7 +18,7 @@ namespace handgrad {
 inline constexpr int kElementThreads = 256;
 // Consecutive elements that a thread takes in one step: 16 bytes of float32, 8 of the half types.
 inline constexpr int kElementLanes = 4;
-// Blocks of a sum: enough to fill any device of today, and the same on each, so that the result is too.
+// Blocks of a sum: enough to fill any device of today, and the same on each, so that the order of its terms is too.
 inline constexpr int64_t kSumBlocks = 1024;
 
 // What a kernel knows of its operands. All have one dtype.

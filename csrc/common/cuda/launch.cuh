@@ -42,6 +42,8 @@ class DeviceOf {
 #endif
 
 inline void check_cuda(cudaError_t error, const char* what) {
+  // The runtime keeps an error until it is asked: the next launch, a good one, would be blamed for it.
+  if (error != cudaSuccess) static_cast<void>(cudaGetLastError());
   // What a user can do something about.
   const bool foreign = error == cudaErrorInsufficientDriver || error == cudaErrorNoKernelImageForDevice;
   HANDGRAD_CHECK(error == cudaSuccess, what, ": CUDA reports: ", cudaGetErrorString(error),
@@ -51,12 +53,28 @@ inline void check_cuda(cudaError_t error, const char* what) {
                      : "");
 }
 
-// How many bytes of shared memory a block may ask for on the current device.
-inline int64_t shared_memory_limit() {
-  int device = 0, bytes = 0;
+namespace detail {
+
+inline int64_t device_attribute(cudaDeviceAttr attribute, const char* what) {
+  int device = 0, value = 0;
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory limit");
-  return bytes;
+  check_cuda(cudaDeviceGetAttribute(&value, attribute, device), what);
+  return value;
+}
+
+}  // namespace detail
+
+// Of the current device: how many bytes of shared memory a block may ask for, how many its second-level cache holds,
+// and how many threads can run at once.
+inline int64_t shared_memory_limit() {
+  return detail::device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, "shared memory limit");
+}
+inline int64_t l2_cache_bytes() {
+  return detail::device_attribute(cudaDevAttrL2CacheSize, "size of the second-level cache");
+}
+inline int64_t threads_at_once() {
+  return detail::device_attribute(cudaDevAttrMultiProcessorCount, "number of multiprocessors") *
+         detail::device_attribute(cudaDevAttrMaxThreadsPerMultiProcessor, "threads of a multiprocessor");
 }
 
 struct Blocks {

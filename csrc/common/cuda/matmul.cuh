@@ -11,7 +11,7 @@
 
 namespace handgrad {
 
-// `groups` matrices in memory of an empty_vector<C>, one behind the other; no memory is taken for elements.
+// `groups` matrices in dense memory of C, one behind the other; no memory is taken for elements.
 template <class C>
 Tensor device_matrices(const Tensor& memory, int64_t groups, int64_t rows, int64_t columns, bool transposed = false) {
   int32_t device_type = 0, device_index = 0;
@@ -21,8 +21,10 @@ Tensor device_matrices(const Tensor& memory, int64_t groups, int64_t rows, int64
   const int64_t strides[3] = {rows * columns, transposed ? 1 : columns, transposed ? rows : 1};
   const int32_t dtype = sizeof(C) == sizeof(double) ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(memory.mutable_data_ptr(), 3, sizes, strides, 0,
-                                                                   dtype, device_type, device_index, &handle));
+  // Some are only read: what says so does not make a copy of memory that is shared until it is written.
+  void* const data = const_cast<void*>(memory.const_data_ptr());
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_create_tensor_from_blob(data, 3, sizes, strides, 0, dtype, device_type, device_index, &handle));
   return Tensor(handle);
 }
 

@@ -1,5 +1,6 @@
 // The emulator's settings and counters, for programs outside: a plain C interface, so that a library of kernels needs
 // no Python to be built and serves every Python. control.py wraps it.
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -59,6 +60,8 @@ std::string& dropped_file() {
 }
 unsigned dropped_line = 0;
 
+std::atomic<bool> capturing = false;
+
 thread_local std::string last_message;
 
 template <class Body>
@@ -83,6 +86,7 @@ unsigned current_os_threads() {
   const std::lock_guard lock(mutex);
   return settings().os_threads;
 }
+bool is_capturing() { return capturing; }
 bool is_dropped(Place barrier) {
   return dropped_line != 0 && barrier.line == dropped_line && std::string(barrier.file).ends_with(dropped_file());
 }
@@ -117,6 +121,8 @@ HANDGRAD_EMULATOR_CONTROL int handgrad_emulator_drop_barrier(const char* place) 
     dropped_file() = text.substr(0, text.empty() ? 0 : colon);
   });
 }
+// Whether streams say that their work is being recorded, as for a CUDA graph.
+HANDGRAD_EMULATOR_CONTROL void handgrad_emulator_set_capturing(int whether) { capturing = whether != 0; }
 HANDGRAD_EMULATOR_CONTROL const char* handgrad_emulator_message() { return last_message.c_str(); }
 
 HANDGRAD_EMULATOR_CONTROL void handgrad_emulator_reset_counters() {

@@ -78,7 +78,7 @@ class Worker {
   const uint64_t* lane_table() const { return tables_.data() + size_t{thread_index()} * kWarp; }
   uint64_t taken() const { return current_->taken; }
   unsigned live_lanes() const;
-  [[noreturn]] void fault(const std::string& sentence);
+  [[noreturn]] void fault(const std::string& message);
 
   // What the checks read.
   Counters counters;
@@ -135,7 +135,16 @@ class Worker {
 };
 
 // The worker whose block this operating-system thread is running, or null.
-Worker* active_worker();
+HANDGRAD_EMULATOR_LOCAL extern constinit thread_local Worker* worker;
+inline Worker* active_worker() { return worker; }
+
+// A small generator of known behaviour (splitmix64): a seed must mean the same order on every machine.
+inline uint64_t next_random(uint64_t& state) {
+  uint64_t z = (state += 0x9e3779b97f4a7c15u);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
 
 // checks.cpp: what the checked build does when a launch begins, when __syncwarp orders memory, and at an atomic.
 void checks_begin(Worker& worker);
@@ -146,6 +155,8 @@ void checks_atomic(const void* address, size_t bytes, bool writes);
 Schedule current_schedule();
 // Whether this barrier is to be passed as if it were not there: a planted fault.
 bool is_dropped(Place barrier);
+// Whether streams are to say so.
+bool is_capturing();
 unsigned current_os_threads();
 void add_counters(const char* kernel, const Counters& counters);
 

@@ -1,41 +1,34 @@
 // Deformable convolution on CUDA devices.
 //
-// Output positions of all images in a row are cut into chunks. For a chunk the samples are written as a matrix, the
-// columns, (channel, tap) x position, and the weight is applied by torch's matmul; the chunk is as long as a fixed
-// amount of memory allows. The kernels are in deform_conv2d_kernels.cuh.
+// Output positions of all images in a row are cut into chunks (deform_conv2d_chunks.cuh). For a chunk the samples are
+// written as a matrix, the columns, (channel, tap) x position (deform_conv2d_kernels.cuh), and the weight is applied by
+// torch's matmul (deform_conv2d_matrices.cuh is what lies between tensors and matrices).
 //
 // The gradient of the input is a scatter. By default it is atomic; if asked for, one thread adds what belongs to one
 // channel of an image in the order of positions and taps: slower, and the same to the bit on every run.
 //
-// In order of appearance: the loop over chunks; Forward; Tensors and Differentiation, the backward and the double
-// backward; the host entries.
-#include <algorithm>
-
+// In order of appearance: the forward; Tensors and Differentiation, the backward and the double backward; the host
+// entries.
 #include "abi/registration.h"
 #include "cuda/matmul.cuh"
 #include "deform_conv2d_kernels.cuh"
+#include "deform_conv2d_matrices.cuh"
 
 namespace handgrad {
 namespace {
 
 using namespace deform_conv2d;
 
-// Bytes of all matrices of a chunk together.
-constexpr int64_t kChunkBytes = int64_t{64} << 20;
-
-// body(chunk) for chunks that need `rows` numbers for each position.
-template <class C, class Body>
-void for_each_chunk(const Geometry& geometry, int64_t rows, const Body& body) {
-  const int64_t positions = geometry.batch * geometry.positions, bytes = rows * static_cast<int64_t>(sizeof(C));
-  const int64_t most = std::max<int64_t>(1024, kChunkBytes / bytes);
-  for (int64_t begin = 0; begin < positions; begin += most) body(Chunk{begin, std::min(most, positions - begin)});
+// Whether a weight, or its gradient, is its own matrix.
+template <class T>
+bool is_matrix(const Tensor& weight) {
+  return std::is_same_v<T, Compute<T>> && weight.is_contiguous();
 }
-
-Blocks blocks_of(int64_t threads) { return blocks_for(threads, kThreads); }
 
 // The weight in the compute type, [groups, group_out, group_channels * taps].
 template <class T>
 Tensor widened_weight(const Geometry& geometry, const DeviceOf& device, const Tensor& weight) {
+  if (is_matrix<T>(weight)) return weight;
   const int64_t count = geometry.out_channels * geometry.group_channels * geometry.taps;
   const Tensor wide = empty_vector<Compute<T>>(count, weight);
   launch("deform_conv2d_widen_weight", widen_weight_kernel<T>, device, blocks_of(count), geometry, view<T, 4>(weight),
@@ -60,9 +53,9 @@ void forward(const Geometry& geometry, const Tensor& input, const Tensor& offset
   for_each_chunk<C>(geometry, rows + geometry.out_channels, [&](const Chunk& chunk) {
     const Tensor columns = empty_vector<C>(rows * chunk.count, input);
     const Tensor result = empty_vector<C>(geometry.out_channels * chunk.count, input);
-    launch("deform_conv2d_columns", columns_kernel<T>, device,
-           blocks_of(geometry.offset_groups * geometry.taps * chunk.count), geometry, chunk, sampled_tensors,
-           columns.mutable_data_ptr<C>());
+    const Sliced sliced(geometry, chunk);
+    launch("deform_conv2d_columns", columns_kernel<T>, device, sliced.blocks, geometry, chunk, sliced.channels,
+           sampled_tensors, columns.mutable_data_ptr<C>());
     device_matmul(device_matrices<C>(result, geometry.groups, geometry.group_out, chunk.count), weights,
                   device_matrices<C>(columns, geometry.groups, width, chunk.count), false);
     launch("deform_conv2d_store", store_chunk_kernel<T>, device, blocks_of(geometry.out_channels * chunk.count),
@@ -149,12 +142,13 @@ class Differentiation {
       }
     }
     if (results_.wants_weight) {
-      weight_sums_ = empty_vector<C>(geometry_.out_channels * width_, tensors_.input);
+      weight_sums_ = is_matrix<T>(results_.weight) ? results_.weight
+                                                   : empty_vector<C>(geometry_.out_channels * width_, tensors_.input);
       // The first chunk overwrites; without a single image there is none.
       if (geometry_.batch == 0) fill_zero(*weight_sums_);
     }
     if (results_.wants_bias) {
-      bias_sums_ = empty_vector<C>(geometry_.out_channels, tensors_.input);
+      bias_sums_ = empty_vector<double>(geometry_.out_channels, tensors_.input);
       fill_zero(*bias_sums_);
     }
   }
@@ -181,8 +175,8 @@ class Differentiation {
                     groups(columns, chunk.count, width_, true), chunk.begin > 0);
     }
     if (results_.wants_bias) {
-      launch("deform_conv2d_sum_bias", sum_bias_kernel<C>, device_, blocks_of(geometry_.out_channels), geometry_, chunk,
-             matrices.grad_output.template const_data_ptr<C>(), bias_sums_->template mutable_data_ptr<C>());
+      launch("deform_conv2d_sum_bias", sum_bias_kernel<C>, device_, {geometry_.out_channels, kThreads}, chunk,
+             matrices.grad_output.template const_data_ptr<C>(), bias_sums_->template mutable_data_ptr<double>());
     }
     if (results_.wants_grad_output) store_grad_grad_output(chunk, matrices);
   }
@@ -198,6 +192,7 @@ class Differentiation {
   void differentiate_samples(const Chunk& chunk, const Matrices& matrices, const std::optional<Tensor>& grad_columns,
                              const std::optional<Tensor>& h_columns) {
     const Blocks samples = blocks_of(geometry_.offset_groups * geometry_.taps * chunk.count);
+    const Sliced sliced(geometry_, chunk);
     const C* const grads = grad_columns ? grad_columns->const_data_ptr<C>() : nullptr;
     C* const columns = needs_columns_ ? matrices.columns.template mutable_data_ptr<C>() : nullptr;
     moved_.h_columns = h_columns ? h_columns->const_data_ptr<C>() : nullptr;
@@ -207,7 +202,8 @@ class Differentiation {
              sampled_, moved_, grads, columns, mutable_view_if<T, 4>(results_.wants_offset, results_.offset),
              mutable_view_if<T, 4>(results_.wants_mask, results_.mask));
     } else if (needs_columns_) {
-      launch("deform_conv2d_columns", columns_kernel<T>, device_, samples, geometry_, chunk, sampled_, columns);
+      launch("deform_conv2d_columns", columns_kernel<T>, device_, sliced.blocks, geometry_, chunk, sliced.channels,
+             sampled_, columns);
     }
     if (results_.wants_input && in_order_) {
       const int64_t first = chunk.begin / geometry_.positions;
@@ -215,8 +211,8 @@ class Differentiation {
       launch("deform_conv2d_scatter_in_order", scatter_in_order_kernel<T, Twice>, device_,
              blocks_of(images * geometry_.channels), geometry_, chunk, sampled_, moved_, grads, input_sums_);
     } else if (results_.wants_input) {
-      launch("deform_conv2d_scatter", scatter_kernel<T, Twice>, device_, samples, geometry_, chunk, sampled_, moved_,
-             grads, input_sums_);
+      launch("deform_conv2d_scatter", scatter_kernel<T, Twice>, device_, sliced.blocks, geometry_, chunk,
+             sliced.channels, sampled_, moved_, grads, input_sums_);
     }
   }
 
@@ -238,14 +234,14 @@ class Differentiation {
              blocks_of(geometry_.batch * geometry_.channels * geometry_.height * geometry_.width), geometry_,
              input_sums_, mutable_view<T, 4>(results_.input));
     }
-    if (results_.wants_weight) {
+    if (results_.wants_weight && !is_matrix<T>(results_.weight)) {
       launch("deform_conv2d_narrow_weight", narrow_weight_kernel<T>, device_,
              blocks_of(geometry_.out_channels * width_), geometry_, weight_sums_->template const_data_ptr<C>(),
              mutable_view<T, 4>(results_.weight));
     }
     if (results_.wants_bias) {
       launch("deform_conv2d_narrow_bias", narrow_bias_kernel<T>, device_, blocks_of(geometry_.out_channels), geometry_,
-             bias_sums_->template const_data_ptr<C>(), results_.bias.template mutable_data_ptr<T>());
+             bias_sums_->template const_data_ptr<double>(), results_.bias.template mutable_data_ptr<T>());
     }
   }
 

@@ -58,7 +58,7 @@ class Differentiation {
   void take_bands(int64_t lane, int64_t first, int64_t last) {
     Memory memory(geometry_, plan_, work_, static_cast<bool>(operands_.v_weight));
     ScratchVector<C>& weight_sum = weight_sums_[static_cast<size_t>(lane)];
-    ScratchVector<C>& bias_sum = bias_sums_[static_cast<size_t>(lane)];
+    ScratchVector<double>& bias_sum = bias_sums_[static_cast<size_t>(lane)];
     if (operands_.grad_weight) weight_sum.resize(weight_.size());
     if (operands_.grad_bias) bias_sum.resize(static_cast<size_t>(geometry_.out_channels));
     GradRowStore<C> row_store(geometry_);
@@ -114,12 +114,13 @@ class Differentiation {
     }
   }
 
-  void sum_bias(const Tile& tile, Memory& memory, ScratchVector<C>& bias_sum) const {
+  // In double: there may be millions of positions.
+  void sum_bias(const Tile& tile, Memory& memory, ScratchVector<double>& bias_sum) const {
     for (int64_t o = 0; o < geometry_.out_channels; ++o) {
       const C* g = memory.grad_output.plane(o);
-      C sum = 0;
+      double sum = 0;
 #pragma omp simd reduction(+ : sum)
-      for (int64_t i = 0; i < tile.count; ++i) sum += g[i];
+      for (int64_t i = 0; i < tile.count; ++i) sum += static_cast<double>(g[i]);
       bias_sum[static_cast<size_t>(o)] += sum;
     }
   }
@@ -281,11 +282,13 @@ class Differentiation {
   }
 
   void store_grad_bias() const {
-    ScratchVector<C> sum(static_cast<size_t>(geometry_.out_channels));
-    for (const ScratchVector<C>& of_lane : bias_sums_) {
-      for (size_t o = 0; o < sum.size(); ++o) sum[o] += of_lane[o];
+    ScratchVector<C> sums(static_cast<size_t>(geometry_.out_channels));
+    for (size_t o = 0; o < sums.size(); ++o) {
+      double sum = 0;
+      for (const ScratchVector<double>& of_lane : bias_sums_) sum += of_lane[o];
+      sums[o] = static_cast<C>(sum);
     }
-    store_run(sum.data(), geometry_.out_channels, operands_.grad_bias.first, operands_.grad_bias.strides[0]);
+    store_run(sums.data(), geometry_.out_channels, operands_.grad_bias.first, operands_.grad_bias.strides[0]);
   }
 
   const Geometry& geometry_;
@@ -293,7 +296,8 @@ class Differentiation {
   const Plan plan_;
   const SampleWork work_;
   ScratchVector<C> weight_, v_weight_, v_bias_;
-  std::vector<ScratchVector<C>> weight_sums_, bias_sums_;
+  std::vector<ScratchVector<C>> weight_sums_;
+  std::vector<ScratchVector<double>> bias_sums_;
   std::vector<GradRows<C>> grad_rows_;
 };
 

@@ -4,97 +4,15 @@
 // position, neighbouring threads neighbouring positions: so what it sums over channels, the gradients of offset and
 // mask, needs no other thread and has one order.
 //
-// In order of appearance: between tensors and matrices; Sampled and Sample, what is sampled and where; the columns;
-// Directions on the device and the gradients of samples; the scatter to the gradient of the image; the bias.
+// In order of appearance: Sampled and Sample, what is sampled and where; Corners, the pixels around it; the columns;
+// Moved and the gradients of samples; the scatter to the gradient of the image.
 #pragma once
 
 #include "abi/view.h"
 #include "cuda/access.cuh"
-#include "cuda/launch.cuh"
-#include "deform_conv2d_host.h"
+#include "deform_conv2d_chunks.cuh"
 
 namespace handgrad::deform_conv2d {
-
-inline constexpr int kThreads = 256;
-
-// Output positions [begin, begin + count) of all images in a row.
-struct Chunk {
-  int64_t begin, count;
-};
-
-__device__ __forceinline__ int64_t thread_index() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
-
-// ---- between tensors and matrices -----------------------------------------------------------------------------------
-
-// Element i of the weight as a matrix of each group, (output channel) x (channel, tap).
-template <class T>
-__device__ __forceinline__ T* weight_element(const Geometry& geometry, const View<T, 4>& weight, int64_t i) {
-  const int64_t t = i % geometry.taps, row = i / geometry.taps;
-  return weight.at(row / geometry.group_channels, row % geometry.group_channels, t / geometry.kernel_w,
-                   t % geometry.kernel_w);
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    widen_weight_kernel(Geometry geometry, View<const T, 4> from,  // [out_channels, C / groups, kernel_h, kernel_w]
-                        Compute<T>* to) {
-  HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  const int64_t i = thread_index();
-  if (i >= geometry.out_channels * geometry.group_channels * geometry.taps) return;
-  store(to + i, widen(load(weight_element(geometry, from, i))));
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    narrow_weight_kernel(Geometry geometry, const Compute<T>* from,
-                         View<T, 4> to) {  // [out_channels, C / groups, kernel_h, kernel_w]
-  HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  const int64_t i = thread_index();
-  if (i >= geometry.out_channels * geometry.group_channels * geometry.taps) return;
-  store(weight_element(geometry, to, i), narrow<T>(load(from + i)));
-}
-
-// Element i of a chunk of the output as a matrix, channel x position.
-template <class T>
-__device__ __forceinline__ T* chunk_element(const Geometry& geometry, const Chunk& chunk, const View<T, 4>& output,
-                                            int64_t i) {
-  const int64_t o = i / chunk.count, position = chunk.begin + i % chunk.count, p = position % geometry.positions;
-  return output.at(position / geometry.positions, o, p / geometry.out_w, p % geometry.out_w);
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    load_chunk_kernel(Geometry geometry, Chunk chunk, View<const T, 4> from,  // [N, out_channels, out_h, out_w]
-                      Compute<T>* to) {
-  HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  const int64_t i = thread_index();
-  if (i >= geometry.out_channels * chunk.count) return;
-  store(to + i, widen(load(chunk_element(geometry, chunk, from, i))));
-}
-
-// And back, with the bias added, if there is one.
-template <class T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    store_chunk_kernel(Geometry geometry, Chunk chunk, const Compute<T>* from, View<const T, 1> bias,  // [out_channels]
-                       View<T, 4> to) {  // [N, out_channels, out_h, out_w]
-  HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  const int64_t i = thread_index();
-  if (i >= geometry.out_channels * chunk.count) return;
-  const Compute<T> added = bias ? widen(load(bias.at(i / chunk.count))) : Compute<T>(0);
-  store(chunk_element(geometry, chunk, to, i), narrow<T>(load(from + i) + added));
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    narrow_input_kernel(Geometry geometry, View<Compute<T>, 4> from, View<T, 4> to) {  // both [N, C, H, W]
-  HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  const int64_t i = thread_index();
-  if (i >= geometry.batch * geometry.channels * geometry.height * geometry.width) return;
-  const int64_t x = i % geometry.width, row = i / geometry.width;
-  const int64_t y = row % geometry.height, plane = row / geometry.height;
-  const int64_t n = plane / geometry.channels, c = plane % geometry.channels;
-  store(to.at(n, c, y, x), narrow<T>(load(from.at(n, c, y, x))));
-}
 
 // ---- samples --------------------------------------------------------------------------------------------------------
 
@@ -114,19 +32,18 @@ struct Sample {
   C mask;
   BilinearSample<C> point;
 
-  __device__ Sample(const Geometry& geometry, const Chunk& chunk, const Sampled<T>& sampled, int64_t i)
-      : Sample(geometry, sampled, i % chunk.count, (chunk.begin + i % chunk.count) / geometry.positions,
-               (chunk.begin + i % chunk.count) % geometry.positions, i / chunk.count % geometry.taps,
-               i / chunk.count / geometry.taps) {}
+  // Sample i of a chunk: positions innermost, then taps, then offset groups.
+  __device__ Sample(const Geometry& geometry, const Chunk& chunk, const Sampled<T>& sampled, uint32_t i)
+      : Sample(geometry, chunk, sampled, i, i / static_cast<uint32_t>(chunk.count)) {}
 
-  __device__ Sample(const Geometry& geometry, const Sampled<T>& sampled, int64_t in_chunk, int64_t n, int64_t position,
+  __device__ Sample(const Geometry& geometry, const Sampled<T>& sampled, int64_t in_chunk, const Place& place,
                     int64_t tap, int64_t group)
-      : n(n),
+      : n(place.n),
         group(group),
         tap(tap),
         in_chunk(in_chunk),
-        out_y(position / geometry.out_w),
-        out_x(position % geometry.out_w),
+        out_y(place.y),
+        out_x(place.x),
         mask(sampled.mask ? read(sampled.mask, plane(geometry)) : C(1)),
         point(static_cast<C>(geometry.base_y(tap, out_y)) + read(sampled.offset, 2 * plane(geometry)),
               static_cast<C>(geometry.base_x(tap, out_x)) + read(sampled.offset, 2 * plane(geometry) + 1),
@@ -147,24 +64,69 @@ struct Sample {
     return (c * geometry.taps + tap) * chunk.count + in_chunk;
   }
 
-  __device__ C corner(const View<const T, 4>& image, int64_t c, int q) const {
-    return point.has(q) ? widen(load(image.at(n, c, point.row + q / 2, point.column + q % 2))) : C(0);
+ private:
+  __device__ Sample(const Geometry& geometry, const Chunk& chunk, const Sampled<T>& sampled, uint32_t i, uint32_t outer)
+      : Sample(geometry, sampled, i - outer * static_cast<uint32_t>(chunk.count),
+               Place(geometry, chunk, i - outer * static_cast<uint32_t>(chunk.count)),
+               outer % static_cast<uint32_t>(geometry.taps), outer / static_cast<uint32_t>(geometry.taps)) {}
+};
+
+// The corners of a sample in one channel after the other of a tensor like the image. Element is const T for one that
+// the kernel reads, and does not write: such loads need not wait for stores.
+template <class Element>
+struct Corners {
+  using C = Compute<std::remove_const_t<Element>>;
+  Element* channel;
+  int64_t offsets[4], stride;
+  unsigned there;
+
+  template <class T>
+  __device__ Corners(const Geometry& geometry, const View<Element, 4>& image, const Sample<T>& sample, int64_t first)
+      : channel(image.at(sample.n, first, 0, 0)), stride(image.strides[1]), there(sample.point.corners) {
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      offsets[q] = within(sample.point.row + q / 2, geometry.height) * image.strides[2] +
+                   within(sample.point.column + q % 2, geometry.width) * image.strides[3];
+    }
+  }
+
+  __device__ bool has(int q) const { return there >> q & 1; }
+  __device__ Element* at(int q) const { return channel + offsets[q]; }
+  // A corner outside the image is zero; the pixel nearest to it is read nevertheless, since a load that hangs on a
+  // condition is not under way together with others.
+  __device__ C read(int q) const {
+    const C pixel = widen(load_constant(at(q)));
+    return has(q) ? pixel : C(0);
+  }
+  __device__ void advance() { channel += stride; }
+
+ private:
+  __device__ static int64_t within(int64_t pixel, int64_t size) {
+    return pixel < 0 ? 0 : pixel < size ? pixel : size - 1;
   }
 };
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    columns_kernel(Geometry geometry, Chunk chunk, Sampled<T> sampled, Compute<T>* columns) {
+    columns_kernel(Geometry geometry, Chunk chunk, int64_t slice_channels, Sampled<T> sampled, Compute<T>* columns) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
-  const int64_t i = thread_index();
-  if (i >= geometry.offset_groups * geometry.taps * chunk.count) return;
-  const Sample<T> sample(geometry, chunk, sampled, i);
-  const int64_t first = sample.group * geometry.offset_channels;
-  for (int64_t c = first; c < first + geometry.offset_channels; ++c) {
+  const Slice slice(geometry, chunk, slice_channels);
+  if (slice.is_empty()) return;
+  const Sample<T> sample(geometry, chunk, sampled, slice.sample);
+  const int64_t first = sample.group * geometry.offset_channels + slice.first;
+  Corners<const T> corners(geometry, sampled.input, sample, first);
+  C weights[4];
+#pragma unroll
+  for (int q = 0; q < 4; ++q) weights[q] = sample.point.weight(q, sample.mask);
+  C* column = columns + sample.column_index(geometry, chunk, first);
+#pragma unroll 4
+  for (int64_t c = slice.first; c < slice.end; ++c) {
     C value = 0;
-    for (int q = 0; q < 4; ++q) value += sample.point.weight(q, sample.mask) * sample.corner(sampled.input, c, q);
-    store(columns + sample.column_index(geometry, chunk, c), value);
+#pragma unroll
+    for (int q = 0; q < 4; ++q) value += weights[q] * corners.read(q);
+    store(column, value);
+    corners.advance(), column += geometry.taps * chunk.count;
   }
 }
 
@@ -179,7 +141,7 @@ struct Moved {
   const C* h_columns;
   C* columns;
 
-  __device__ C h(int64_t index) const { return h_columns ? load(h_columns + index) : C(0); }
+  __device__ C h(int64_t index) const { return h_columns ? load_constant(h_columns + index) : C(0); }
 };
 
 // How one sample's point and mask move.
@@ -207,23 +169,25 @@ __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
   using C = Compute<T>;
   const int64_t i = thread_index();
   if (i >= geometry.offset_groups * geometry.taps * chunk.count) return;
-  const Sample<T> sample(geometry, chunk, sampled, i);
+  const Sample<T> sample(geometry, chunk, sampled, static_cast<uint32_t>(i));
   const BilinearSample<C>& point = sample.point;
   const C mask = sample.mask;
   const SampleMotion<C> v(geometry, moved, sample);
   C of_input[4] = {}, of_v[4] = {}, of_h[4] = {};
   const int64_t first = sample.group * geometry.offset_channels;
-  for (int64_t c = first; c < first + geometry.offset_channels; ++c) {
-    const int64_t index = sample.column_index(geometry, chunk, c);
-    const C g = grad_columns ? load(grad_columns + index) : C(0), h = Twice ? moved.h(index) : C(0);
+  Corners<const T> corners(geometry, sampled.input, sample, first), v_corners(geometry, moved.input, sample, first);
+  int64_t index = sample.column_index(geometry, chunk, first);
+#pragma unroll(Twice ? 1 : 4)
+  for (int64_t c = 0; c < geometry.offset_channels; ++c, index += geometry.taps * chunk.count) {
+    const C g = grad_columns ? load_constant(grad_columns + index) : C(0), h = Twice ? moved.h(index) : C(0);
     C value = 0, change = 0;
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
-      const C pixel = sample.corner(sampled.input, c, q), weight = point.weight(q, mask);
+      const C pixel = corners.read(q), weight = point.weight(q, mask);
       value += weight * pixel;
       of_input[q] += g * pixel;
       if constexpr (Twice) {
-        const C v_pixel = moved.input ? sample.corner(moved.input, c, q) : C(0);
+        const C v_pixel = moved.input ? v_corners.read(q) : C(0);
         change += point.weight_change(q, mask, v.y, v.x, v.mask) * pixel + weight * v_pixel;
         of_v[q] += g * v_pixel;
         of_h[q] += h * pixel;
@@ -231,6 +195,7 @@ __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
     }
     if (columns) store(columns + index, value);
     if (Twice && moved.columns) store(moved.columns + index, change);
+    corners.advance(), v_corners.advance();
   }
   const int64_t plane = sample.plane(geometry);
   if (grad_offset) {
@@ -249,37 +214,46 @@ __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
 
 // ---- the gradient of the image --------------------------------------------------------------------------------------
 
-// What one sample adds to channel c of its corners; add(element, value).
+// What one sample adds to its corners in channels [first, end); add(element, value).
 template <class T, bool Twice, class Add>
 __device__ void scatter(const Geometry& geometry, const Chunk& chunk, const Moved<T>& moved, const Sample<T>& sample,
-                        const Compute<T>* grad_columns, int64_t c, const View<Compute<T>, 4>& grad_input,
-                        const Add& add) {
+                        const Compute<T>* grad_columns, int64_t first, int64_t end,
+                        const View<Compute<T>, 4>& grad_input, const Add& add) {
   using C = Compute<T>;
-  const int64_t index = sample.column_index(geometry, chunk, c);
-  const C g = load(grad_columns + index), h = Twice ? moved.h(index) : C(0);
   const SampleMotion<C> v(geometry, moved, sample);
+  Corners<C> corners(geometry, grad_input, sample, first);
+  C weights[4], changes[4];
+#pragma unroll
   for (int q = 0; q < 4; ++q) {
-    if (!sample.point.has(q)) continue;
-    C value = sample.point.weight(q, sample.mask) * (Twice ? h : g);
-    if constexpr (Twice) value += sample.point.weight_change(q, sample.mask, v.y, v.x, v.mask) * g;
-    add(grad_input.at(sample.n, c, sample.point.row + q / 2, sample.point.column + q % 2), value);
+    weights[q] = sample.point.weight(q, sample.mask);
+    changes[q] = Twice ? sample.point.weight_change(q, sample.mask, v.y, v.x, v.mask) : C(0);
+  }
+  int64_t index = sample.column_index(geometry, chunk, first);
+#pragma unroll(Twice ? 1 : 4)
+  for (int64_t c = first; c < end; ++c, index += geometry.taps * chunk.count) {
+    const C g = load_constant(grad_columns + index), h = Twice ? moved.h(index) : C(0);
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      C value = weights[q] * (Twice ? h : g);
+      if constexpr (Twice) value += changes[q] * g;
+      if (corners.has(q)) add(corners.at(q), value);
+    }
+    corners.advance();
   }
 }
 
 template <class T, bool Twice>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    scatter_kernel(Geometry geometry, Chunk chunk, Sampled<T> sampled, Moved<T> moved, const Compute<T>* grad_columns,
-                   View<Compute<T>, 4> grad_input) {  // [N, C, H, W]
+    scatter_kernel(Geometry geometry, Chunk chunk, int64_t slice_channels, Sampled<T> sampled, Moved<T> moved,
+                   const Compute<T>* grad_columns, View<Compute<T>, 4> grad_input) {  // [N, C, H, W]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
-  const int64_t i = thread_index();
-  if (i >= geometry.offset_groups * geometry.taps * chunk.count) return;
-  const Sample<T> sample(geometry, chunk, sampled, i);
+  const Slice slice(geometry, chunk, slice_channels);
+  if (slice.is_empty()) return;
+  const Sample<T> sample(geometry, chunk, sampled, slice.sample);
   const int64_t first = sample.group * geometry.offset_channels;
-  for (int64_t c = first; c < first + geometry.offset_channels; ++c) {
-    scatter<T, Twice>(geometry, chunk, moved, sample, grad_columns, c, grad_input,
-                      [](C* element, C value) { atomicAdd(element, value); });
-  }
+  scatter<T, Twice>(geometry, chunk, moved, sample, grad_columns, first + slice.first, first + slice.end, grad_input,
+                    [](C* element, C value) { atomicAdd(element, value); });
 }
 
 // A thread for each channel of each image that the chunk touches: an order of its own for every sum.
@@ -290,38 +264,17 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   const int64_t i = thread_index();
-  const int64_t n = chunk.begin / geometry.positions + i / geometry.channels, c = i % geometry.channels;
+  const int64_t n = chunk.image + i / geometry.channels, c = i % geometry.channels;
   const int64_t first = n * geometry.positions, last = first + geometry.positions, end = chunk.begin + chunk.count;
   for (int64_t position = first > chunk.begin ? first : chunk.begin; position < (last < end ? last : end); ++position) {
+    const int64_t in_chunk = position - chunk.begin;
+    const Place place(geometry, chunk, static_cast<uint32_t>(in_chunk));
     for (int64_t t = 0; t < geometry.taps; ++t) {
-      const Sample<T> sample(geometry, sampled, position - chunk.begin, n, position - first, t,
-                             c / geometry.offset_channels);
-      scatter<T, Twice>(geometry, chunk, moved, sample, grad_columns, c, grad_input,
+      const Sample<T> sample(geometry, sampled, in_chunk, place, t, c / geometry.offset_channels);
+      scatter<T, Twice>(geometry, chunk, moved, sample, grad_columns, c, c + 1, grad_input,
                         [](C* element, C value) { store(element, load(element) + value); });
     }
   }
-}
-
-// ---- the gradient of the bias ---------------------------------------------------------------------------------------
-
-// Adds that of a chunk, one thread for each channel, positions in order.
-template <class C>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    sum_bias_kernel(Geometry geometry, Chunk chunk, const C* grads, C* sums) {
-  HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  const int64_t o = thread_index();
-  if (o >= geometry.out_channels) return;
-  C sum = 0;
-  for (int64_t i = 0; i < chunk.count; ++i) sum += load(grads + o * chunk.count + i);
-  store(sums + o, load(sums + o) + sum);
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    narrow_bias_kernel(Geometry geometry, const Compute<T>* from, T* to) {
-  HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  const int64_t o = thread_index();
-  if (o < geometry.out_channels) store(to + o, narrow<T>(load(from + o)));
 }
 
 }  // namespace handgrad::deform_conv2d

@@ -113,9 +113,9 @@ class BoxGradients {
     for (int64_t k = 0; k < boxes_; ++k) {
       *grad_boxes.at(k, 0) = 0;
       for (int64_t d = 0; d < 4; ++d) {
-        C sum = 0;
-        for (int64_t b = 0; b < blocks_; ++b) sum += at(b, k)[d];
-        *grad_boxes.at(k, d + 1) = sum;
+        double sum = 0;
+        for (int64_t b = 0; b < blocks_; ++b) sum += static_cast<double>(at(b, k)[d]);
+        *grad_boxes.at(k, d + 1) = static_cast<C>(sum);
       }
     }
   }

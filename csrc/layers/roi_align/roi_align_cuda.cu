@@ -2,17 +2,14 @@
 //
 // Forward: a thread for a bin and a few channels, which share the sampling points that it looks at.
 //
-// The gradient of the image is not scattered but gathered: a block has a tile of pixels of one image and a few
-// channels, and goes through the boxes in order. For each box that reaches the tile it makes the weights of the tile's
-// rows and columns, once for all pixels and channels; then every thread adds to its own pixel what that pixel gave. So
-// nothing is atomic, the order is that of the boxes on every run, each number of the result is written once, and there
-// is no memory beside it.
+// The gradient of the image is not scattered but gathered, by tiles (roi_align_grad_input.cuh). So nothing is atomic,
+// the order of every sum is that of the boxes, on every run, each number of the result is written once, and there is no
+// memory beside it.
 //
-// The gradient of the boxes is a block for each box, with sums of fixed order.
-//
-// The kernels are in roi_align_kernels.cuh.
+// The gradient of the boxes is a block for each box, with sums of fixed order. All other kernels are in
+// roi_align_kernels.cuh.
 #include "abi/registration.h"
-#include "roi_align_kernels.cuh"
+#include "roi_align_grad_input.cuh"
 
 namespace handgrad {
 namespace {
@@ -34,7 +31,7 @@ template <class T, bool Twice>
 void launch_grad_input(const Geometry& geometry, const DeviceOf& device, const Operands<T>& operands,
                        const Tensor& grad_output, const Tensor& grad_input) {
   const int32_t tiles_h = (geometry.height + kSide - 1) / kSide, tiles_w = (geometry.width + kSide - 1) / kSide;
-  const int64_t chunks = (geometry.channels + kGradChannels - 1) / kGradChannels;
+  const int64_t chunks = (geometry.channels + kTileChannels - 1) / kTileChannels;
   launch("roi_align_grad_input", grad_input_kernel<T, Twice>, device,
          {chunks * geometry.batch * tiles_h * tiles_w, dim3(kThreads, 1, 1)}, geometry, operands,
          view<T, 4>(grad_output), tiles_h, tiles_w, mutable_view<T, 4>(grad_input));

@@ -1,7 +1,8 @@
-// The kernels of RoIAlign on CUDA devices. One for Twice serves the double backward.
+// The kernels of RoIAlign on CUDA devices, but for the gradient of the image (roi_align_grad_input.cuh). One for Twice
+// serves the double backward.
 //
 // In order of appearance: Operands, the tensors of a call; BoxOnDevice, one box with its axes and motion; Neighbours,
-// the two pixels beside a sampling point on an axis; the output; the gradient of the image; the gradient of the boxes.
+// the two pixels beside a sampling point on an axis; the output; the gradient of the boxes.
 #pragma once
 
 #include <limits>
@@ -14,11 +15,8 @@
 namespace handgrad::roi_align {
 
 inline constexpr int kThreads = 256;
-// Channels of a thread: of the output, and of a pixel's gradient.
-inline constexpr int kOutputChannels = 4, kGradChannels = 8;
-// A tile is kSide x kSide pixels; its weights are made for kSide x kSide bins at a time. A thread for each.
-inline constexpr int kSide = 16;
-static_assert(kSide * kSide == kThreads);
+// Channels of the output that a thread makes.
+inline constexpr int kOutputChannels = 4;
 
 // What is differentiated, and how it moves (Twice only; what is null stands still).
 template <class T>
@@ -80,32 +78,42 @@ struct Neighbours {
 
 // ---- the output -----------------------------------------------------------------------------------------------------
 
-// What one sampling point adds to one channel of a bin; for Twice, to its change along the motion.
+// Adds what one sampling point gives to a bin, for every `groups`-th channel from `first` on; for Twice, to its change
+// along the motion.
 template <bool Twice, class T>
-__device__ __forceinline__ Compute<T> sample_value(const Operands<T>& operands, int32_t image, int32_t c,
-                                                   const Neighbours<Compute<T>>& row,
-                                                   const Neighbours<Compute<T>>& column, Compute<T> sum) {
+__device__ __forceinline__ void add_sample(const Operands<T>& operands, int32_t image, int32_t first, int32_t groups,
+                                           int32_t channels, const Neighbours<Compute<T>>& row,
+                                           const Neighbours<Compute<T>>& column, Compute<T> (&sums)[kOutputChannels]) {
   using C = Compute<T>;
 #pragma unroll
   for (int corner = 0; corner < 4; ++corner) {
     const int a = corner / 2, b = corner % 2;
-    const int32_t y = row.pixel[a], x = column.pixel[b];
-    const C weight = row.weight[a] * column.weight[b], pixel = widen(load(operands.input.at(image, c, y, x)));
-    if constexpr (Twice) {
-      const C change = row.change[a] * column.weight[b] + row.weight[a] * column.change[b];
-      const C v_pixel = operands.v_input ? widen(load(operands.v_input.at(image, c, y, x))) : C(0);
-      sum += weight * v_pixel + change * pixel;
-    } else {
-      sum += weight * pixel;
+    const C weight = row.weight[a] * column.weight[b];
+    const T* pixel = operands.input.at(image, first, row.pixel[a], column.pixel[b]);
+    const T* v_pixel =
+        Twice && operands.v_input ? operands.v_input.at(image, first, row.pixel[a], column.pixel[b]) : nullptr;
+#pragma unroll
+    for (int j = 0; j < kOutputChannels; ++j) {
+      if (first + j * groups < channels) {
+        if constexpr (Twice) {
+          const C change = row.change[a] * column.weight[b] + row.weight[a] * column.change[b];
+          sums[j] += weight * (v_pixel ? widen(load(v_pixel)) : C(0)) + change * widen(load(pixel));
+        } else {
+          sums[j] += weight * widen(load(pixel));
+        }
+      }
+      pixel += groups * operands.input.strides[1];
+      if (Twice && v_pixel) v_pixel += groups * operands.v_input.strides[1];
     }
   }
-  return sum;
 }
 
 // The output; for Twice its change along the motion. Thread i has every `groups`-th channel of one bin. Neighbours are
 // what is neighbours in the output's memory.
 template <class T, bool Twice>
-__global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
+__global__ void __launch_bounds__(kThreads, Twice                     ? 1
+                                            : sizeof(Compute<T>) == 4 ? 3
+                                                                      : kMinBlocks)
     output_kernel(Geometry geometry, Operands<T> operands, int32_t groups, bool channels_last,
                   View<T, 4> output) {  // [K, C, pooled_h, pooled_w]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
@@ -131,126 +139,13 @@ __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
     const Neighbours<C> row(box.axis_h, ph, iy, box.v.y1, box.v.y2);
     for (int32_t ix = column_begin; ix < column_end; ++ix) {
       const Neighbours<C> column(box.axis_w, pw, ix, box.v.x1, box.v.x2);
-#pragma unroll
-      for (int j = 0; j < kOutputChannels; ++j) {
-        const int32_t c = group + j * groups;
-        if (c < geometry.channels) sums[j] = sample_value<Twice>(operands, box.image, c, row, column, sums[j]);
-      }
+      add_sample<Twice>(operands, box.image, group, groups, geometry.channels, row, column, sums);
     }
   }
 #pragma unroll
   for (int j = 0; j < kOutputChannels; ++j) {
     const int32_t c = group + j * groups;
     if (c < geometry.channels) store(output.at(k, c, ph, pw), narrow<T>(sums[j]));
-  }
-}
-
-// ---- the gradient of the image --------------------------------------------------------------------------------------
-
-// What bin p weighs a pixel of an axis by, and how that changes along a motion of the coordinates.
-template <class C>
-__device__ void weigh(const BoxAxis<C>& axis, int32_t p, int32_t pixel, C v_first, C v_second, C& weight, C& change) {
-  weight = change = 0;
-  if (p >= axis.pooled_size || pixel >= axis.size) return;
-  const int32_t end = axis.end(p, pixel);
-  for (int32_t i = axis.begin(p, pixel); i < end; ++i) {
-    const Neighbours<C> neighbours(axis, p, i, v_first, v_second);
-    for (int side = 0; side < 2; ++side) {
-      if (neighbours.pixel[side] == pixel) weight += neighbours.weight[side], change += neighbours.change[side];
-    }
-  }
-}
-
-// The weights of kSide bins on an axis, by bin, for the kSide pixels of a tile.
-template <class C>
-struct TileWeights {
-  C weight[kSide][kSide], change[kSide][kSide];
-};
-
-// Adds what the bins (p…, q…) of box k give to one pixel of the tile, for kGradChannels channels.
-template <class T, bool Twice>
-__device__ __forceinline__ void add_bins(const Geometry& geometry, const View<const T, 4>& grad_output, int32_t k,
-                                         int32_t p, int32_t q, int64_t first_channel, int in_row, int in_column,
-                                         const TileWeights<Compute<T>>& rows, const TileWeights<Compute<T>>& columns,
-                                         Compute<T> (&sums)[kGradChannels]) {
-  using C = Compute<T>;
-  for (int a = 0; a < kSide && p + a < geometry.pooled_h; ++a) {
-    const C weight_y = rows.weight[a][in_row], change_y = rows.change[a][in_row];
-    if (weight_y == 0 && change_y == 0) continue;
-    for (int b = 0; b < kSide && q + b < geometry.pooled_w; ++b) {
-      const C weight_x = columns.weight[b][in_column], change_x = columns.change[b][in_column];
-      const C weight = Twice ? change_y * weight_x + weight_y * change_x : weight_y * weight_x;
-      if (weight == 0) continue;
-#pragma unroll
-      for (int j = 0; j < kGradChannels; ++j) {
-        if (first_channel + j < geometry.channels) {
-          sums[j] += weight * widen(load(grad_output.at(k, first_channel + j, p + a, q + b)));
-        }
-      }
-    }
-  }
-}
-
-// The gradient of the image, or what the double backward adds to it: blocks are (channels, image, tile).
-template <class T, bool Twice>
-__global__ void __launch_bounds__(kThreads, Twice                                 ? 1
-                                            : sizeof(Compute<T>) == sizeof(float) ? 3
-                                                                                  : kMinBlocks)
-    grad_input_kernel(Geometry geometry, Operands<T> operands,
-                      View<const T, 4> grad_output,                               // [K, C, pooled_h, pooled_w]
-                      int32_t tiles_h, int32_t tiles_w, View<T, 4> grad_input) {  // [N, C, H, W]
-  HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  using C = Compute<T>;
-  __shared__ bool reaches[kThreads];
-  __shared__ TileWeights<C> rows, columns;
-  const int64_t tiles = int64_t{tiles_h} * tiles_w, block = blockIdx.x, rest = block / tiles;
-  const int64_t first_channel = rest / geometry.batch * kGradChannels;
-  const int32_t image = static_cast<int32_t>(rest % geometry.batch);
-  const int64_t tile = block - rest * tiles;
-  const int32_t first_y = static_cast<int32_t>(tile / tiles_w) * kSide;
-  const int32_t first_x = static_cast<int32_t>(tile % tiles_w) * kSide;
-  const int in_row = static_cast<int>(threadIdx.x) / kSide, in_column = static_cast<int>(threadIdx.x) % kSide;
-  const int32_t y = first_y + in_row, x = first_x + in_column;
-  const bool inside = y < geometry.height && x < geometry.width;
-
-  C sums[kGradChannels] = {};
-  for (int32_t some = 0; some < geometry.boxes; some += kThreads) {
-    // A thread for each of the next boxes: is it of this image, and does it reach the tile?
-    const int32_t mine = some + static_cast<int32_t>(threadIdx.x);
-    bool hit = false;
-    if (mine < geometry.boxes) {
-      const BoxOnDevice<false, C> box(geometry, operands, mine);
-      hit = box.image == image && box.axis_h.may_touch(first_y, first_y + kSide) &&
-            box.axis_w.may_touch(first_x, first_x + kSide);
-    }
-    reaches[threadIdx.x] = hit;
-    __syncthreads();
-    for (int32_t k = some; k < geometry.boxes && k < some + kThreads; ++k) {
-      if (!reaches[k - some]) continue;
-      const BoxOnDevice<Twice, C> box(geometry, operands, k);
-      for (int32_t p = 0; p < geometry.pooled_h; p += kSide) {
-        for (int32_t q = 0; q < geometry.pooled_w; q += kSide) {
-          // Bin in_row of these, pixel in_column of the tile.
-          weigh(box.axis_h, p + in_row, first_y + in_column, box.v.y1, box.v.y2, rows.weight[in_row][in_column],
-                rows.change[in_row][in_column]);
-          weigh(box.axis_w, q + in_row, first_x + in_column, box.v.x1, box.v.x2, columns.weight[in_row][in_column],
-                columns.change[in_row][in_column]);
-          __syncthreads();
-          if (inside) {
-            add_bins<T, Twice>(geometry, grad_output, k, p, q, first_channel, in_row, in_column, rows, columns, sums);
-          }
-          __syncthreads();
-        }
-      }
-    }
-    __syncthreads();
-  }
-  if (!inside) return;
-#pragma unroll
-  for (int j = 0; j < kGradChannels; ++j) {
-    if (first_channel + j < geometry.channels) {
-      store(grad_input.at(image, first_channel + j, y, x), narrow<T>(sums[j]));
-    }
   }
 }
 

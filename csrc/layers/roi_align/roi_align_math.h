@@ -85,6 +85,9 @@ struct BoxAxis {
     return reached(p, bin_size < 0 ? lower(pixel) : upper(pixel), true);
   }
 
+  // Whether a sampling point touches a pixel.
+  HANDGRAD_MATH bool touches(C point, int32_t pixel) const { return point >= lower(pixel) && point <= upper(pixel); }
+
   // Whether the box may touch one of the pixels [first, last): false only if it does not, with a pixel to spare for
   // rounding.
   HANDGRAD_MATH bool may_touch(int32_t first, int32_t last) const {

@@ -17,6 +17,7 @@ from handgrad._version import __version__
 
 #: The family that an op of a kind goes into.
 KINDS = {
+    "box_loss": "losses",
     "elementwise_loss": "losses",
     "no_gradient": "layers",
     "normalisation": "layers",

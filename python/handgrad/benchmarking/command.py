@@ -16,11 +16,13 @@ from typing import Any
 # The profiler that counts memory says on every use that it found no GPU.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
+import torch
+
 from handgrad.benchmarking.declaring import BenchmarkError, Settings
 from handgrad.benchmarking.markdown import markdown
 from handgrad.benchmarking.picture import picture
 from handgrad.benchmarking.results import Results
-from handgrad.benchmarking.running import Run, bench_files, collect
+from handgrad.benchmarking.running import Run, bench_files, collect, here
 
 
 def write(results: Results, folder: Path) -> None:
@@ -47,16 +49,24 @@ def main(folder: Path, package: str, arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny inputs, few rounds: does it work? Not for figures.")
     committed = folder / "results"
     parser.add_argument("--only", default="", metavar="NAME", help="bench files whose name contains NAME")
-    parser.add_argument("--out", type=Path, default=committed, metavar="DIR", help="folder for the three result files")
+    parser.add_argument(
+        "--device", choices=("all", "cpu", "cuda"), default="all", help="all: a GPU too, if there is one"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the three result files")
     options = parser.parse_args(arguments)
-    if options.quick and options.out == committed:
+    if options.out is None:
+        # A GPU's machine is seldom the one whose processor was timed.
+        options.out = committed / "cuda" if options.device == "cuda" else committed
+    if options.quick and options.out.is_relative_to(committed):
         parser.error("--quick needs --out DIR: its times mean nothing and must not replace the committed results")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device cuda needs a GPU, and torch {torch.__version__} finds none that it can use")
     paths = bench_files(folder, options.only)
     if not paths:
         known = ", ".join(path.stem.removeprefix("bench_") for path in bench_files(folder))
         parser.error(f"no bench file's name contains {options.only!r}; there are {known}")
     settings = Settings.for_quick(package) if options.quick else Settings(package=package)
-    run = Run(settings, log=lambda line: print(line, file=sys.stderr, flush=True))
+    run = Run(settings, log=lambda line: print(line, file=sys.stderr, flush=True), devices=here(options.device))
     try:
         results = run.run(collect(paths, options.quick))
     except BenchmarkError as error:

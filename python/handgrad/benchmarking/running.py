@@ -29,9 +29,12 @@ from handgrad.benchmarking.results import Curve, Results, Row, SweepResult, Tabl
 class Run:
     """One run over bench files, filling :attr:`results`."""
 
-    def __init__(self, settings: Settings, log: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, settings: Settings, log: Callable[[str], None] = print, devices: Sequence[torch.device] | None = None
+    ) -> None:
         self.settings = settings
         self.log = log
+        self.devices = here("all") if devices is None else devices
         self.results = Results(machine_facts(settings.package), asdict(settings))
         self._rates: dict[tuple[str, int, int], dict[str, float]] = {}
         self._as_found: dict[tuple[str, str, str, int, str], Row] = {}
@@ -41,16 +44,15 @@ class Run:
         counts = sorted({1, threads})
         try:
             before = log1p_nanoseconds()
-            for benchmark in benchmarks:
+            for benchmark in benchmarks if torch.device("cpu") in self.devices else ():
                 for case in benchmark.cases:
                     if case.as_found:
                         for count in counts:
                             self._time_as_found(benchmark.op, case, count)
             wake_vector_functions()
             self.results.machine["log1p, ns per element"] = {"as found": before, "awake": log1p_nanoseconds()}
-            devices = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
             for benchmark in benchmarks:
-                for device in devices:
+                for device in self.devices:
                     for case in benchmark.cases:
                         for count in counts if device.type == "cpu" else [threads]:
                             self._time(benchmark.op, case, device, count)
@@ -135,6 +137,12 @@ class Run:
                 op, sweep.name, sweep.axis, list(sweep.values), device.type, threads, list(curves.values()), step
             )
         )
+
+
+def here(wanted: str) -> list[torch.device]:
+    """What to time on: ``cpu``, ``cuda``, or ``all`` that are here."""
+    found = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return [torch.device(name) for name in (found if wanted == "all" else [wanted])]
 
 
 def _set_threads(threads: int) -> None:

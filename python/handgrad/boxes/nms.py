@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from handgrad._boxes import check_boxes, dequantized
-from handgrad.arguments import INT32_MAX, check_range, check_tensor
+from handgrad._boxes import check_boxes, dequantized, rounded_down
+from handgrad.arguments import check_range, check_tensor
+from handgrad.boxes.nms_onnx import non_max_suppression
 from handgrad.registration import dynamic_size, register, without_derivatives
 from handgrad.tracing import traceable
 
@@ -108,22 +106,13 @@ def nms_reference(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_thresh
         rows = slice(first, first + _ROWS)
         sizes = torch.minimum(high[rows, None], high) - torch.maximum(low[rows, None], low)
         shared = sizes.clamp(min=0).prod(2)
-        over = shared / (areas[rows, None] + areas - shared) > _rounded_down(iou_threshold, dtype)
+        over = shared / (areas[rows, None] + areas - shared) > rounded_down(iou_threshold, dtype)
         if classes is not None:
             over &= classes[rows, None] == classes
         for row in range(over.shape[0]):
             index = first + row
             kept[index + 1 :] &= ~(kept[index] & over[row, index + 1 :])
     return order[kept]
-
-
-def _rounded_down(threshold: float, dtype: torch.dtype) -> float:
-    """The largest number of ``dtype`` that is not above the threshold: the same decisions as in float64."""
-    if dtype is torch.float64:
-        return threshold
-    bits = struct.unpack("<i", struct.pack("<f", threshold))[0]
-    nearest = struct.unpack("<f", struct.pack("<i", bits))[0]
-    return struct.unpack("<f", struct.pack("<i", bits - 1))[0] if nearest > threshold else nearest
 
 
 # ---- fake ------------------------------------------------------------------------------------------------------------
@@ -134,61 +123,16 @@ def _fake(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: flo
     return boxes.new_empty(dynamic_size(boxes.shape[0]), dtype=torch.int64)
 
 
-# ---- autograd, vmap: indices have no derivative, and not all samples keep the same number of boxes -------------------
-
-_NoDerivatives = without_derivatives()
-
-
-# ---- onnx: NonMaxSuppression -----------------------------------------------------------------------------------------
-
-
-def _onnx(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Any:
-    from handgrad.onnx import operator, unknown_size
-
-    # onnxruntime runs this operator in float32 only.
-    if boxes.dtype is not torch.float32:
-        return NotImplemented
-    # The operator leaves the order of equal scores open, and that of NaN: so it gets the ranks, as decreasing numbers.
-    # (This sort becomes TopK, which is stable; torch's exporter does not know the one that says so.) In float64 there
-    # is room between infinity and NaN, which comes first; but torch writes constants by way of float32.
-    values = scores.double() / 2
-    values = torch.where(values > 3e38, 3e38, values)
-    order = torch.where(scores.isnan(), torch.inf, values).sort(descending=True).indices
-    boxes = boxes.index_select(0, order)
-    # It would turn inverted boxes over; a box of no size is kept and suppresses none, as here.
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    proper = (sizes > 0).all(1) & (sizes.prod(1) < torch.inf)
-    boxes = torch.where(proper[:, None], boxes, 0.0)
-    # (A sum over ones, because the classic exporter would take a number of boxes for a constant.)
-    ranks = -torch.ones_like(scores).cumsum(0)[None]
-    if idxs is not None:
-        # A row for each class, in which the boxes of other classes are below what is looked at.
-        classes = idxs.index_select(0, order)
-        ranks = torch.where(classes == classes.unique()[:, None], ranks, -torch.inf)
-    most = torch.full((1,), INT32_MAX)
-    iou_limit = torch.full((1,), _rounded_down(iou_threshold, torch.float32))
-    score_limit = torch.full((1,), -1e9)
-    chosen = operator(
-        "NonMaxSuppression",
-        [boxes[None], ranks[None], most, iou_limit, score_limit],
-        dtype=torch.int64,
-        shape=[unknown_size(boxes), 3],
-        # The operator is one version older, the sum that the ranks come from is not.
-        since=11,
-    )
-    # Rows of image, class and rank.
-    return order.index_select(0, chosen[:, 2].sort().values)
-
-
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 _nms = register(
     "handgrad::nms",
-    autograd=_NoDerivatives,
+    # Indices have no derivative, and not all samples keep the same number of boxes.
+    autograd=without_derivatives(),
     fake=_fake,
     reference=nms_reference,
     # Boxes may come in float32 from a regression beside scores in a half type from a classifier.
     autocast=torch.float32,
     gathers=True,
-    onnx=_onnx,
+    onnx=non_max_suppression,
 )

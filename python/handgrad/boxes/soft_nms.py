@@ -113,16 +113,12 @@ def _fake(
     return boxes.new_empty(size, dtype=torch.int64), boxes.new_empty(size)
 
 
-# ---- autograd, vmap: a choice has no derivative, and not all samples choose the same number of boxes -----------------
-
-_NoDerivatives = without_derivatives()
-
-
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 _soft_nms = register(
     "handgrad::soft_nms",
-    autograd=_NoDerivatives,
+    # A choice has no derivative, and not all samples choose the same number of boxes.
+    autograd=without_derivatives(),
     fake=_fake,
     reference=soft_nms_reference,
     # Boxes may come in float32 from a regression beside scores in a half type from a classifier.

@@ -59,13 +59,14 @@ class Functions(References):
         result."""
         tensors = ctx.saved_tensors
         directions = [tangents[position] for position in self._gradients]
-        no_matter = tensors[0].new_zeros(()).expand(self._output_shape(tensors, ctx.others))
+        output = self._output(tensors, ctx.others)
+        no_matter = output.new_zeros(()).expand(output.shape)
         mask = [name == "grad_grad_output" for name in self.double_backward_op.results]
         return self.double_backward(*directions, no_matter, *tensors, *ctx.others, *self._extras(), mask)[0]
 
-    def _output_shape(self, tensors: tuple[Any, ...], others: tuple[Any, ...]) -> Any:
+    def _output(self, tensors: tuple[Any, ...], others: tuple[Any, ...]) -> Tensor:
         named = dict(zip(self.backward_op.tensors[1:], tensors, strict=True))
-        return self.fake(*(named.get(name) for name in self.op.tensors), *others).shape
+        return self.fake(*(named.get(name) for name in self.op.tensors), *others)
 
     def _extras(self) -> tuple[Any, ...]:
         return tuple(value() for value in self.extras.values())

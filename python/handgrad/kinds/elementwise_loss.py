@@ -6,21 +6,21 @@ as :mod:`handgrad.derivatives` has them; the C++ half is ``csrc/common/kinds/ele
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from handgrad.arguments import check_like, check_tensor, is_sharded
-from handgrad.derivatives import ELEMENTWISE, Call, Derivatives
-from handgrad.reductions import MEAN, NONE, SUM, reduce, reduce_samples, reduction_code, sample_scale
+from handgrad.derivatives import ELEMENTWISE
+from handgrad.kinds.reduced_loss import LossModule, ReducedLoss
+from handgrad.reductions import MEAN, NONE, SUM, reduce, reduction_code
 
 __all__ = ["ElementwiseLoss", "LossModule"]
 
 
-class ElementwiseLoss(Derivatives):
+class ElementwiseLoss(ReducedLoss):
     """Registers an elementwise loss and calls it, with the checks and conversions that all of them share.
 
     Args:
@@ -64,60 +64,13 @@ class ElementwiseLoss(Derivatives):
         check_like(self.title, "targets", targets, "inputs", inputs)
         return torch.empty_like(inputs) if numbers[-1] == NONE else inputs.new_empty(())
 
-    def batched(self, call: Call) -> list[Tensor]:
-        """Each sample is reduced by itself: of the op a map of losses is asked."""
-        reduction = call.others["reduction"]
-        tensors = dict(call.tensors)
-        if "grad_output" in tensors:
-            tensors["grad_output"] = sample_scale(tensors["grad_output"], tensors["inputs"], reduction)
-        results = super().batched(replace(call, tensors=tensors, others={**call.others, "reduction": NONE}))
-        return [
-            reduce_samples(result, reduction)
-            if name in ("output", "grad_grad_output") and call.asks_for(name)
-            else result
-            for name, result in zip(call.op.results, results, strict=True)
-        ]
+    def losses_like(self, tensors: Mapping[str, Any]) -> Tensor:
+        return tensors["inputs"]
 
     def every_dimension(self, inputs: Any, reduction: int, **_: Any) -> list[dict[str, int | None]]:
         """A sum over shards is a partial sum; the mean never gets here sharded, see ``__call__``."""
         dims = range(len(inputs.shape) if reduction != MEAN else 0)
         return [{"inputs": dim, "targets": dim, "output": None if reduction else dim} for dim in dims]
-
-
-class LossModule(nn.Module):
-    """A loss as a module, which averages unless told otherwise, as losses in torch.nn do.
-
-    Args:
-        function: ``function(inputs, targets, *numbers, reduction)``.
-        check_numbers: what checks the numbers that a user typed.
-        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
-        numbers: the loss' own, by name, in the order of ``function``; they become attributes.
-    """
-
-    reduction: str
-
-    def __init__(
-        self,
-        function: Callable[..., Tensor],
-        check_numbers: Callable[..., None],
-        reduction: str,
-        **numbers: float,
-    ) -> None:
-        super().__init__()
-        # So that a mistake shows at construction.
-        check_numbers(*numbers.values())
-        reduction_code(function.__name__, reduction)
-        self._function, self._numbers = function, tuple(numbers)
-        for name, value in numbers.items():
-            setattr(self, name, value)
-        self.reduction = reduction
-
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return self._function(inputs, targets, *(getattr(self, name) for name in self._numbers), self.reduction)
-
-    def extra_repr(self) -> str:
-        numbers = "".join(f"{name}={getattr(self, name)}, " for name in self._numbers)
-        return f"{numbers}reduction={self.reduction!r}"
 
 
 def _reduced(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -7,14 +7,17 @@ from handgrad.sdk import lazy
 if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.local_response_norm import LocalResponseNorm, local_response_norm
+    from handgrad.layers.quick_gelu import QuickGELU, quick_gelu
     from handgrad.layers.roi_align import RoIAlign, roi_align
 
 __all__ = [
     "DeformConv2d",
     "DeformConv2dPack",
     "LocalResponseNorm",
+    "QuickGELU",
     "RoIAlign",
     "deform_conv2d",
     "local_response_norm",
+    "quick_gelu",
     "roi_align",
 ]

@@ -158,7 +158,7 @@ class DeformConv2dPack(DeformConv2d):
     no offsets, and a mask of 1/2. Loads the state dict of mmcv's ``ModulatedDeformConv2dPack``.
 
     Args:
-        deform_groups: groups of channels that share their offsets.
+        deform_groups: groups of channels that have the same offsets.
 
     The other arguments are those of :class:`DeformConv2d`. ``conv_offset`` gives, in its first two thirds of channels,
     the offsets as :func:`deform_conv2d` takes them, and in the last third the mask before a sigmoid.
@@ -220,48 +220,46 @@ def deform_conv2d_reference(
     dilation_h: int,
     dilation_w: int,
 ) -> Tensor:
-    """Plain PyTorch. To be trusted because it says what the formula says: each tap's place, four pixels around it,
-    their weights, and a product with the weight."""
+    """Plain PyTorch. To be trusted because it says what the formula says: each tap's sampling point, four pixels around
+    it, their weights, and a product with the weight."""
     batch, channels, height, width = input.shape
     out_channels, group_channels, kernel_h, kernel_w = weight.shape
     out_h, out_w = offset.shape[2:]
     taps = kernel_h * kernel_w
     groups, offset_groups = channels // group_channels, offset.shape[1] // (2 * taps)
 
-    def places(kernel: int, dilation: int, out: int, stride: int, padding: int) -> Tensor:
+    def points(kernel: int, dilation: int, out: int, stride: int, padding: int) -> Tensor:
         of_taps = torch.arange(kernel, device=input.device) * dilation
         of_outputs = torch.arange(out, device=input.device) * stride - padding
         return (of_taps[:, None] + of_outputs).to(input.dtype)
 
     moved = offset.reshape(batch, offset_groups, kernel_h, kernel_w, 2, out_h, out_w)
-    y = places(kernel_h, dilation_h, out_h, stride_h, padding_h)[:, None, :, None] + moved[:, :, :, :, 0]
-    x = places(kernel_w, dilation_w, out_w, stride_w, padding_w)[None, :, None, :] + moved[:, :, :, :, 1]
-    lost = y.isnan() | x.isnan()
+    y = points(kernel_h, dilation_h, out_h, stride_h, padding_h)[:, None, :, None] + moved[:, :, :, :, 0]
+    x = points(kernel_w, dilation_w, out_w, stride_w, padding_w)[None, :, None, :] + moved[:, :, :, :, 1]
+    is_nan = y.isnan() | x.isnan()
     inside = (y >= -1) & (y < height) & (x >= -1) & (x < width)
     # Nothing infinite goes on from here, where 0 times it would be NaN; NaN does.
-    y, x = (torch.where(inside | lost, place, 0.0) for place in (y, x))
+    y, x = (torch.where(inside | is_nan, point, 0.0) for point in (y, x))
     row, column = y.detach().floor(), x.detach().floor()
     down, right = y - row, x - column
 
     flat = input.reshape(batch, offset_groups, channels // offset_groups, 1, height * width)
     samples: Any = 0
-    for at_y, at_x, share in (
+    for pixel_y, pixel_x, part in (
         (row, column, (1 - down) * (1 - right)),
         (row, column + 1, (1 - down) * right),
         (row + 1, column, down * (1 - right)),
         (row + 1, column + 1, down * right),
     ):
-        valid = inside & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
-        index = (
-            torch.where(valid, at_y * width + at_x, 0.0)
-            .long()
-            .reshape(batch, offset_groups, 1, 1, taps * out_h * out_w)
-        )
+        valid = inside & (pixel_y >= 0) & (pixel_y < height) & (pixel_x >= 0) & (pixel_x < width)
+        index = torch.where(valid, pixel_y * width + pixel_x, 0.0).long()
+        index = index.reshape(batch, offset_groups, 1, 1, taps * out_h * out_w)
         pixels = flat.expand(-1, -1, -1, 1, -1).gather(4, index.expand(-1, -1, flat.shape[2], -1, -1))
         pixels = pixels.reshape(batch, offset_groups, flat.shape[2], taps, out_h * out_w)
-        valid, share = (t.reshape(batch, offset_groups, 1, taps, out_h * out_w) for t in (valid, share))
+        valid, part = (t.reshape(batch, offset_groups, 1, taps, out_h * out_w) for t in (valid, part))
         # Beyond the image's edge: zeros.
-        samples = samples + torch.where(valid | lost.reshape(valid.shape), share, 0.0) * torch.where(valid, pixels, 0.0)
+        part = torch.where(valid | is_nan.reshape(valid.shape), part, 0.0)
+        samples = samples + part * torch.where(valid, pixels, 0.0)
     if mask is not None:
         samples = samples * mask.reshape(batch, offset_groups, 1, taps, out_h * out_w)
     columns = samples.reshape(batch, groups, group_channels * taps, out_h * out_w)
@@ -278,17 +276,7 @@ def _out_size(size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) 
 
 
 def _fake(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    stride_h: int,
-    stride_w: int,
-    padding_h: int,
-    padding_w: int,
-    dilation_h: int,
-    dilation_w: int,
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, *geometry: int
 ) -> Tensor:
     for name, tensor in (("input", input), ("offset", offset), ("weight", weight), ("mask", mask)):
         if tensor is not None and tensor.dim() != 4:
@@ -299,14 +287,13 @@ def _fake(
                 f"{_OP}: {name} must have the dtype and the device of input, {input.dtype} on {input.device}; "
                 f"got {tensor.dtype} on {tensor.device}"
             )
-    out_h = _out_size(input.shape[2], weight.shape[2], stride_h, padding_h, dilation_h)
-    out_w = _out_size(input.shape[3], weight.shape[3], stride_w, padding_w, dilation_w)
+    out_h, out_w = (_out_size(input.shape[2 + k], weight.shape[2 + k], *geometry[k::2]) for k in (0, 1))
     for name, tensor in (("offset", offset), ("mask", mask)):
         if tensor is not None:
             wanted = (input.shape[0], tensor.shape[1], out_h, out_w)
-            sentence = f"{_OP}: {name} must have shape {wanted}; got {tuple(tensor.shape)}"
+            message = f"{_OP}: {name} must have shape {wanted}; got {tuple(tensor.shape)}"
             for size, due in zip(tensor.shape, wanted, strict=True):
-                torch._check(size == due, functools.partial(str, sentence))
+                torch._check(size == due, functools.partial(str, message))
     return empty_image(input, (input.shape[0], weight.shape[0], out_h, out_w), input)
 
 
@@ -336,30 +323,21 @@ class _DeformConv2d(Derivatives):
 
 
 def _onnx(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    stride_h: int,
-    stride_w: int,
-    padding_h: int,
-    padding_w: int,
-    dilation_h: int,
-    dilation_w: int,
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, *geometry: int
 ) -> Any:
     from handgrad.onnx import operator
 
     if input.dtype is not torch.float32:
         return NotImplemented
     out_channels, group_channels, kernel_h, kernel_w = weight.shape
+    padding_h, padding_w = geometry[2:4]
     attributes = {
-        "dilations": [dilation_h, dilation_w],
+        "dilations": [*geometry[4:]],
         "group": input.shape[1] // group_channels,
         "kernel_shape": [kernel_h, kernel_w],
         "offset_group": offset.shape[1] // (2 * kernel_h * kernel_w),
         "pads": [padding_h, padding_w, padding_h, padding_w],
-        "strides": [stride_h, stride_w],
+        "strides": [*geometry[:2]],
     }
     shape = (input.shape[0], out_channels, *offset.shape[2:])
     inputs = [input, weight, offset, bias, mask]

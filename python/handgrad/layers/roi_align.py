@@ -15,7 +15,7 @@ from handgrad.derivatives import BATCHED, Call, Derivatives, Role, unfold_batch
 from handgrad.tracing import traceable
 
 _OP = "roi_align"
-# As in csrc: places in a bin that follow from the size of the box are at most so many.
+# As in csrc: sampling points of a bin that follow from the size of the box are at most so many.
 _FINEST_GRID = 65536
 
 # ---- public function -------------------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def roi_align(
             ``input``, otherwise float32, bfloat16 or float16.
         output_size: height and width of the output, in bins; one number is both.
         spatial_scale: what coordinates are multiplied by to become pixels of ``input``.
-        sampling_ratio: how many places are looked at in each bin along either axis. 0 or less: as many as the bin is
+        sampling_ratio: how many points are sampled in each bin along either axis. 0 or less: as many as the bin is
             pixels long, rounded up, which differs from box to box; 65,536 at most.
         aligned: False is the older rule: pixel centres are at whole coordinates, and boxes are at least one pixel long.
             True moves the boxes half a pixel, so that pixel centres are at a half, and takes boxes as they are.
@@ -183,16 +183,10 @@ class RoIAlign(nn.Module):
 
 
 def roi_align_reference(
-    input: Tensor,
-    boxes: Tensor,
-    pooled_h: int,
-    pooled_w: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
+    input: Tensor, boxes: Tensor, pooled_h: int, pooled_w: int, spatial_scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """Plain PyTorch. To be trusted because it says what the formula says: the places along each axis, the weights that
-    they give to rows and to columns, and the two products of matrices that apply these.
+    """Plain PyTorch. To be trusted because it says what the formula says: the sampling points along each axis, the
+    weights that they give to rows and to columns, and the two products of matrices that apply these.
 
     A pixel that is infinite makes NaN of what touches it, where the kernels keep the infinity.
     """
@@ -221,9 +215,9 @@ def roi_align_reference(
     # A product of matrices multiplies every pixel, if by 0: one that is not finite must not go in.
     finite = input.isfinite()
     output = apply(torch.where(finite, input, 0.0).to(boxes.dtype), rows, columns)
-    spoilt = apply((~finite).to(boxes.dtype), touched_rows, touched_columns) > 0
-    lost = ~(there & found_y & found_x)[:, None, None, None]
-    return torch.where(spoilt | lost, float("nan"), output).to(input.dtype)
+    non_finite = apply((~finite).to(boxes.dtype), touched_rows, touched_columns) > 0
+    nowhere = ~(there & found_y & found_x)[:, None, None, None]
+    return torch.where(non_finite | nowhere, float("nan"), output).to(input.dtype)
 
 
 def _axis_weights(
@@ -245,25 +239,25 @@ def _axis_weights(
         grid = torch.full_like(bin_size, sampling_ratio)
         sample = torch.arange(sampling_ratio, device=first.device).to(first.dtype).expand(1, bins, -1)
     else:
-        # Places of an adaptive grid are half a pixel apart or more, if there are several: so many can be in the image,
+        # Points of an adaptive grid are half a pixel apart or more, if there are several: so many can be in the image,
         # from the first one that is.
         grid = bin_size.detach().ceil().clamp(0, _FINEST_GRID)
         spacing = bin_size.detach() / grid.clamp(min=1)
         before = ((-1 - bin_start.detach()) / spacing - 0.5).floor() - 1
         before = torch.where(grid > 0, before, 0.0).clamp(min=0)
         sample = before + torch.arange(2 * size + 8, device=first.device)
-    place = bin_start + (sample + 0.5) * bin_size / grid.clamp(min=1)
-    inside = (sample < grid) & (place >= -1) & (place <= size) & found[:, None, None]
+    point = bin_start + (sample + 0.5) * bin_size / grid.clamp(min=1)
+    inside = (sample < grid) & (point >= -1) & (point <= size) & found[:, None, None]
     # Beyond the first and the last pixel the image goes on as they are. (Not clamp(min=0): its derivative at 0 is 0.)
-    place = torch.where(inside & (place >= 0), place, 0.0).clamp(max=size - 1)
-    low = place.detach().floor()
+    point = torch.where(inside & (point >= 0), point, 0.0).clamp(max=size - 1)
+    low = point.detach().floor()
     high = (low + 1).clamp(max=size - 1)
-    share = torch.where(inside, 1 / grid.clamp(min=1), 0.0)
-    right = place - low
+    part = torch.where(inside, 1 / grid.clamp(min=1), 0.0)
+    right = point - low
     zeros = first.new_zeros(first.shape[0], bins, size)
     weights, touched = zeros, zeros
     for pixel, weight in ((low, 1 - right), (high, right)):
-        weights = weights.scatter_add(2, pixel.long(), weight * share)
+        weights = weights.scatter_add(2, pixel.long(), weight * part)
         touched = touched.scatter_add(2, pixel.long(), inside.to(first.dtype))
     return weights, touched, found
 
@@ -325,13 +319,7 @@ class _RoIAlign(Derivatives):
 
 
 def _onnx(
-    input: Tensor,
-    boxes: Tensor,
-    pooled_h: int,
-    pooled_w: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
+    input: Tensor, boxes: Tensor, pooled_h: int, pooled_w: int, spatial_scale: float, sampling_ratio: int, aligned: bool
 ) -> Any:
     from handgrad.onnx import operator
 

@@ -5,6 +5,9 @@ processor (``libhandgrad_cpu_v4``, ``_v3`` or ``_v2`` on x86-64, ``libhandgrad_c
 devices (``libhandgrad_cuda``), if they were built and torch is a CUDA build; no GPU needs to be there. The libraries of
 another package carry its name.
 
+Where the CUDA kernels do not load, or cannot run on the driver or a GPU of this machine (:mod:`handgrad.sdk.devices`),
+one warning says why, and tensors on a GPU run the reference in plain PyTorch; all else works.
+
 Environment:
     HANDGRAD_BACKEND: ``emulated``: load the CUDA kernels, compiled for the CPU (``libhandgrad_emulated``, built for
         development), in place of the CPU kernels: whatever then runs on the CPU runs them. ``emulated:my_ops`` for the
@@ -21,10 +24,14 @@ import ctypes
 import importlib.util
 import os
 import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+from . import devices
 
 __all__ = ["LOADED", "OLDEST_TORCH", "Loaded", "load"]
 
@@ -39,6 +46,12 @@ class Loaded:
     cpu_level: str = "none"
     processor_level: str = "none"
     libraries: dict[str, Path] = field(default_factory=dict)
+    #: What the CUDA kernels were built with, if that is known.
+    cuda_build: devices.Build | None = None
+    #: Why the CUDA kernels are not in use; empty if they are.
+    without_cuda: str = ""
+    #: Called if they are given up after they were loaded.
+    listeners: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def emulated(self) -> Path | None:
@@ -83,12 +96,49 @@ def _load(package: str, folder: Path) -> Loaded:
         loaded.cpu_level = _choose_cpu_level(package, folder, level)
         suffix = "" if loaded.cpu_level == "generic" else f"_{loaded.cpu_level}"
         _load_one(package, folder, f"{stem}_cpu{suffix}", loaded)
-    cuda = os.environ.get("HANDGRAD_CUDA", "")
-    if cuda not in ("", "on", "off"):
-        raise ImportError(f"HANDGRAD_CUDA must be 'on' (the default) or 'off'; got {cuda!r}.")
-    if cuda != "off" and torch.version.cuda and (folder / f"{stem}_cuda{_SUFFIX}").exists():
-        _load_one(package, folder, f"{stem}_cuda", loaded)
+    loaded.cuda_build = devices.build_of(schema)
+    _load_cuda(package, folder, f"{stem}_cuda", loaded)
     return loaded
+
+
+def _load_cuda(package: str, folder: Path, stem: str, loaded: Loaded) -> None:
+    asked = os.environ.get("HANDGRAD_CUDA", "")
+    if asked not in ("", "on", "off"):
+        raise ImportError(f"HANDGRAD_CUDA must be 'on' (the default) or 'off'; got {asked!r}.")
+    if asked == "off":
+        loaded.without_cuda = "HANDGRAD_CUDA is off"
+    elif not torch.version.cuda:
+        loaded.without_cuda = f"torch {torch.__version__} is a build without CUDA"
+    elif not (folder / f"{stem}{_SUFFIX}").exists():
+        loaded.without_cuda = "they were not built"
+    elif reason := devices.too_old(loaded.cuda_build):
+        give_up_cuda(package, loaded, reason)
+    else:
+        try:
+            _load_one(package, folder, stem, loaded)
+        except ImportError as error:
+            give_up_cuda(package, loaded, str(error))
+        else:
+            devices.when_used(lambda: _look_at_gpus(package, loaded))
+
+
+def _look_at_gpus(package: str, loaded: Loaded) -> None:
+    if reason := devices.lacking(loaded.cuda_build):
+        give_up_cuda(package, loaded, reason)
+        for listener in loaded.listeners:
+            listener()
+
+
+def give_up_cuda(package: str, loaded: Loaded, reason: str) -> None:
+    """Says, once, that and why tensors on a GPU run the reference."""
+    loaded.without_cuda = reason
+    warnings.warn(
+        f"{package}'s CUDA kernels cannot be used, and tensors on a GPU run the reference in plain PyTorch, which is "
+        f"slower. The reason: {reason.rstrip('.')}. HANDGRAD_CUDA=off in the environment leaves them out without this "
+        "warning.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _level_of(loaded: Loaded) -> int:

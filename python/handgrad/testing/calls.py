@@ -87,9 +87,11 @@ def second_grads(spec: OpSpec, function: Callable[..., Any], sample: Sample) -> 
 
 def scalar(spec: OpSpec, kwargs: dict[str, Any], function: Callable[..., Any] | None = None) -> Callable[..., Tensor]:
     """A twice differentiable scalar of the op's outputs whose gradient depends on all of them."""
+    # Not below: Dynamo of some versions of torch cannot look inside what finds `call`.
+    call = function or spec.call
 
     def of_tensors(*tensors: Tensor) -> Tensor:
-        outputs = as_tuple((function or spec.call)(*tensors, **kwargs))
+        outputs = as_tuple(call(*tensors, **kwargs))
         return sum(((out * out).sum() + out.sum() for out in outputs), start=tensors[0].new_zeros(()))
 
     return of_tensors

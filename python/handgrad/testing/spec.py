@@ -75,6 +75,7 @@ class OpSpec:
             tensors).
         dtypes: what the kernels take; a type of integers where all tensors of the samples are of integers.
         autocast: the dtype that the op computes and returns under autocast; None if it keeps its input's.
+        widens: True if of half types it returns float32.
         channels_last: True if the layout means something to the op.
         onnx: names of the samples to export; None exports all.
         optional: names of the tensors that may be None.
@@ -86,6 +87,9 @@ class OpSpec:
         private_ops: suffixes of the private ops that the samples' derivatives come through.
         device_scratch: bytes that the CUDA kernels may take from torch's allocator beside the results, tensors of a few
             numbers and the partial sums of common/cuda/elementwise.cuh at least. The CPU kernels may take 4 KiB.
+        device_calls: what one call of a pass on the first sample asks of a device, by the pass' name: launches,
+            allocations, and how often the host waits, where it is not one launch, an allocation for each result and no
+            wait. Where the host waits, a call cannot be captured in a CUDA graph.
         lenient: by the name of an argument, which values it takes that look like a mistake: images of integers, say,
             beside the floating-point ones of the samples.
         any_rank: True if an op of one tensor takes it with any number of dimensions: further ones are then no mistake.
@@ -119,6 +123,7 @@ class OpSpec:
     module_kwargs: Callable[[Sample], dict[str, Any]] | None = None
     dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     autocast: torch.dtype | None = None
+    widens: bool = False
     channels_last: bool = True
     onnx: Sequence[str] | None = None
     optional: Sequence[str] = ()
@@ -126,6 +131,7 @@ class OpSpec:
     shards: Sequence[tuple[Sequence[int | None], int]] = ()
     private_ops: Sequence[str] = ("backward", "double_backward")
     device_scratch: int = 16 * 1024
+    device_calls: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     lenient: dict[str, Callable[[Any], bool]] = field(default_factory=dict)
     any_rank: bool = False
     derivatives: bool = True

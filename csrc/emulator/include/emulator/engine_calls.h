@@ -45,8 +45,8 @@ HANDGRAD_EMULATOR_LOCAL void atomic_access(const void* address, size_t bytes, bo
 HANDGRAD_EMULATOR_LOCAL void fence();
 HANDGRAD_EMULATOR_LOCAL long long clock();
 
-// Ends the launch: the sentence, after the names of kernel, block and thread, is thrown out of launch().
-[[noreturn]] HANDGRAD_EMULATOR_LOCAL void fault(const std::string& sentence);
+// Ends the launch: the message, after the names of kernel, block and thread, is thrown out of launch().
+[[noreturn]] HANDGRAD_EMULATOR_LOCAL void fault(const std::string& message);
 
 HANDGRAD_EMULATOR_LOCAL void* dynamic_shared(size_t align);
 HANDGRAD_EMULATOR_LOCAL void require_launch_bounds(unsigned max_threads);

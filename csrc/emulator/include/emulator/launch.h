@@ -32,7 +32,7 @@ struct LaunchRequest {
 };
 HANDGRAD_EMULATOR_LOCAL void launch(const LaunchRequest& request);
 
-// Runs every thread of every block, and returns when all have. A fault is a std::runtime_error whose sentence names the
+// Runs every thread of every block, and returns when all have. A fault is a std::runtime_error whose message names the
 // kernel, the block and the thread; the emulator can be used afterwards.
 template <class... Parameters, class... Arguments>
 void launch(const char* name, dim3 grid, dim3 block, size_t dynamic_shared_bytes, LaunchBounds bounds,

@@ -48,6 +48,12 @@ enum cudaMemcpyKind {
   cudaMemcpyDefault = 4,
 };
 
+enum cudaStreamCaptureStatus {
+  cudaStreamCaptureStatusNone = 0,
+  cudaStreamCaptureStatusActive = 1,
+  cudaStreamCaptureStatusInvalidated = 2,
+};
+
 using cudaStream_t = struct HandgradEmulatedStream*;
 
 HANDGRAD_EMULATOR_LOCAL cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
@@ -56,6 +62,8 @@ HANDGRAD_EMULATOR_LOCAL cudaError_t cudaGetDevice(int* device);
 HANDGRAD_EMULATOR_LOCAL cudaError_t cudaSetDevice(int device);
 HANDGRAD_EMULATOR_LOCAL cudaError_t cudaDeviceSynchronize();
 HANDGRAD_EMULATOR_LOCAL cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+// No work is ever recorded here; handgrad_emulator_set_capturing() makes it look as if it were.
+HANDGRAD_EMULATOR_LOCAL cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 HANDGRAD_EMULATOR_LOCAL cudaError_t cudaGetLastError();
 HANDGRAD_EMULATOR_LOCAL cudaError_t cudaPeekAtLastError();
 HANDGRAD_EMULATOR_LOCAL const char* cudaGetErrorString(cudaError_t error);

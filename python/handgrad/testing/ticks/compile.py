@@ -74,7 +74,7 @@ def _layouts(spec: OpSpec, name: str) -> None:
 
 
 def _check_fake(name: str, args: tuple[Any, ...], given: str) -> None:
-    """What opcheck would say of a fake kernel that promises other results than the kernel's, in a sentence."""
+    """What opcheck would say of a fake kernel that promises other results than the kernel's, in one message."""
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 

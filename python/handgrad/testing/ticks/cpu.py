@@ -22,11 +22,12 @@ def cases(spec: OpSpec, root: Path, device: str = "cpu") -> Checks:
 def _against_reference(spec: OpSpec, sample: Sample, dtype: torch.dtype, device: str) -> None:
     rounded = sample.map(Tensor.cpu).to(dtype)
     # The reference, in float64 if it can be, sees the very numbers that the kernel sees.
-    expected = value_and_grads(spec, spec.reference, rounded.to(spec.compute_dtype(dtype)), representable=dtype)
+    wide = torch.float32 if spec.widens and dtype.itemsize == 2 else dtype
+    expected = value_and_grads(spec, spec.reference, rounded.to(spec.compute_dtype(dtype)), representable=wide)
     outputs, grads = value_and_grads(spec, spec.call, rounded.map(lambda tensor: tensor.to(device)))
     # What is made of integers is of the type that the reference gives it.
     found = [out.dtype for out in outputs]
-    wanted = [dtype if out.is_floating_point() and dtype.is_floating_point else out.dtype for out in expected[0]]
+    wanted = [wide if out.is_floating_point() and dtype.is_floating_point else out.dtype for out in expected[0]]
     assert found == wanted, f"outputs are {found}, not {wanted}"
     hint = (
         f"{spec.name}, sample {sample.name!r} in {name_of(dtype)}: the {{}} are not those of the reference in float64"

@@ -1,11 +1,13 @@
-"""Tick 6: addresses and numbers of elements beyond 2^31."""
+"""Tick 6: addresses and numbers of elements beyond 2^31, and sums of so many."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from handgrad.testing.calls import (
     Checks,
@@ -31,9 +33,12 @@ def cases(spec: OpSpec, root: Path) -> Checks:
         "addresses_beyond_int32",
         addresses if torch.cuda.is_available() else functools.partial(forked, addresses, hint),
     )
-    # Two billion elements are two billion emulated threads, an hour of them; the addresses are checked there too.
+    # Two billion elements are two billion emulated threads, an hour of them. The addresses are checked there too, and a
+    # sum shows with fewer in which type it is kept.
     if not emulated(spec):
         yield "numel_beyond_int32", functools.partial(where_the_samples_are, spec, spec.numel_beyond_int32)
+    elif "reduction" in inspect.signature(spec.function).parameters:
+        yield "sums_of_many", functools.partial(_sums_of_many, spec, root)
 
 
 def _addresses(spec: OpSpec, hint: str) -> None:
@@ -42,3 +47,34 @@ def _addresses(spec: OpSpec, hint: str) -> None:
         expected = value_and_grads(spec, spec.call, sample)
         actual = value_and_grads(spec, spec.call, sample.map(far_apart))
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, msg=after(hint))
+    if torch.cuda.is_available():
+        # Gigabytes, which a process beside this one may need.
+        torch.cuda.empty_cache()
+
+
+def _sums_of_many(spec: OpSpec, root: Path) -> None:
+    """The mean of equal elements is one of them, in whatever order it is taken. A thread adds a hundred of them here,
+    thousands at 2^31: kept in float32 its sum is off by what the last bits of so many additions come to."""
+    first = spec.samples[0]
+    kwargs = {**first.kwargs, "reduction": "mean"}
+    # What is summed: an element, or a row where a loss is one of rows.
+    losses = spec.call(*first.tensors, **{**first.kwargs, "reduction": "none"})
+    by_rows = losses.shape != first.tensors[0].shape
+    one = tuple((tensor if by_rows else tensor.flatten())[:1].float() for tensor in first.tensors)
+    expected = spec.call(*one, **kwargs)
+    hint = f"{spec.name}: a sum of many elements must go on in double; look at {sources(spec, root)} and its kind"
+    for arrange in (_expanded, _filled):
+        actual = spec.call(*map(arrange, one), **kwargs)
+        torch.testing.assert_close(actual, expected, rtol=_ONE_UNIT, atol=0, msg=after(hint))
+
+
+#: A hundred additions to a thread of the emulated loops; and one unit in the last place of float32.
+_MANY, _ONE_UNIT = 2**25, 1.3e-7
+
+
+def _expanded(one: Tensor) -> Tensor:
+    return one.expand(_MANY // one[0].numel(), *one.shape[1:])
+
+
+def _filled(one: Tensor) -> Tensor:
+    return _expanded(one).contiguous()

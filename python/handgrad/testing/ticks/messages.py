@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 
+from handgrad.registration import OPERATORS
 from handgrad.testing import malformed
 from handgrad.testing.calls import Checks
+from handgrad.testing.distributed import forked
+from handgrad.testing.private import argument_names, recorded
 from handgrad.testing.spec import Bad, OpSpec, Sample
 
 
@@ -20,6 +23,13 @@ def cases(spec: OpSpec, root: Path) -> Checks:
         yield bad.name, functools.partial(_fails, bad)
     yield from _usual(spec)
     yield "malformed", functools.partial(malformed.run, spec)
+    for name in (spec.operator, *map(spec.private, spec.private_ops)):
+        if name in OPERATORS:
+            hint = f"{name}: a tensor of another device is read as if it lay on this one; check_device() is missing"
+            other = functools.partial(_other_device, spec, name)
+            # Reading what is not there ends the process: where one can be forked, it is not this one.
+            run = other if torch.cuda.is_available() else functools.partial(forked, other, hint)
+            yield f"other_device_{name.split('::')[1]}", run
 
 
 def _fails(bad: Bad) -> None:
@@ -75,3 +85,22 @@ def _refused_by_fake(spec: OpSpec, sample: Sample) -> None:
     # Dynamo wraps the fake's exception in one of its own.
     with pytest.raises(Exception, match=f"(?s)\\b({names}) must "):
         torch.compile(spec.call, backend="eager")(*given, **sample.kwargs)
+
+
+def _other_device(spec: OpSpec, name: str) -> None:
+    """A kernel that is called with one tensor on another device, whose pointers are nothing that it can read."""
+    sample, keys = spec.samples[0], torch._C.DispatchKey
+    here = torch._C.DispatchKeySet(keys.CUDA if sample.tensors[0].is_cuda else keys.CPU)
+    args = recorded(spec, sample)[name]
+    tensors = [index for index, value in enumerate(args) if isinstance(value, torch.Tensor)]
+    for index in tensors if len(tensors) > 1 else ():
+        given = (*args[:index], args[index].to("meta"), *args[index + 1 :])
+        try:
+            OPERATORS[name].overload.redispatch(here, *given)
+        except RuntimeError as error:
+            said = str(error)
+        else:
+            said = "nothing"
+        assert "must be on the device of" in said, (
+            f"{name}, {argument_names(name)[index]} on another device: it should be said where it must be; got: {said}"
+        )

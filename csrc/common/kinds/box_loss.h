@@ -1,0 +1,226 @@
+// Losses of pairs of boxes, four coordinates each, with a reduction: everything of their host entries but the formula.
+//
+// An op describes itself as formula.h says; its formula is made from the extents and distances along both axes
+// (math/box_pairs.h), and has value(x, y) and slope(x, y), the derivatives with respect to them. slope is a template
+// over the type of number: of dual numbers it gives the second derivatives too. Its _cpu.cpp is this header,
+// cpu/box_pairs.h and one line,
+//
+//   handgrad::box_loss::implement<MyLossOp, handgrad::PairsOnCpu>(library);
+//
+// and its _cuda.cu the same with cuda/box_pairs.cuh and PairsOnCuda.
+//
+// Boxes of half types are read as they are, and their losses are float32: a sum of losses, or a loss near 0, has more
+// digits than a half type holds. Nothing is saved between passes.
+#pragma once
+
+#include <optional>
+
+#include "abi/output_mask.h"
+#include "abi/reduction.h"
+#include "cpu/pair_operands.h"
+#include "kinds/formula.h"
+#include "math/box_pairs.h"
+
+namespace handgrad::box_loss {
+
+// ---- one pair -------------------------------------------------------------------------------------------------------
+
+template <class C, class Formula>
+struct Value {
+  static constexpr unsigned kReads = bit(kBoxes1) | bit(kBoxes2), kWrites = bit(kLoss);
+  Formula formula;
+  HANDGRAD_MATH PairResults<C> operator()(const PairInputs<C>& in) const {
+    const BoxPair<C> pair{in.boxes1, in.boxes2};
+    PairResults<C> out{};
+    out.loss = formula.value(pair.x(), pair.y());
+    return out;
+  }
+};
+
+template <class C>
+HANDGRAD_MATH Box<C> scaled(C factor, const Box<C>& box) {
+  return {factor * box.x1, factor * box.y1, factor * box.x2, factor * box.y2};
+}
+
+// Both gradients, or, as training asks for it, that of boxes1 alone.
+template <class C, class Formula, bool OfBoth>
+struct Gradient {
+  static constexpr unsigned kReads = bit(kBoxes1) | bit(kBoxes2) | bit(kGradOutput),
+                            kWrites = bit(kGrad1) | (OfBoth ? bit(kGrad2) : 0);
+  Formula formula;
+  HANDGRAD_MATH PairResults<C> operator()(const PairInputs<C>& in) const {
+    const BoxPair<C> pair{in.boxes1, in.boxes2};
+    const BoxPair<C> gradient = pair.gradient(formula.template slope<C>(pair.x(), pair.y()));
+    PairResults<C> out{};
+    out.grad1 = scaled(in.grad_output, gradient.first);
+    out.grad2 = scaled(in.grad_output, gradient.second);
+    return out;
+  }
+};
+
+template <class C>
+HANDGRAD_MATH Box<Dual<C>> along(const Box<C>& box, const Box<C>& direction) {
+  return {{box.x1, direction.x1}, {box.y1, direction.y1}, {box.x2, direction.x2}, {box.y2, direction.y2}};
+}
+template <class C>
+HANDGRAD_MATH Box<C> tangents(C factor, const Box<Dual<C>>& box) {
+  return {factor * box.x1.tangent, factor * box.y1.tangent, factor * box.x2.tangent, factor * box.y2.tangent};
+}
+template <class C>
+HANDGRAD_MATH C dot(const Box<Dual<C>>& box, const Box<C>& direction) {
+  return box.x1.value * direction.x1 + box.y1.value * direction.y1 + box.x2.value * direction.x2 +
+         box.y2.value * direction.y2;
+}
+
+// The gradient along a direction, and the Hessian times it: the gradient of dual numbers, whose tangents are the
+// direction.
+template <class C, class Formula>
+struct SecondGradient {
+  static constexpr unsigned kReads = Gradient<C, Formula, true>::kReads | bit(kDirection1) | bit(kDirection2),
+                            kWrites = bit(kLoss) | bit(kGrad1) | bit(kGrad2);
+  Formula formula;
+  HANDGRAD_MATH PairResults<C> operator()(const PairInputs<C>& in) const {
+    using N = Dual<C>;
+    const BoxPair<N> pair{along(in.boxes1, in.direction1), along(in.boxes2, in.direction2)};
+    const BoxPair<N> gradient = pair.gradient(formula.template slope<N>(pair.x(), pair.y()));
+    return {dot(gradient.first, in.direction1) + dot(gradient.second, in.direction2),
+            tangents(in.grad_output, gradient.first), tangents(in.grad_output, gradient.second)};
+  }
+};
+
+// ---- checks, and the results to be filled ---------------------------------------------------------------------------
+
+inline Reduction check_arguments(const char* op, const Tensor& boxes1, const Tensor& boxes2, int64_t reduction) {
+  check_floating(op, "boxes1", boxes1);
+  HANDGRAD_CHECK(boxes1.dim() > 0 && boxes1.sizes()[boxes1.dim() - 1] == 4, op,
+                 ": boxes1 must have shape (..., 4), a row for x1, y1, x2, y2; got ", shape_text(boxes1));
+  check_like(op, "boxes2", boxes2, "boxes1", boxes1);
+  return as_reduction(op, reduction);
+}
+
+// What an op's results are like.
+struct Results {
+  Reduction reduction;
+  const Tensor& boxes;  // [..., 4]
+
+  Sizes pairs() const { return Sizes(boxes.sizes().data(), boxes.sizes().size() - 1); }
+  // The mean of no pairs is 0.
+  double divisor() const {
+    return reduction == Reduction::mean ? static_cast<double>(std::max<int64_t>(1, boxes.numel() / 4)) : 1.0;
+  }
+  ScalarType loss_dtype() const {
+    return boxes.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  }
+  // One number, or one for each pair.
+  Tensor empty_loss() const {
+    const Sizes sizes = reduction == Reduction::none ? pairs() : Sizes();
+    const std::vector<int64_t> strides = contiguous_strides(sizes);
+    return empty_strided(sizes, Sizes(strides.data(), strides.size()),
+                         loss_dtype() == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(),
+                         boxes);
+  }
+  Output loss(bool wanted, const Tensor& output) const {
+    if (!wanted) return Output::nowhere();
+    return reduction == Reduction::none ? Output(output) : Output::sum(output, divisor());
+  }
+  Input grad_output(const Tensor& grad_output) const {
+    return reduction == Reduction::none ? Input(grad_output) : Input::scalar(grad_output, divisor());
+  }
+};
+
+inline Results check_backward(const char* op, const Tensor& grad_output, const Tensor& boxes1, const Tensor& boxes2,
+                              int64_t reduction) {
+  const Results results{check_arguments(op, boxes1, boxes2, reduction), boxes1};
+  const Sizes sizes = grad_output.sizes(), pairs = results.pairs();
+  const bool fits = results.reduction == Reduction::none
+                        ? std::equal(sizes.begin(), sizes.end(), pairs.begin(), pairs.end())
+                        : grad_output.numel() == 1;
+  HANDGRAD_CHECK(fits && grad_output.scalar_type() == results.loss_dtype(), op, ": grad_output must be ",
+                 results.reduction == Reduction::none ? shape_text(pairs) : "one element", " of ",
+                 dtype_text(results.loss_dtype()), ", as the loss; got ", shape_text(grad_output), " of ",
+                 dtype_text(grad_output.scalar_type()));
+  check_device(op, "grad_output", grad_output, "boxes1", boxes1);
+  return results;
+}
+
+// ---- host entries ---------------------------------------------------------------------------------------------------
+
+template <class Op, class Device, class Numbers = typename Op::Numbers>
+struct Entries;
+
+template <class Op, class Device, class... Number>
+struct Entries<Op, Device, std::tuple<Number...>> {
+  static Tensor forward(const Tensor& boxes1,  // [..., 4]
+                        const Tensor& boxes2,  // that of boxes1
+                        Number... numbers, int64_t reduction) {
+    const Results results{check_arguments(Op::name, boxes1, boxes2, reduction), boxes1};
+    const Tensor output = results.empty_loss();
+    PairOperands operands(boxes1, boxes2);
+    operands.set_loss(results.loss(true, output));
+    const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
+      Device::template for_each_pair<C>(Op::name, "", boxes1, Value<C, Formula>{formula}, operands);
+    };
+    with_formula<Op>(boxes1.scalar_type(), loop, numbers...);
+    return output;
+  }
+
+  static std::tuple<Tensor, Tensor> backward(const Tensor& grad_output,  // as the loss: [...], or one element
+                                             const Tensor& boxes1,       // [..., 4]
+                                             const Tensor& boxes2,       // that of boxes1
+                                             Number... numbers, int64_t reduction,
+                                             const std::vector<bool>& output_mask) {
+    const Results results = check_backward(Op::name, grad_output, boxes1, boxes2, reduction);
+    const std::array<bool, 2> need = as_output_mask<2>(Op::name, output_mask);
+    const Tensor grad_boxes1 = empty_if(need[0], boxes1), grad_boxes2 = empty_if(need[1], boxes2);
+    if (!need[0] && !need[1]) return {grad_boxes1, grad_boxes2};
+    PairOperands operands(boxes1, boxes2);
+    operands.set_grad_output(results.grad_output(grad_output));
+    operands.set_gradients(need[0], grad_boxes1, need[1], grad_boxes2);
+    const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
+      const char* pass = "_backward";
+      if (need[1]) {
+        Device::template for_each_pair<C>(Op::name, pass, boxes1, Gradient<C, Formula, true>{formula}, operands);
+      } else {
+        Device::template for_each_pair<C>(Op::name, pass, boxes1, Gradient<C, Formula, false>{formula}, operands);
+      }
+    };
+    with_formula<Op>(boxes1.scalar_type(), loop, numbers...);
+    return {grad_boxes1, grad_boxes2};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> double_backward(const std::optional<Tensor>& grad_grad_boxes1,  // as boxes1
+                                                            const std::optional<Tensor>& grad_grad_boxes2,  // as boxes1
+                                                            const Tensor& grad_output,  // as the loss
+                                                            const Tensor& boxes1,       // [..., 4]
+                                                            const Tensor& boxes2,       // that of boxes1
+                                                            Number... numbers, int64_t reduction,
+                                                            const std::vector<bool>& output_mask) {
+    const Results results = check_backward(Op::name, grad_output, boxes1, boxes2, reduction);
+    if (grad_grad_boxes1) check_like(Op::name, "grad_grad_boxes1", *grad_grad_boxes1, "boxes1", boxes1);
+    if (grad_grad_boxes2) check_like(Op::name, "grad_grad_boxes2", *grad_grad_boxes2, "boxes1", boxes1);
+    const std::array<bool, 3> need = as_output_mask<3>(Op::name, output_mask);
+    const Tensor grad_grad_output = need[0] ? results.empty_loss() : empty_placeholder(grad_output);
+    const Tensor grad_boxes1 = empty_if(need[1], boxes1), grad_boxes2 = empty_if(need[2], boxes2);
+    if (!need[0] && !need[1] && !need[2]) return {grad_grad_output, grad_boxes1, grad_boxes2};
+    PairOperands operands(boxes1, boxes2);
+    operands.set_directions(grad_grad_boxes1, grad_grad_boxes2);
+    operands.set_grad_output(results.grad_output(grad_output));
+    operands.set_loss(results.loss(need[0], grad_grad_output));
+    operands.set_gradients(need[1], grad_boxes1, need[2], grad_boxes2);
+    const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
+      const char* pass = "_double_backward";
+      Device::template for_each_pair<C>(Op::name, pass, boxes1, SecondGradient<C, Formula>{formula}, operands);
+    };
+    with_formula<Op>(boxes1.scalar_type(), loop, numbers...);
+    return {grad_grad_output, grad_boxes1, grad_boxes2};
+  }
+};
+
+// Registers an op's three entries on a device.
+template <class Op, class Device, class Library>
+void implement(Library& library) {
+  using Of = Entries<Op, Device>;
+  implement_differentiable<&Of::forward, &Of::backward, &Of::double_backward>(library, Op::name);
+}
+
+}  // namespace handgrad::box_loss

@@ -1,0 +1,156 @@
+"""Losses of pairs of boxes, (x1, y1, x2, y2) each: all but the formula.
+
+The op's schema is ``foo(Tensor boxes1, Tensor boxes2, <numbers>, int reduction) -> Tensor``, its private ops' are as
+:mod:`handgrad.derivatives` has them; the C++ half is ``csrc/common/kinds/box_loss.h``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handgrad.arguments import FLOAT_MAX, check_like, check_range, check_tensor, is_sharded
+from handgrad.derivatives import ELEMENTWISE
+from handgrad.kinds.reduced_loss import LossModule, ReducedLoss
+from handgrad.reductions import MEAN, NONE, SUM, reduction_code
+
+__all__ = ["BoxLoss", "BoxLossModule", "BoxPair"]
+
+
+class BoxLoss(ReducedLoss):
+    """Registers a loss of pairs of boxes and calls it, with the checks and conversions that all of them share.
+
+    Args:
+        name: ``"namespace::op"``.
+        reference: the loss of each pair in plain PyTorch, ``reference(boxes1, boxes2, *numbers)``, without a
+            reduction; it gets float32 or float64.
+
+    Example::
+
+        >>> _loss = BoxLoss("my_ops::my_box_loss", my_box_loss_reference)
+        >>> _loss(boxes1, boxes2, "mean", eps)
+    """
+
+    def __init__(self, name: str, reference: Callable[..., Tensor]) -> None:
+        super().__init__(
+            name,
+            reference=_reduced(reference),
+            fake=self.fake_loss,
+            roles=ELEMENTWISE,
+            autocast=torch.float32,
+            splits=self.every_dimension_but_the_last,
+        )
+
+    def __call__(self, boxes1: Tensor, boxes2: Tensor, reduction: str, eps: float) -> Tensor:
+        check_tensor(self.title, "boxes1", boxes1)
+        check_tensor(self.title, "boxes2", boxes2)
+        check_eps(self.title, eps)
+        if boxes1.dtype is not boxes2.dtype or not boxes1.is_floating_point():
+            boxes1, boxes2 = _promoted(boxes1, boxes2)
+        code = reduction_code(self.title, reduction)
+        if code == MEAN and is_sharded(boxes1):
+            # A mean of shards' means is the mean only if the shards are of one size; a sum of sums is the sum.
+            return self.forward(boxes1, boxes2, eps, SUM) / max(1, boxes1.numel() // 4)
+        return self.forward(boxes1, boxes2, eps, code)
+
+    def fake_loss(self, boxes1: Tensor, boxes2: Tensor, *numbers: Any) -> Tensor:
+        torch._check(
+            boxes1.dim() > 0 and boxes1.shape[-1] == 4,
+            lambda: (
+                f"{self.title}: boxes1 must have shape (..., 4), a row for x1, y1, x2, y2; got {tuple(boxes1.shape)}"
+            ),
+        )
+        check_like(self.title, "boxes2", boxes2, "boxes1", boxes1)
+        return boxes1.new_empty(boxes1.shape[:-1] if numbers[-1] == NONE else (), dtype=_computed_in(boxes1))
+
+    def losses_like(self, tensors: Mapping[str, Any]) -> Tensor:
+        return tensors["boxes1"][..., 0]
+
+    def reduce_samples(self, losses: Tensor, reduction: int) -> Tensor:
+        dims = list(range(1, losses.dim()))
+        if reduction == NONE or not dims:
+            return losses
+        total = losses.sum(dims)
+        return total / max(1, losses[0].numel()) if reduction == MEAN else total
+
+    def every_dimension_but_the_last(self, boxes1: Any, reduction: int, **_: Any) -> list[dict[str, int | None]]:
+        """A sum over shards is a partial sum; the mean never gets here sharded, see ``__call__``."""
+        dims = range(len(boxes1.shape) - 1 if reduction != MEAN else 0)
+        return [{"boxes1": dim, "boxes2": dim, "output": None if reduction else dim} for dim in dims]
+
+
+class BoxLossModule(LossModule):
+    """A loss of pairs of boxes as a module, which averages unless told otherwise, as losses in torch.nn do."""
+
+    def __init__(self, function: Callable[..., Tensor], reduction: str, eps: float) -> None:
+        super().__init__(function, lambda eps: check_eps(function.__name__, eps), reduction, eps=eps)
+
+    def forward(self, boxes1: Tensor, boxes2: Tensor) -> Tensor:
+        return super().forward(boxes1, boxes2)
+
+
+def check_eps(op: str, eps: float) -> None:
+    check_range(op, "eps", eps, 0, FLOAT_MAX, "a finite number, at least 0")
+
+
+class BoxPair:
+    """What references are made of: the extents of two boxes, of their intersection and of the smallest box around both,
+    each as (width, height), the way from centre to centre, and areas."""
+
+    def __init__(self, boxes1: Tensor, boxes2: Tensor) -> None:
+        (left1, top1, right1, bottom1), (left2, top2, right2, bottom2) = boxes1.unbind(-1), boxes2.unbind(-1)
+        self.size1 = right1 - left1, bottom1 - top1
+        self.size2 = right2 - left2, bottom2 - top2
+        self.shared = (
+            torch.minimum(right1, right2) - torch.maximum(left1, left2),
+            torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2),
+        )
+        self.enclosing = (
+            torch.maximum(right1, right2) - torch.minimum(left1, left2),
+            torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2),
+        )
+        self.way = (left2 + right2 - left1 - right1) / 2, (top2 + bottom2 - top1 - bottom1) / 2
+
+    def intersection_and_union(self) -> tuple[Tensor, Tensor]:
+        width, height = self.shared
+        intersection = torch.where((width > 0) & (height > 0), width * height, 0)
+        return intersection, self.size1[0] * self.size1[1] + self.size2[0] * self.size2[1] - intersection
+
+    def iou(self, eps: float) -> Tensor:
+        intersection, union = self.intersection_and_union()
+        return intersection / (union + eps)
+
+    def centre_distance(self, eps: float) -> Tensor:
+        """The distance of the centres of the diagonal of the enclosing box, squared."""
+        (x, y), (width, height) = self.way, self.enclosing
+        return (x**2 + y**2) / (width**2 + height**2 + eps)
+
+
+def _computed_in(boxes: Tensor) -> torch.dtype:
+    return torch.float64 if boxes.dtype is torch.float64 else torch.float32
+
+
+def _reduced(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def reduced(boxes1: Tensor, boxes2: Tensor, *numbers: Any) -> Tensor:
+        dtype = _computed_in(boxes1)
+        losses = reference(boxes1.to(dtype), boxes2.to(dtype), *numbers[:-1])
+        if numbers[-1] == NONE:
+            return losses
+        # The mean of no pairs is 0.
+        return losses.sum() / max(1, losses.numel()) if numbers[-1] == MEAN else losses.sum()
+
+    # Whose it is: registration names the op's public function by its module.
+    reduced.__module__ = reference.__module__
+    return reduced
+
+
+def _promoted(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers are converted to float32, and different types promoted as torch does: what torchvision makes of them."""
+    if boxes1.is_complex() or boxes2.is_complex():
+        return boxes1, boxes2  # the kernel says what it wants
+    boxes1, boxes2 = (boxes if boxes.is_floating_point() else boxes.float() for boxes in (boxes1, boxes2))
+    dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
+    return boxes1.to(dtype), boxes2.to(dtype)
