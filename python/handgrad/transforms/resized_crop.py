@@ -192,7 +192,7 @@ def _checked(
         )
     height, width = check_pair(_OP, "size", size, 1, _MOST)
     mode = check_choice(_OP, "interpolation", getattr(interpolation, "value", interpolation), _INTERPOLATIONS)
-    means, stds = checked_statistics(_OP, mean, std, image.shape[-3])
+    means, stds = checked_statistics(_OP, mean, std)
     is_level = image.dtype is torch.uint8
     if dtype is None:
         dtype = torch.float32 if is_level and means else image.dtype
