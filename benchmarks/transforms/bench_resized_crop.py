@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,8 @@ def _opencv(side: int, size: int, interpolation: str) -> Callable[..., Any]:
 
 @functools.cache
 def _compose(side: int, size: int, interpolation: str) -> Any:
+    # It asks for its newest version otherwise, on every import.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
     import cv2
 

@@ -15,10 +15,6 @@ def checked_boxes(op: str, boxes: Any, images: Tensor) -> Tensor:
     if boxes.is_floating_point() or boxes.is_complex() or boxes.dtype is torch.bool:
         kind = str(boxes.dtype).removeprefix("torch.")
         raise TypeError(f"{op}: boxes must be a tensor of integers, as int64; got one of {kind}")
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise RuntimeError(
-            f"{op}: boxes must have shape (batch, 4): top, left, height, width; got {tuple(boxes.shape)}"
-        )
     if boxes.device != images.device:
         raise RuntimeError(f"{op}: boxes must be on the device of images, {images.device}; got {boxes.device}")
     return boxes.long()
@@ -34,23 +30,21 @@ def checked_flips(op: str, name: str, flip: Any, boxes: Tensor) -> tuple[Tensor 
         raise TypeError(f"{op}: {name} must be True, False or (batch,) booleans; got {tuple(flip.shape)} of {kind}")
     if flip.device != boxes.device:
         raise RuntimeError(f"{op}: {name} must be on the device of boxes, {boxes.device}; got {flip.device}")
-    if flip.shape[0] != boxes.shape[0]:
-        raise RuntimeError(f"{op}: {name} must have a value for each row of boxes, {boxes.shape[0]}; got {len(flip)}")
     return flip, 0
 
 
-def checked_statistics(op: str, mean: Any, std: Any, channels: int) -> tuple[list[float], list[float]]:
+def checked_statistics(op: str, mean: Any, std: Any) -> tuple[list[float], list[float]]:
     if mean is None and std is None:
         return [], []
     checked = []
     for name, values, low in (("mean", mean, -FLOAT_MAX), ("std", std, 1e-37)):
-        if not isinstance(values, (list, tuple)) or len(values) not in (1, channels):
+        if not isinstance(values, (list, tuple)) or not values:
             raise TypeError(
-                f"{op}: {name} must be a list of one number a channel, {channels}, or of one for all, and mean and "
-                f"std both be given; got {values!r}"
+                f"{op}: {name} must be a list of one number a channel, or of one for all, and mean and std both be "
+                f"given; got {values!r}"
             )
         for value in values:
             what = "numbers that are finite" if name == "mean" else "finite numbers greater than 0"
             check_range(op, name, value, low, FLOAT_MAX, what)
-        checked.append([float(value) for value in values] * (channels // len(values)))
+        checked.append([float(value) for value in values])
     return checked[0], checked[1]

@@ -44,8 +44,8 @@ def _filter(x: Tensor, cubic: bool, a: float) -> Tensor:
 def _antialiased(middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool) -> tuple[Tensor, Tensor]:
     wide = scale.clamp(min=1)
     centre, support = scale * middle, (2 if cubic else 1) * wide
-    first = (centre - support + 0.5).clamp(min=0).trunc()
-    end = torch.minimum((centre + support + 0.5).trunc(), extent.double())
+    first = (centre - support + 0.5).clamp(min=0).floor()
+    end = torch.minimum((centre + support + 0.5).floor(), extent.double())
     weights = _filter((pixel - centre + 0.5) / wide, cubic, -0.5) * ((pixel >= first) & (pixel < end))
     weights = weights / weights.sum(2, keepdim=True)
     return weights, weights.amax((1, 2))
@@ -70,9 +70,9 @@ def _interpolated(middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, 
 def integer_weights(weights: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
     """As whole numbers, and how many bits of them are behind the point, (boxes, 1, 1, 1)."""
     units = 2.0 ** torch.arange(1, 23, device=largest.device, dtype=torch.float64)
-    bits = ((0.5 + largest[:, None] * units).trunc() < 2**15).sum(1)[:, None, None, None]
+    bits = ((0.5 + largest[:, None] * units).floor() < 2**15).sum(1)[:, None, None, None]
     scaled = weights * 2.0**bits
-    return (scaled + torch.where(scaled < 0, -0.5, 0.5)).trunc(), bits
+    return torch.where(scaled < 0, -(0.5 - scaled).floor(), (scaled + 0.5).floor()), bits
 
 
 def rounded(sums: Tensor, bits: Tensor) -> Tensor:

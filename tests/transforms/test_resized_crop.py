@@ -234,8 +234,8 @@ SPEC = OpSpec(
         Bad(
             "channels",
             lambda: resized_crop(IMAGE, *WHOLE, 3, mean=[0.5, 0.5], std=[1.0, 1.0]),
-            TypeError,
-            "mean must be a list of one number a channel, 3",
+            RuntimeError,
+            "mean must be a list of one number a channel, 3, or of one for all; got 2",
         ),
         Bad(
             "std_zero",
@@ -388,7 +388,7 @@ BATCHED_SPEC = OpSpec(
             "columns",
             lambda: batched_resized_crop(IMAGE, BOXES[:, :3], 3),
             RuntimeError,
-            r"boxes must have shape \(batch, 4\): .* got \(2, 3\)",
+            r"boxes must have shape \(images, 4\): .* got \(2, 3\)",
         ),
         Bad(
             "rows",
@@ -400,7 +400,7 @@ BATCHED_SPEC = OpSpec(
             "flips",
             lambda: batched_resized_crop(IMAGE, BOXES, 3, horizontal_flip=torch.ones(3).bool()),
             RuntimeError,
-            "horizontal_flip must have a value for each row of boxes, 2; got 3",
+            r"horizontal_flip must have shape \(images,\), here \(2,\); got \(3,\)",
         ),
         Bad(
             "flip_kind",

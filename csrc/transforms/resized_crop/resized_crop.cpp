@@ -6,7 +6,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
   // boxes: (images, 4), int64, each top, left, height, width; flips: (images,), bool. What is None is the same for all:
   // box has the four numbers, and whether to flip left to right and upside down. interpolation: 0 nearest, 1
   // nearest-exact, 2 bilinear, 3 bicubic. dtype is the result's. memory_format: 0 the image's, 1 contiguous, 2
-  // channels_last. mean and std are empty, or one number a channel.
+  // channels_last. mean and std are empty, or one number a channel, or one.
   library.def(
       "resized_crop(Tensor image, Tensor? boxes, Tensor? horizontal_flips, Tensor? vertical_flips, int[] box, int "
       "height, "

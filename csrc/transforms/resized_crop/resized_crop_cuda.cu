@@ -49,14 +49,15 @@ struct MadeTables {
 template <class Body>
 void for_channels(const Geometry& geometry, const std::vector<double>& mean, const std::vector<double>& std,
                   const Body& body) {
+  const std::vector<double> means = per_channel(mean, geometry), deviations = per_channel(std, geometry);
   for (int64_t first = 0; first < geometry.channels; first += kChannels) {
     Statistics statistics{};
     statistics.first = static_cast<int32_t>(first);
     statistics.count = static_cast<int32_t>(std::min<int64_t>(kChannels, geometry.channels - first));
     statistics.normalises = !std.empty();
     for (int32_t c = 0; statistics.normalises && c < statistics.count; ++c) {
-      statistics.mean[c] = mean[static_cast<size_t>(first + c)];
-      statistics.std[c] = std[static_cast<size_t>(first + c)];
+      statistics.mean[c] = means[static_cast<size_t>(first + c)];
+      statistics.std[c] = deviations[static_cast<size_t>(first + c)];
     }
     body(statistics);
   }

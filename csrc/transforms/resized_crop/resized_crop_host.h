@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <utility>
 
 #include "abi/check.h"
 #include "abi/dtype.h"
@@ -79,8 +80,8 @@ inline void check_flips(const char* name, const std::optional<Tensor>& flips, co
 }
 
 inline void check_boxes(const Arguments& arguments, const Geometry& geometry, const Tensor& image) {
-  check_flips("horizontal_flips", arguments.horizontal_flips, image);
-  check_flips("vertical_flips", arguments.vertical_flips, image);
+  check_flips("horizontal_flip", arguments.horizontal_flips, image);
+  check_flips("vertical_flip", arguments.vertical_flips, image);
   HANDGRAD_CHECK(arguments.box.size() == 6, kOp,
                  ": box must have 6 numbers (top, left, height, width, horizontal flip, vertical flip); got ",
                  arguments.box.size());
@@ -126,10 +127,12 @@ inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
       dtype == ScalarType::Byte ? arguments.dtype == dtype || is_floating(arguments.dtype) : arguments.dtype == dtype,
       kOp, ": dtype must be the image's, ", dtype_text(dtype),
       dtype == ScalarType::Byte ? ", or a floating-point one" : "", "; got ", dtype_text(arguments.dtype));
-  HANDGRAD_CHECK(arguments.mean.size() == arguments.std.size() &&
-                     (arguments.mean.empty() || static_cast<int64_t>(arguments.mean.size()) == sizes[1]),
-                 kOp, ": mean and std must have a number for each channel, ", sizes[1], "; got ", arguments.mean.size(),
-                 " and ", arguments.std.size());
+  for (const auto& [name, values] : {std::pair{"mean", &arguments.mean}, std::pair{"std", &arguments.std}}) {
+    HANDGRAD_CHECK(values->size() == 1 || static_cast<int64_t>(values->size()) == sizes[1] ||
+                       (arguments.mean.empty() && arguments.std.empty()),
+                   kOp, ": ", name, " must be a list of one number a channel, ", sizes[1], ", or of one for all; got ",
+                   values->size());
+  }
   HANDGRAD_CHECK(arguments.mean.empty() || is_floating(arguments.dtype), kOp,
                  ": dtype must be a floating-point one where there is a mean; got ", dtype_text(arguments.dtype));
   HANDGRAD_CHECK(arguments.memory_format >= 0 && arguments.memory_format <= 2, kOp,
@@ -145,6 +148,17 @@ inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
                           arguments.antialias};
   check_boxes(arguments, geometry, image);
   return geometry;
+}
+
+// A number for each channel, of those or of the one that are given; zeros in their place, if only that counts which a
+// derivative depends on.
+inline std::vector<double> per_channel(const std::vector<double>& values, const Geometry& geometry,
+                                       bool zeros = false) {
+  if (values.empty()) return {};
+  std::vector<double> all(static_cast<size_t>(geometry.channels), values[0]);
+  if (values.size() > 1) all = values;
+  if (zeros) std::fill(all.begin(), all.end(), 0.0);
+  return all;
 }
 
 inline Tensor empty_output(const Geometry& geometry, const Arguments& arguments, const Tensor& image) {

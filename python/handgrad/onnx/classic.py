@@ -47,6 +47,10 @@ def _symbolic(op: Operator) -> Callable[..., Any]:
             inner.read(parameter.name, parameter.type, value, old)
             for parameter, value, old in zip(op.overload._schema.arguments, values, node.inputs(), strict=True)
         ]
+        # A graph has a dtype as its number.
+        for index, parameter in enumerate(op.overload._schema.arguments):
+            if str(parameter.real_type) == "ScalarType":
+                args[index] = _DTYPES[args[index]]
         dtypes = [output.type().dtype() for output in old_outputs]
         later: list[int] = []
 
@@ -74,6 +78,13 @@ def _symbolic(op: Operator) -> Callable[..., Any]:
         return outputs[0] if len(outputs) == 1 else outputs
 
     return symbolic
+
+
+#: By their numbers in torch.
+_DTYPES = {
+    0: torch.uint8, 1: torch.int8, 2: torch.int16, 3: torch.int32, 4: torch.int64, 5: torch.float16, 6: torch.float32,
+    7: torch.float64, 11: torch.bool, 15: torch.bfloat16,
+}  # fmt: skip
 
 
 def _traced(run: Callable[..., Any], tensors: tuple[Tensor, ...]) -> Any:

@@ -192,7 +192,7 @@ def _checked(
         )
     height, width = check_pair(_OP, "size", size, 1, _MOST)
     mode = check_choice(_OP, "interpolation", getattr(interpolation, "value", interpolation), _INTERPOLATIONS)
-    means, stds = checked_statistics(_OP, mean, std, image.shape[-3])
+    means, stds = checked_statistics(_OP, mean, std)
     is_level = image.dtype is torch.uint8
     if dtype is None:
         dtype = torch.float32 if is_level and means else image.dtype
@@ -224,7 +224,7 @@ def resized_crop_reference(
 
     A pixel that is not finite makes NaN of its whole row and column, where the kernels keep it where it is.
     """
-    numbers = [torch.full((1,), number, dtype=torch.int64, device=image.device) for number in box]
+    numbers = [torch.arange(number, number + 1, device=image.device) for number in box]
     if boxes is not None:
         numbers[:4] = boxes.unbind(1)
     top, left, crop_height, crop_width, horizontal_flip, vertical_flip = numbers
@@ -235,7 +235,7 @@ def resized_crop_reference(
     if image.dtype is torch.uint8:
         columns, bits_x = integer_weights(columns, largest_x)
         rows, bits_y = integer_weights(rows, largest_y)
-        levels = rounded(image.double() @ columns.mT, bits_x)
+        levels = rounded(image.double() @ columns.transpose(-1, -2), bits_x)
         output = rounded(rows @ levels, bits_y)
         if not dtype.is_floating_point:
             return output.to(dtype)
@@ -243,7 +243,7 @@ def resized_crop_reference(
         output = output.to(computed) * (1 / 255)
     else:
         computed = torch.float64 if dtype is torch.float64 else torch.float32
-        output = rows.to(computed) @ (image.to(computed) @ columns.mT.to(computed))
+        output = rows.to(computed) @ (image.to(computed) @ columns.transpose(-1, -2).to(computed))
     return normalised(output, mean, std).to(dtype)
 
 
@@ -304,7 +304,7 @@ def _onnx(
         return NotImplemented
     top, left, crop_height, crop_width, horizontal_flip, vertical_flip = box
     crop = image[:, :, top : top + crop_height, left : left + crop_width]
-    sizes = torch.cat([torch.full((1,), size, dtype=torch.int64) for size in (height, width)])
+    sizes = torch.cat([torch.arange(size, size + 1) for size in (height, width)])
     attributes = {
         "antialias": int(antialias),
         "axes": [2, 3],
@@ -314,7 +314,9 @@ def _onnx(
         "mode": "cubic" if interpolation == 3 else "linear",
     }
     shape = (image.shape[0], image.shape[1], height, width)
-    output = operator("Resize", [crop, None, None, sizes], attributes, dtype=image.dtype, shape=shape, since=18)
+    # Empty, not left out, which the classic exporter cannot do in between: a region and factors, in place of sizes.
+    empty = torch.zeros(0)
+    output = operator("Resize", [crop, empty, empty, sizes], attributes, dtype=image.dtype, shape=shape, since=18)
     flips = [dim for dim, flip in ((2, vertical_flip), (3, horizontal_flip)) if flip]
     return normalised(output.flip(flips) if flips else output, mean, std)
 
