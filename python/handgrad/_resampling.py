@@ -26,25 +26,34 @@ def weights(
     return torch.where(flip.bool(), weights.flip(1), weights)[:, None], largest
 
 
+def _at_least(x: Tensor, low: float) -> Tensor:
+    # Not clamp: older versions of ONNX's Clip know no float64.
+    return torch.where(x < low, low, x)
+
+
+def _at_most(x: Tensor, high: float) -> Tensor:
+    return torch.where(x > high, high, x)
+
+
 def _nearest(index: Tensor, extent: Tensor, outputs: int, interpolation: int) -> Tensor:
     step = extent.float() / outputs
-    point = step * index.float() if interpolation == 0 else (step * (index + 0.5) - 0.5).clamp(min=0) + 0.5
-    return torch.minimum(point.floor().long(), extent - 1)
+    point = step * index.float() if interpolation == 0 else _at_least(step * (index + 0.5) - 0.5, 0.0) + 0.5
+    return torch.minimum(point.floor(), (extent - 1).float()).long()
 
 
 def _filter(x: Tensor, cubic: bool, a: float) -> Tensor:
     x = x.abs()
     if not cubic:
-        return (1 - x).clamp(min=0)
+        return _at_least(1 - x, 0.0)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
 
 def _antialiased(middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool) -> tuple[Tensor, Tensor]:
-    wide = scale.clamp(min=1)
+    wide = _at_least(scale, 1.0)
     centre, support = scale * middle, (2 if cubic else 1) * wide
-    first = (centre - support + 0.5).clamp(min=0).floor()
+    first = _at_least(centre - support + 0.5, 0.0).floor()
     end = torch.minimum((centre + support + 0.5).floor(), extent.double())
     weights = _filter((pixel - centre + 0.5) / wide, cubic, -0.5) * ((pixel >= first) & (pixel < end))
     weights = weights / weights.sum(2, keepdim=True)
@@ -54,14 +63,14 @@ def _antialiased(middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, c
 def _interpolated(middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, cubic: bool) -> tuple[Tensor, Tensor]:
     point, reach = scale * middle - 0.5, 2 if cubic else 1
     if not cubic:
-        point = point.clamp(min=0)
+        point = _at_least(point, 0.0)
     low = torch.minimum(point.floor(), extent.double() - 1)
-    rest = (point - low).clamp(0, 1)
+    rest = _at_most(_at_least(point - low, 0.0), 1.0)
     weights = torch.zeros_like(pixel * low)
     largest = torch.zeros_like(weights[:, 0, 0])
     for tap in range(1 - reach, reach + 1):
         # Beyond the crop its edge goes on.
-        kept = torch.minimum((low + tap).clamp(min=0), extent.double() - 1)
+        kept = torch.minimum(_at_least(low + tap, 0.0), extent.double() - 1)
         weights = weights + (pixel == kept) * _filter(tap - rest, cubic, -0.75)
         largest = torch.maximum(largest, ((pixel == kept) * weights).amax((1, 2)))
     return weights, largest
@@ -76,7 +85,7 @@ def integer_weights(weights: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rounded(sums: Tensor, bits: Tensor) -> Tensor:
-    return ((sums + 2.0 ** (bits - 1)) / 2.0**bits).floor().clamp(0, 255)
+    return _at_most(_at_least(((sums + 2.0 ** (bits - 1)) / 2.0**bits).floor(), 0.0), 255.0)
 
 
 def normalised(image: Tensor, mean: list[float], std: list[float]) -> Tensor:
