@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -150,7 +151,10 @@ def _refuse_lost_sums(op: Operator, graph: Any, opset: int) -> None:
 
 def _refusal(op: Operator, opset: int, later: Sequence[int], error: Exception) -> ExportError:
     found = " ".join(str(error).partition("[Caused")[0].split()[:40])
-    remedy = f"opset_version={max(later)} or higher" if later else "a higher opset_version or handgrad.onnx.export"
+    # torch's own operators say in which version they came.
+    added = re.search(r"added in version (\d+)", str(error))
+    needed = max([*later, int(added[1]) if added else 0])
+    remedy = f"opset_version={needed} or higher" if needed else "a higher opset_version or handgrad.onnx.export"
     return ExportError(
         f"{op.overload.name()}: torch.onnx.export(..., dynamo=False) cannot write it in version {opset} of ONNX's "
         f"operators; export with {remedy}. torch says: {found}"
