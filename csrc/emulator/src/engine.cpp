@@ -9,6 +9,10 @@
 
 #include "../include/emulator/language.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 constinit thread_local uint3 threadIdx = {0, 0, 0};
 constinit thread_local uint3 blockIdx = {0, 0, 0};
 constinit thread_local dim3 blockDim = {1, 1, 1};

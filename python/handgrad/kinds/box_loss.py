@@ -101,7 +101,9 @@ class BoxPair:
     each as (width, height), the way from centre to centre, and areas."""
 
     def __init__(self, boxes1: Tensor, boxes2: Tensor) -> None:
-        (left1, top1, right1, bottom1), (left2, top2, right2, bottom2) = boxes1.unbind(-1), boxes2.unbind(-1)
+        # (Not dimension -1, which older versions of ONNX's Squeeze do not count from behind.)
+        last = boxes1.dim() - 1
+        (left1, top1, right1, bottom1), (left2, top2, right2, bottom2) = boxes1.unbind(last), boxes2.unbind(last)
         self.size1 = right1 - left1, bottom1 - top1
         self.size2 = right2 - left2, bottom2 - top2
         self.shared = (

@@ -86,7 +86,8 @@ def complete_box_iou_loss_reference(boxes1: Tensor, boxes2: Tensor, eps: float) 
 
 def _angle(width: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
     """Whether a box is a point; arctan of its aspect ratio, which no division by a height of 0 takes part in."""
-    point = (width == 0) & (height == 0)
+    # (Not == 0, which older versions of ONNX have for integers only.)
+    point = ~(width.bool() | height.bool())
     sign = torch.where(height < 0, -1, 1)
     return point, torch.atan2(sign * width, torch.where(point, 1, sign * height))
 

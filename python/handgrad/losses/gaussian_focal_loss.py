@@ -85,7 +85,8 @@ class GaussianFocalLoss(LossModule):
 def gaussian_focal_loss_reference(inputs: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
     """Plain PyTorch, each element's loss. To be trusted because it is the papers' formula, over torch's stable
     softplus(-x) = -log p."""
-    peak = targets == 1
+    # (Not targets == 1, which older versions of ONNX have for integers only.)
+    peak = ~(targets - 1).bool()
     positive = torch.sigmoid(-inputs) ** alpha * F.softplus(-inputs)
     negative = torch.sigmoid(inputs) ** alpha * F.softplus(inputs)
     return torch.where(peak, positive, (1 - torch.where(peak, 0, targets)) ** gamma * negative)
