@@ -36,24 +36,49 @@ def specs() -> dict[str, OpSpec]:
 # ---- for people ------------------------------------------------------------------------------------------------------
 
 
+#: That of the machine on which most ops were timed, then others'.
+RESULTS = [
+    ROOT / "benchmarks/results/results.json",
+    *sorted(path for path in ROOT.glob("benchmarks/results/*/results.json") if path.parent.name != "cuda"),
+]
+MARKS = ("¹", "²", "³")
+NOT_MEASURED = "not measured"
+
+
 def table() -> str:
     """What README shows: each op, what it stands in place of, what is new in it, and how fast it is."""
-    results = json.loads((ROOT / "benchmarks/results/results.json").read_text())
+    runs = [json.loads(path.read_text()) for path in RESULTS]
     lines = ["| op | in place of | new | faster than the best peer |", "|---|---|---|---|"]
     for name in specs():
         family, op = name.split(".")
         page = f"docs/{family}/{op}.md"
         replaced, new = front(ROOT / page)
-        lines.append(f"| [`{op}`]({page}) | {replaced} | {new} | {speed(results, op)} |")
-    machine = results["machine"]
-    where = f"{machine['threads']} threads of an {machine['CPU']} with {machine['vector instructions']}"
+        lines.append(f"| [`{op}`]({page}) | {replaced} | {new} | {speed_of_runs(runs, op)} |")
     note = (
         "Faster: the least and the most over all cases of the op's benchmark, each against the fastest of its peers, "
         "compiled ones included, and the peer that comes closest; forward+backward where there is a backward, on "
-        f"{where}, torch {machine['torch'].partition('+')[0]}. Every case: "
-        "[benchmarks/results](benchmarks/results/results.md)."
+        f"{machine(runs[0])}. Every case: [benchmarks/results](benchmarks/results/results.md)."
     )
+    for mark, run, path in zip(MARKS, runs[1:], RESULTS[1:], strict=False):
+        folder = path.parent.relative_to(ROOT)
+        note += f" {mark} on {machine(run)}: [{folder}]({folder}/results.md)."
     return "\n".join([*lines, "", note])
+
+
+def machine(run: dict) -> str:
+    found = run["machine"]
+    return (
+        f"{found['threads']} threads of an {found['CPU']} with {found['vector instructions']}, torch "
+        f"{found['torch'].partition('+')[0]}"
+    )
+
+
+def speed_of_runs(runs: list[dict], op: str) -> str:
+    """An op's speed in the first run that timed it; marked, if that was on another machine than the first."""
+    for mark, run in zip(("", *(f" {mark}" for mark in MARKS)), runs, strict=False):
+        if (found := speed(run, op)) != NOT_MEASURED:
+            return found + mark
+    return NOT_MEASURED
 
 
 def front(page: Path) -> tuple[str, str]:
@@ -73,7 +98,7 @@ def speed(results: dict, op: str) -> str:
     # The last pass of a case has all that it has.
     last = {each["case"]: each for each in tables if each["ratio_to_best"] is not None}
     if not last:
-        return "not measured"
+        return NOT_MEASURED
     order = sorted(last.values(), key=lambda each: each["ratio_to_best"])
     ratios = order[0]["ratio_to_best"], order[-1]["ratio_to_best"]
     low, high = (f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}" for ratio in ratios)
