@@ -178,7 +178,8 @@ Tensor resized_crop_backward_cpu(const Tensor& grad_output,                     
   const BoxTable table = checked_boxes(arguments, geometry);
   fill_zero(grad_image);
   // Linear in the image: what is added to it has no part in the gradient.
-  const std::vector<double> zeros = per_channel(mean, geometry, true), deviations = per_channel(std, geometry);
+  const std::vector<double> zeros = per_channel(std::vector<double>(mean.size()), geometry);
+  const std::vector<double> deviations = per_channel(std, geometry);
   dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
     using F = typename decltype(tag)::type;
     gather_gradients<F>(geometry, table, {zeros, deviations, false}, grad_output, grad_image);
@@ -202,7 +203,8 @@ std::tuple<Tensor, Tensor> resized_crop_double_backward_cpu(
   const DoubleBackward call(geometry, arguments, grad_grad_image, image, output_mask);
   if (call.is_done()) return {call.grad_grad_output, call.grad_image};
   const BoxTable table = checked_boxes(arguments, geometry);
-  const std::vector<double> zeros = per_channel(mean, geometry, true), deviations = per_channel(std, geometry);
+  const std::vector<double> zeros = per_channel(std::vector<double>(mean.size()), geometry);
+  const std::vector<double> deviations = per_channel(std, geometry);
   dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
     using F = typename decltype(tag)::type;
     resample_images<F>(geometry, table, {zeros, deviations, false}, *grad_grad_image, call.grad_grad_output);

@@ -150,14 +150,11 @@ inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
   return geometry;
 }
 
-// A number for each channel, of those or of the one that are given; zeros in their place, if only that counts which a
-// derivative depends on.
-inline std::vector<double> per_channel(const std::vector<double>& values, const Geometry& geometry,
-                                       bool zeros = false) {
+// A number for each channel, of those or of the one that are given.
+inline std::vector<double> per_channel(const std::vector<double>& values, const Geometry& geometry) {
   if (values.empty()) return {};
   std::vector<double> all(static_cast<size_t>(geometry.channels), values[0]);
   if (values.size() > 1) all = values;
-  if (zeros) std::fill(all.begin(), all.end(), 0.0);
   return all;
 }
 

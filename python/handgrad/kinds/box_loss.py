@@ -6,6 +6,7 @@ The op's schema is ``foo(Tensor boxes1, Tensor boxes2, <numbers>, int reduction)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from handgrad.arguments import FLOAT_MAX, check_like, check_range, check_tensor, is_sharded
 from handgrad.derivatives import ELEMENTWISE
-from handgrad.kinds.reduced_loss import LossModule, ReducedLoss
+from handgrad.kinds.reduced_loss import LossModule, ReducedLoss, reduced
 from handgrad.reductions import MEAN, NONE, SUM, reduction_code
 
 __all__ = ["BoxLoss", "BoxLossModule", "BoxPair"]
@@ -37,7 +38,7 @@ class BoxLoss(ReducedLoss):
     def __init__(self, name: str, reference: Callable[..., Tensor]) -> None:
         super().__init__(
             name,
-            reference=_reduced(reference),
+            reference=reduced(_in_computed_type(reference), _reduce),
             fake=self.fake_loss,
             roles=ELEMENTWISE,
             autocast=torch.float32,
@@ -135,18 +136,20 @@ def _computed_in(boxes: Tensor) -> torch.dtype:
     return torch.float64 if boxes.dtype is torch.float64 else torch.float32
 
 
-def _reduced(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def reduced(boxes1: Tensor, boxes2: Tensor, *numbers: Any) -> Tensor:
+def _in_computed_type(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(reference)
+    def computed(boxes1: Tensor, boxes2: Tensor, *numbers: Any) -> Tensor:
         dtype = _computed_in(boxes1)
-        losses = reference(boxes1.to(dtype), boxes2.to(dtype), *numbers[:-1])
-        if numbers[-1] == NONE:
-            return losses
-        # The mean of no pairs is 0.
-        return losses.sum() / max(1, losses.numel()) if numbers[-1] == MEAN else losses.sum()
+        return reference(boxes1.to(dtype), boxes2.to(dtype), *numbers)
 
-    # Whose it is: registration names the op's public function by its module.
-    reduced.__module__ = reference.__module__
-    return reduced
+    return computed
+
+
+def _reduce(losses: Tensor, reduction: int) -> Tensor:
+    if reduction == NONE:
+        return losses
+    # The mean of no pairs is 0.
+    return losses.sum() / max(1, losses.numel()) if reduction == MEAN else losses.sum()
 
 
 def _promoted(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:

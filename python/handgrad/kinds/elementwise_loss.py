@@ -14,8 +14,8 @@ from torch import Tensor
 
 from handgrad.arguments import check_like, check_tensor, is_sharded
 from handgrad.derivatives import ELEMENTWISE
-from handgrad.kinds.reduced_loss import LossModule, ReducedLoss
-from handgrad.reductions import MEAN, NONE, SUM, reduce, reduction_code
+from handgrad.kinds.reduced_loss import LossModule, ReducedLoss, reduced
+from handgrad.reductions import MEAN, NONE, SUM, reduction_code
 
 __all__ = ["ElementwiseLoss", "LossModule"]
 
@@ -40,11 +40,11 @@ class ElementwiseLoss(ReducedLoss):
     ) -> None:
         super().__init__(
             name,
-            reference=_reduced(reference),
+            reference=reduced(reference),
             fake=self.fake_loss,
             roles=ELEMENTWISE,
             autocast=torch.float32,
-            onnx=None if onnx is None else _reduced(onnx),
+            onnx=None if onnx is None else reduced(onnx),
             splits=self.every_dimension,
         )
 
@@ -71,15 +71,6 @@ class ElementwiseLoss(ReducedLoss):
         """A sum over shards is a partial sum; the mean never gets here sharded, see ``__call__``."""
         dims = range(len(inputs.shape) if reduction != MEAN else 0)
         return [{"inputs": dim, "targets": dim, "output": None if reduction else dim} for dim in dims]
-
-
-def _reduced(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def reduced(inputs: Tensor, targets: Tensor, *numbers: Any) -> Tensor:
-        return reduce(reference(inputs, targets, *numbers[:-1]), numbers[-1])
-
-    # Whose it is: registration names the op's public function by its module.
-    reduced.__module__ = reference.__module__
-    return reduced
 
 
 def _promoted(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

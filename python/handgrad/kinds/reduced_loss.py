@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from handgrad.derivatives import Call, Derivatives
-from handgrad.reductions import NONE, reduce_samples, reduction_code, sample_scale
+from handgrad.reductions import NONE, reduce, reduce_samples, reduction_code, sample_scale
 
-__all__ = ["LossModule", "ReducedLoss"]
+__all__ = ["LossModule", "ReducedLoss", "reduced"]
 
 
 class ReducedLoss(Derivatives):
@@ -38,6 +38,19 @@ class ReducedLoss(Derivatives):
     def reduce_samples(self, losses: Tensor, reduction: int) -> Tensor:
         """Reduces each sample of a batch (the first dimension) by itself."""
         return reduce_samples(losses, reduction)
+
+
+def reduced(
+    reference: Callable[..., Tensor], reduction: Callable[[Tensor, int], Tensor] = reduce
+) -> Callable[..., Tensor]:
+    """``reference`` with a reduction for its last argument, which ``reduction`` makes of the losses."""
+
+    def with_reduction(first: Tensor, second: Tensor, *numbers: Any) -> Tensor:
+        return reduction(reference(first, second, *numbers[:-1]), numbers[-1])
+
+    # Whose it is: registration names the op's public function by its module.
+    with_reduction.__module__ = reference.__module__
+    return with_reduction
 
 
 class LossModule(nn.Module):
