@@ -137,6 +137,8 @@ function(handgrad_add_library name)
 
   set(targets)
   _handgrad_add_one(${name} SOURCES ${files} "${says}")
+  # Schemas are a few lines each, below headers that take seconds to read: all in one translation unit.
+  set_target_properties(${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     foreach(level IN LISTS HANDGRAD_CPU_LEVELS)
       # GCC keeps to 256-bit vectors on v4 unless told; these loops are long enough to earn the wide ones.
