@@ -187,7 +187,7 @@ def test_numbers():
 
 
 @native_levels
-def test_levels_that_differ_by_one_are_asked_for():
+def test_other_levels_are_asked_for():
     steps = (v1.RandomResizedCrop(24), v1.RandomHorizontalFlip())
     image = levels(3, 60, 47)
     with pytest.warns(UserWarning, match=r"left to torchvision.* v1 resizes levels by way of float32; exact=False"):
@@ -197,7 +197,7 @@ def test_levels_that_differ_by_one_are_asked_for():
         found, *_ = seeded(quiet(*steps, exact=False), image, seed=seed)
         expected, *_ = seeded(composed(steps), image, seed=seed)
         difference = (found.int() - expected.int()).abs()
-        assert difference.max() <= 1
+        assert difference.max() <= 1  # bilinear; bicubic ones differ by more at edges
         differences += int(difference.sum())
     assert differences > 0
 

@@ -39,11 +39,16 @@ class Copier {
   template <class V, class Finish>
   void copy_row(const Source& source, int64_t y, const Target& target, int64_t o, ScratchVector<V>& scratch, V factor,
                 const Finish& finish) {
+    // Numbers that are neighbours in memory are read where they lie.
+    const bool in_place = sizeof(V) > 1 && source.dtype == kDtype<F> && source.column == 1;
     ScratchVector<V>& lines = further<V>();
-    lines.resize(static_cast<size_t>(channels_ * pitch_));
-    load_row(source, y, lines.data());
+    if (!in_place) {
+      lines.resize(static_cast<size_t>(channels_ * pitch_));
+      load_row(source, y, lines.data());
+    }
     store_planes<V>(target, o, channels_, pitch_, scratch, [&](int64_t c, V* to) {
-      place(lines.data() + c * pitch_, pitch_, box_.horizontal_flip, factor, to);
+      const V* from = in_place ? reinterpret_cast<const V*>(source.at(c, y, 0)) : lines.data() + c * pitch_;
+      place(from, pitch_, box_.horizontal_flip, factor, to);
       finish(to, c);
     });
   }

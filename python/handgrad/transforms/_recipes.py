@@ -111,7 +111,7 @@ def _resized(made: Recipe, step: Step, kind: Kind, exact: bool) -> None:
     if kind.dtype is torch.uint8:
         reason = _other_levels(step, modes, kind)
         if reason:
-            raise UnfusableError(f"{reason}; exact=False takes levels that differ by one")
+            raise UnfusableError(f"{reason}; exact=False takes the levels of v2 on a CPU")
     elif "nearest" in modes and kind.dtype is torch.float64:
         raise UnfusableError("torch takes other nearest pixels of float64 images than of others")
 
