@@ -214,6 +214,7 @@ ODD = {
     "CMYK": lambda: picture(40, 50, "CMYK"),
     "YCbCr": lambda: picture(40, 50, "YCbCr"),
     "HSV": lambda: picture(40, 50, "HSV"),
+    "LAB": lambda: picture(40, 50, "LAB"),
     "16 bits": lambda: Image.frombytes("I;16", (50, 40), levels(40, 100).numpy().tobytes()),
     "32 bits": lambda: picture(40, 50, "L").convert("I"),
     "floats": lambda: picture(40, 50, "L").convert("F"),
@@ -399,6 +400,20 @@ def test_a_batch_is_its_images(name):
         assert_same_for_seeds(batched, one_by_one, several, seeds=range(3))
 
 
+@native_levels
+def test_batches_that_need_not_be_exact():
+    """v1's pipelines take v2's levels."""
+    batched = transforms.Batched(fuse([v1.RandomResizedCrop(24), v1.ToTensor()], explain=False, exact=False))
+    with pytest.raises(ValueError, match="takes no tensors"):
+        batched(levels(2, 3, 60, 47))
+    batched = transforms.Batched(fuse([v1.RandomResizedCrop(24)], explain=False, exact=False))
+
+    def one_by_one(images):
+        return torch.stack([v2.RandomResizedCrop(24)(image) for image in images])
+
+    assert_same_for_seeds(batched, one_by_one, levels(5, 3, 60, 47), seeds=range(3))
+
+
 def test_collate():
     batched = transforms.Batched(usual())
     samples = [(picture(50 + k, 60, seed=k), k, {"name": f"{k}"}) for k in range(3)]
@@ -422,6 +437,7 @@ def test_collate():
             "pipeline must be one that fuse makes one run of; got\n  as it is: ",
         ),
         (FLOAT, [], TypeError, "images must be a tensor, or a list of at least one image"),
+        ([v1.Resize(9)], levels(2, 3, 4, 4), ValueError, "torchvision's v1 resizes levels by way of float32; exact=F"),
         (FLOAT, torch.zeros(3, 4, 4), ValueError, r"images must have 4 dimensions; got \(3, 4, 4\)"),
         (FLOAT, torch.zeros(0, 3, 4, 4, dtype=torch.uint8), ValueError, "a batch without images"),
         (FLOAT, torch.zeros(2, 3, 4, 4, dtype=torch.int16), ValueError, "a tensor of 4 dimensions of torch.int16"),

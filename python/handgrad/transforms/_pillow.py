@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 #: Channels of the modes whose pixels are bytes that Pillow resamples one by one. (It multiplies by alpha first, and
-#: takes the nearest of a palette.) In memory a pixel is one byte or four.
-CHANNELS = {"L": 1, "RGB": 3, "YCbCr": 3, "HSV": 3, "LAB": 3, "CMYK": 4}
+#: takes the nearest of a palette. LAB has other bytes in memory than outside.) In memory a pixel is one byte or four.
+CHANNELS = {"L": 1, "RGB": 3, "YCbCr": 3, "HSV": 3, "CMYK": 4}
 
 
 class _Array(ctypes.Structure):
@@ -97,4 +97,4 @@ def order_is_known() -> bool:
 
 def columns_first(height: int, width: int, new_height: int, new_width: int) -> bool:
     """Whether Pillow resizes columns before rows: each of the two rounds to levels, so that the order shows."""
-    return bool(_orders()) and _shrinks_more(height, width, new_height, new_width)
+    return width != new_width and bool(_orders()) and _shrinks_more(height, width, new_height, new_width)

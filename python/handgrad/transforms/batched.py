@@ -23,7 +23,8 @@ class Batched(nn.Module):
     Of uint8 images on other devices it has the CPU's levels.
 
     Args:
-        pipeline: one that :func:`fuse` makes one run of: crops, a resize, flips, conversion and normalisation.
+        pipeline: one that :func:`fuse` makes one run of: crops, a resize, flips, conversion and normalisation; or what
+            :func:`fuse` made of it.
 
     Raises:
         ValueError: a pipeline of which something is left.
@@ -39,7 +40,7 @@ class Batched(nn.Module):
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__()
-        fused = fuse(pipeline, explain=False)
+        fused = pipeline if isinstance(pipeline, Fused) else fuse(pipeline, explain=False)
         if len(fused.transforms) != 1 or not isinstance(fused.transforms[0], Run):
             said = "\n  ".join(fused.lines())
             raise ValueError(f"Batched: pipeline must be one that fuse makes one run of; got\n  {said}")
@@ -55,7 +56,9 @@ class Batched(nn.Module):
         if images.dim() != 4:
             raise ValueError(f"Batched: images must have 4 dimensions; got {tuple(images.shape)}")
         try:
-            made = recipe(self.run.steps, kind_of(images), exact=False)
+            # On a device there is nothing better to be equal to than the CPU's levels.
+            exact = self.run.exact and images.device.type == "cpu"
+            made = recipe(self.run.steps, kind_of(images), exact)
             if images.shape[0] == 0:
                 raise UnfusableError("a batch without images")
             self.run.check_sizes(*images.shape[-2:])

@@ -29,9 +29,9 @@ def fuse(pipeline: Any, explain: bool = True, exact: bool = True) -> Fused:
         pipeline: a ``Compose`` of v2 or v1, an ``nn.Sequential``, a list of transforms, or one of them.
         explain: whether to print what is fused, and what is not and why; and to warn, once for each reason, of a
             sample that was left to torchvision.
-        exact: whether samples are left to torchvision of which the kernel would make other uint8 levels: tensors that v1
-            resizes, and those on other devices; v2's on a CPU would differ too, by one, or bicubic by more at edges.
-            Floating-point images differ by rounding in any case.
+        exact: whether samples are left to torchvision of which the kernel would make other uint8 levels: tensors that
+            v1 resizes, and those on other devices. False takes v2's levels on a CPU, which differ from these by one, or
+            bicubic by more at edges. Floating-point images differ by rounding in any case.
 
     Returns:
         A module that is called as the pipeline is. It pickles, and draws what the pipeline draws.
@@ -78,7 +78,7 @@ class Fused(nn.Module):
 
     def __init__(self, originals: list[Any], explain: bool, exact: bool) -> None:
         super().__init__()
-        self.originals = originals
+        self.originals, self.exact = originals, exact
         #: For each of ``transforms`` why it is left; empty for a run.
         self.reasons: list[str] = []
         self.transforms: list[Any] = []
