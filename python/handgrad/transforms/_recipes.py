@@ -11,7 +11,7 @@ from torch import Tensor
 
 from handgrad.transforms import _pillow, _steps
 from handgrad.transforms._steps import Plan, Step, UnfusableError
-from handgrad.transforms.classes import interpolation_of
+from handgrad.transforms.kernels import interpolation_name
 from handgrad.transforms.resized_crop import resized_crop
 
 
@@ -95,7 +95,7 @@ def recipe(steps: list[Step], kind: Kind, exact: bool) -> Recipe:
 
 def _resized(made: Recipe, step: Step, kind: Kind, exact: bool) -> None:
     given = step.transform.interpolation
-    modes = [mode.value for mode in given] if isinstance(given, (tuple, list)) else [interpolation_of(step.transform)]
+    modes = [mode.value for mode in given] if isinstance(given, (tuple, list)) else [interpolation_name(given)]
     if made.container == "picture":
         if not set(modes) <= {"bilinear", "bicubic"}:
             raise UnfusableError(f"Pillow's {' and '.join(map(str, modes))} is its own")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.transforms.classes import interpolation_of, resized_size
+from handgrad.transforms.kernels import interpolation_name, resized_size
 
 
 class UnfusableError(Exception):
@@ -82,16 +82,14 @@ class Resize(Step):
     resizes: bool = True
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        wanted = self.transform.size
-        wanted = [wanted] if isinstance(wanted, int) else wanted
-        size = resized_size(wanted, self.transform.max_size, height, width)
+        size = resized_size(self.transform.size, self.transform.max_size, height, width)
         if size is None or min(size) < 1:
             raise UnfusableError(f"an image of {height} x {width} pixels cannot be resized so")
         return size
 
     def draw(self, height: int, width: int, plan: Plan) -> Any:
         plan.size = self.size(height, width)
-        plan.interpolation = interpolation_of(self.transform) or ""
+        plan.interpolation = interpolation_name(self.transform.interpolation) or ""
         return {}
 
 
@@ -115,7 +113,7 @@ class RandomResizedCrop(Step):
             interpolation = random.choice(interpolation)
             plan.interpolation = interpolation.value
         else:
-            plan.interpolation = interpolation_of(transform) or ""
+            plan.interpolation = interpolation_name(transform.interpolation) or ""
         plan.crop(*box)
         plan.size = self.size(height, width)
         return params
