@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import handgrad
+from handgrad import transfer
 from handgrad.testing import reseeded
 
 torchvision = pytest.importorskip("torchvision", exc_type=ImportError)
@@ -19,16 +20,12 @@ THEIRS = {name: getattr(ops, name) for name in ("nms", "batched_nms", "roi_align
 
 @pytest.fixture(autouse=True)
 def swapped(monkeypatch):
-    """Where torchvision finds its functions, it finds ours."""
-    for module in (ops, ops.boxes):
-        monkeypatch.setattr(module, "nms", handgrad.boxes.nms)
-        monkeypatch.setattr(module, "batched_nms", handgrad.boxes.batched_nms)
-    for module in (ops, ops.poolers):
-        monkeypatch.setattr(module, "roi_align", handgrad.layers.roi_align)
-    for name in ("RoIAlign", "deform_conv2d", "DeformConv2d"):
+    """Where torchvision finds its functions, it finds ours, and whoever asks it for its layers too."""
+    for name in ("RoIAlign", "DeformConv2d"):
         monkeypatch.setattr(ops, name, getattr(handgrad.layers, name))
-    for name in LOSSES:
-        monkeypatch.setattr(ops, name, getattr(handgrad.losses, name))
+    with transfer.accelerate("torchvision.ops") as accelerated:
+        assert {f"torchvision.ops.{name}" for name in THEIRS} <= set(accelerated.functions)
+        yield accelerated
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -324,7 +324,11 @@ def test_a_plugin_is_lazy_too(tmp_path):
 def test_all_ops_are_registered_after_load_all():
     lazy.load_all()
     public = {name for name in OPERATORS if name.startswith("handgrad::") and "::_" not in name}
-    assert public == {f"handgrad::{module.rpartition('.')[2]}" for module in MODULES}
+    # Of a family there may be more than ops.
+    names = {module: module.rpartition(".")[2] for module in MODULES}
+    ops = {name for module, name in names.items() if hasattr(sys.modules[module], f"{name}_reference")}
+    assert len(ops) > 7
+    assert public == {f"handgrad::{name}" for name in ops}
 
 
 def test_a_table_of_decompositions_holds_ops_that_nobody_has_used():

@@ -76,10 +76,11 @@ def _interpolated(middle: Tensor, pixel: Tensor, extent: Tensor, scale: Tensor, 
     return weights, largest
 
 
-def integer_weights(weights: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-    """As whole numbers, and how many bits of them are behind the point, (boxes, 1, 1, 1)."""
+def integer_weights(weights: Tensor, largest: Tensor, pillow: bool) -> tuple[Tensor, Tensor]:
+    """As whole numbers, and how many bits of them are behind the point, (boxes, 1, 1, 1): Pillow has always 22."""
     units = 2.0 ** torch.arange(1, 23, device=largest.device, dtype=torch.float64)
-    bits = ((0.5 + largest[:, None] * units).floor() < 2**15).sum(1)[:, None, None, None]
+    most = 2.0**31 if pillow else 2.0**15
+    bits = ((0.5 + largest[:, None] * units).floor() < most).sum(1)[:, None, None, None]
     scaled = weights * 2.0**bits
     return torch.where(scaled < 0, -(0.5 - scaled).floor(), (scaled + 0.5).floor()), bits
 

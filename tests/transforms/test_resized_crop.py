@@ -31,29 +31,30 @@ def result_type(image, dtype, mean):
     return dtype or (torch.float32 if mean and image.dtype is torch.uint8 else image.dtype)
 
 
-def by_reference(image, boxes, box, size, interpolation, antialias, dtype, mean, std):
+def by_reference(image, boxes, box, size, interpolation, antialias, dtype, mean, std, rounding, scaling):
     """The public functions' arguments, given to the reference."""
     channels = image.shape[1]
     return resized_crop_reference(
         image, boxes, None, None, box, *pair(size), MODES.index(interpolation), antialias,
         result_type(image, dtype, mean), spread(mean, channels), spread(std, channels), 0,
+        rounding == "pillow", scaling == "quotient",
     )  # fmt: skip
 
 
 def reference(
     image, top, left, height, width, size, interpolation="bilinear", antialias=True, *, horizontal_flip=False,
-    vertical_flip=False, dtype=None, mean=None, std=None,
+    vertical_flip=False, dtype=None, mean=None, std=None, rounding="torch", scaling="product",
 ):  # fmt: skip
     box = [top, left, height, width, int(horizontal_flip), int(vertical_flip)]
-    return by_reference(image, None, box, size, interpolation, antialias, dtype, mean, std)
+    return by_reference(image, None, box, size, interpolation, antialias, dtype, mean, std, rounding, scaling)
 
 
 def batched_reference(
     images, boxes, size, interpolation="bilinear", antialias=True, *, horizontal_flip=False, vertical_flip=False,
-    dtype=None, mean=None, std=None,
+    dtype=None, mean=None, std=None, rounding="torch", scaling="product",
 ):  # fmt: skip
     box = [0, 0, 1, 1, int(horizontal_flip), int(vertical_flip)]
-    return by_reference(images, boxes, box, size, interpolation, antialias, dtype, mean, std)
+    return by_reference(images, boxes, box, size, interpolation, antialias, dtype, mean, std, rounding, scaling)
 
 
 # ---- identities ------------------------------------------------------------------------------------------------------
@@ -176,6 +177,20 @@ SPEC = OpSpec(
             (numbers(2, 1, 4, 5),),
             {"top": 0, "left": 1, "height": 4, "width": 4, "size": (3, 5), "interpolation": "nearest"},
         ),
+        Sample(
+            "same_size",
+            (numbers(2, 2, 5, 6),),
+            {
+                "top": 1,
+                "left": 2,
+                "height": 3,
+                "width": 4,
+                "size": (3, 4),
+                "horizontal_flip": True,
+                "mean": [0.4, 0.5],
+                "std": [0.25, 0.3],
+            },
+        ),
     ],
     large=Sample(
         "large",
@@ -261,6 +276,18 @@ SPEC = OpSpec(
             RuntimeError,
             r"image must have 3 or 4 dimensions .* got \(8, 9\)",
         ),
+        Bad(
+            "rounding",
+            lambda: resized_crop(levels(3, 8, 9), *WHOLE, 3, rounding="opencv"),
+            ValueError,
+            "rounding must be 'torch' or 'pillow'; got 'opencv'",
+        ),
+        Bad(
+            "scaling",
+            lambda: resized_crop(levels(3, 8, 9), *WHOLE, 3, scaling="shift"),
+            ValueError,
+            "scaling must be 'product' or 'quotient'; got 'shift'",
+        ),
         Bad("int16", lambda: resized_crop(IMAGE.short(), *WHOLE, 3), TypeError, "image must be uint8, .* got int16"),
     ],
     identities={
@@ -316,6 +343,38 @@ LEVELS_SPEC = OpSpec(
             "normalised_levels",
             (levels(2, 3, 7, 8),),
             {"top": 0, "left": 0, "height": 7, "width": 8, "size": 4, "mean": MEAN[:3], "std": STD[:3]},
+        ),
+        Sample(
+            "pillows_levels",
+            (levels(2, 3, 17, 18),),
+            {
+                "top": 1,
+                "left": 0,
+                "height": 16,
+                "width": 17,
+                "size": (5, 6),
+                "rounding": "pillow",
+                "scaling": "quotient",
+                "interpolation": "bicubic",
+                "mean": MEAN[:3],
+                "std": STD[:3],
+            },
+        ),
+        Sample(
+            "copied_levels",
+            (levels(2, 3, 7, 9),),
+            {
+                "top": 1,
+                "left": 2,
+                "height": 5,
+                "width": 6,
+                "size": (5, 6),
+                "scaling": "quotient",
+                "vertical_flip": True,
+                "horizontal_flip": True,
+                "mean": MEAN[:3],
+                "std": STD[:3],
+            },
         ),
         Sample(
             "many_taps",
@@ -472,6 +531,65 @@ def torchvisions(functional, image, box, size, mode, antialias, horizontal_flip,
     picture = functional.resized_crop(image, *box, list(size), InterpolationMode(mode), antialias)
     picture = functional.horizontal_flip(picture) if horizontal_flip else picture
     return functional.vertical_flip(picture) if vertical_flip else picture
+
+
+def test_levels_are_pillows_to_the_bit():
+    """Of one axis: which of two Pillow resizes first depends on its version."""
+    image_module = pytest.importorskip("PIL.Image")
+    for image, (top, left, height, width), (size, other), *flips in random_calls(80, 90, 7):
+        packed = image.permute(1, 2, 0).contiguous()
+        if image.shape[0] == 1:
+            packed = packed[:, :, 0]
+        mode = {1: "L", 3: "RGB", 4: "CMYK"}[image.shape[0]]
+        whole = image_module.frombuffer(mode, (image.shape[2], image.shape[1]), packed.numpy(), "raw", mode, 0, 1)
+        crop = whole.crop((left, top, left + width, top + height))
+        cubic, shape = flips[0], ((size, width) if flips[1] else (height, other))
+        expected = crop.resize((shape[1], shape[0]), 3 if cubic else 2)
+        found = resized_crop(
+            image, top, left, height, width, shape, "bicubic" if cubic else "bilinear", rounding="pillow"
+        )
+        assert found.permute(1, 2, 0).contiguous().numpy().tobytes() == expected.tobytes(), f"{image.shape} to {shape}"
+
+
+def test_a_quotient_is_the_division():
+    every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
+    for dtype in (torch.float32, torch.float64):
+        for size in (16, (16, 17)):
+            picture = resized_crop(every, 0, 0, 16, 16, size, "nearest")
+            found = resized_crop(every, 0, 0, 16, 16, size, "nearest", dtype=dtype, scaling="quotient")
+            assert torch.equal(found, picture.to(dtype) / 255)
+            assert not torch.equal(found, picture.to(dtype) * (1 / 255))
+            found = resized_crop(
+                every, 0, 0, 16, 16, size, "nearest", dtype=dtype, scaling="quotient", mean=[0.3], std=[0.21]
+            )
+            mean, std = torch.tensor([0.3, 0.21], dtype=dtype)
+            assert torch.equal(found, (picture.to(dtype) / 255 - mean) / std)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.float16], ids=str)
+def test_a_crop_that_keeps_its_size(dtype):
+    """No sums are made; the picture is the same for any memory, rows of pixels in four bytes included."""
+    for channels in (1, 2, 3, 4):
+        wide = levels(11, 13, channels + 1).to(dtype)
+        for image in (wide[:, :, :channels].permute(2, 0, 1), wide[:, :, :channels].permute(2, 0, 1).contiguous()):
+            for horizontal_flip in (False, True):
+                for vertical_flip in (False, True):
+                    found = resized_crop(
+                        image, 2, 3, 8, 7, (8, 7), horizontal_flip=horizontal_flip, vertical_flip=vertical_flip
+                    )
+                    flips = [dim for dim, flip in ((1, vertical_flip), (2, horizontal_flip)) if flip]
+                    assert torch.equal(found, image[:, 2:10, 3:10].flip(flips))
+
+
+def test_pixels_in_four_bytes():
+    """As Pillow keeps those of three channels."""
+    image = levels(40, 37, 4).permute(2, 0, 1)[:3]
+    for size in ((9, 8), (30, 33), (37, 35), (90, 50)):
+        expected = resized_crop(image.contiguous(), 2, 1, 37, 35, size, mean=MEAN[:3], std=STD[:3])
+        assert torch.equal(resized_crop(image, 2, 1, 37, 35, size, mean=MEAN[:3], std=STD[:3]), expected)
+    # The last pixel of memory has no fourth byte.
+    tight = torch.zeros(40 * 37 * 4 - 1, dtype=torch.uint8).as_strided((3, 40, 37), (1, 37 * 4, 4)).copy_(image)
+    assert torch.equal(resized_crop(tight, 0, 0, 40, 37, 11), resized_crop(image, 0, 0, 40, 37, 11))
 
 
 SMOOTH = [(mode, antialias) for mode in ("bilinear", "bicubic") for antialias in (True, False)]

@@ -4,6 +4,7 @@
 // uint8 images are resampled by integer weights, with both passes rounded to uint8, as torch does: to the bit. These
 // weights are summed in float where that is exact, which is faster, and in int32 where it is not.
 #include "abi/registration.h"
+#include "resized_crop_copy.h"
 #include "resized_crop_resampler.h"
 #include "resized_crop_taps.h"
 
@@ -50,17 +51,21 @@ void resample(const Tables<C>& tables, const Geometry& geometry, const Normalisa
   Resampler<E, C, F>(geometry.channels, tables.columns, tables.rows, normalisation).run(source, target, begin, end);
 }
 
-// The same of an image of floating-point numbers, or of uint8.
+// The same of an image of floating-point numbers or of uint8, or a copy of it.
 template <class F>
 class Image {
  public:
-  Image(const Geometry& geometry, const Box& box, ScalarType dtype) : is_levels_(dtype == ScalarType::Byte) {
+  Image(const Geometry& geometry, const Box& box, ScalarType dtype)
+      : box_(box),
+        is_levels_(dtype == ScalarType::Byte),
+        is_copy_(box.height == geometry.out_height && box.width == geometry.out_width) {
+    if (is_copy_) return;
     const Axis rows = geometry.rows(box), columns = geometry.columns(box);
     if (!is_levels_) {
       numbers_ = {taps_of<F>(columns, box.horizontal_flip), taps_of<F>(rows, box.vertical_flip)};
       return;
     }
-    IntegerTaps exact_columns(columns), exact_rows(rows);
+    IntegerTaps exact_columns(columns, geometry.pillow), exact_rows(rows, geometry.pillow);
     fits_float_ = exact_columns.fits_float && exact_rows.fits_float;
     if (fits_float_) {
       in_float_ = {exact_columns.made<float>(columns, box.horizontal_flip),
@@ -73,7 +78,11 @@ class Image {
 
   void run(const Geometry& geometry, const Normalisation<F>& normalisation, const Source& source, const Target& target,
            int64_t begin, int64_t end) const {
-    if (!is_levels_) {
+    if (is_copy_ && is_levels_) {
+      Copier<uint8_t, F>(geometry.channels, box_, normalisation).run(source, target, begin, end);
+    } else if (is_copy_) {
+      Copier<F, F>(geometry.channels, box_, normalisation).run(source, target, begin, end);
+    } else if (!is_levels_) {
       resample<F>(numbers_, geometry, normalisation, source, target, begin, end);
     } else if (fits_float_) {
       resample<uint8_t>(in_float_, geometry, normalisation, source, target, begin, end);
@@ -83,7 +92,9 @@ class Image {
   }
 
  private:
-  bool is_levels_, fits_float_ = false;
+  Box box_;
+  // A crop that keeps its size needs no tables.
+  bool is_levels_, is_copy_, fits_float_ = false;
   Tables<F> numbers_;
   Tables<float> in_float_;
   Tables<int32_t> in_integers_;
@@ -115,9 +126,10 @@ Tensor resized_crop_cpu(const Tensor& image,                            // [N, C
                         const std::optional<Tensor>& vertical_flips,    // [N]
                         const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation,
                         bool antialias, ScalarType dtype, const std::vector<double>& mean,
-                        const std::vector<double>& std, int64_t memory_format) {
-  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
-                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+                        const std::vector<double>& std, int64_t memory_format, bool pillow, bool divides) {
+  const Arguments arguments{boxes, horizontal_flips, vertical_flips, box,    height,
+                            width, interpolation,    antialias,      dtype,  mean,
+                            std,   memory_format,    pillow,         divides};
   const Geometry geometry = check_arguments(image, arguments);
   const BoxTable table = checked_boxes(arguments, geometry);
   const Tensor output = empty_output(geometry, arguments, image);
@@ -125,9 +137,9 @@ Tensor resized_crop_cpu(const Tensor& image,                            // [N, C
   const bool is_level = image.scalar_type() == ScalarType::Byte;
   const std::vector<double> means = per_channel(mean, geometry), deviations = per_channel(std, geometry);
   if (dtype == ScalarType::Double) {
-    resample_images<double>(geometry, table, {means, deviations, is_level}, image, output);
+    resample_images<double>(geometry, table, {means, deviations, is_level, divides}, image, output);
   } else {
-    resample_images<float>(geometry, table, {means, deviations, is_level}, image, output);
+    resample_images<float>(geometry, table, {means, deviations, is_level, divides}, image, output);
   }
   return output;
 }
@@ -167,10 +179,11 @@ Tensor resized_crop_backward_cpu(const Tensor& grad_output,                     
                                  const std::optional<Tensor>& vertical_flips,    // [N]
                                  const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation,
                                  bool antialias, ScalarType dtype, const std::vector<double>& mean,
-                                 const std::vector<double>& std, int64_t memory_format,
+                                 const std::vector<double>& std, int64_t memory_format, bool pillow, bool divides,
                                  const std::vector<bool>& output_mask) {
-  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
-                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+  const Arguments arguments{boxes, horizontal_flips, vertical_flips, box,    height,
+                            width, interpolation,    antialias,      dtype,  mean,
+                            std,   memory_format,    pillow,         divides};
   const Geometry geometry = check_derivative(image, arguments, grad_output);
   const bool wanted = as_output_mask<1>(kOp, output_mask)[0];
   const Tensor grad_image = empty_gradient(wanted, image);
@@ -182,7 +195,7 @@ Tensor resized_crop_backward_cpu(const Tensor& grad_output,                     
   const std::vector<double> deviations = per_channel(std, geometry);
   dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
     using F = typename decltype(tag)::type;
-    gather_gradients<F>(geometry, table, {zeros, deviations, false}, grad_output, grad_image);
+    gather_gradients<F>(geometry, table, {zeros, deviations, false, false}, grad_output, grad_image);
   });
   return grad_image;
 }
@@ -196,9 +209,10 @@ std::tuple<Tensor, Tensor> resized_crop_double_backward_cpu(
     const std::optional<Tensor>& vertical_flips,    // [N]
     const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation, bool antialias,
     ScalarType dtype, const std::vector<double>& mean, const std::vector<double>& std, int64_t memory_format,
-    const std::vector<bool>& output_mask) {
-  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
-                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+    bool pillow, bool divides, const std::vector<bool>& output_mask) {
+  const Arguments arguments{boxes, horizontal_flips, vertical_flips, box,    height,
+                            width, interpolation,    antialias,      dtype,  mean,
+                            std,   memory_format,    pillow,         divides};
   const Geometry geometry = check_derivative(image, arguments, grad_output);
   const DoubleBackward call(geometry, arguments, grad_grad_image, image, output_mask);
   if (call.is_done()) return {call.grad_grad_output, call.grad_image};
@@ -207,7 +221,7 @@ std::tuple<Tensor, Tensor> resized_crop_double_backward_cpu(
   const std::vector<double> deviations = per_channel(std, geometry);
   dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
     using F = typename decltype(tag)::type;
-    resample_images<F>(geometry, table, {zeros, deviations, false}, *grad_grad_image, call.grad_grad_output);
+    resample_images<F>(geometry, table, {zeros, deviations, false, false}, *grad_grad_image, call.grad_grad_output);
   });
   return {call.grad_grad_output, call.grad_image};
 }

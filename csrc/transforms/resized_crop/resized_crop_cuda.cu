@@ -48,13 +48,14 @@ struct MadeTables {
 // body(statistics) for a few channels at a time.
 template <class Body>
 void for_channels(const Geometry& geometry, const std::vector<double>& mean, const std::vector<double>& std,
-                  const Body& body) {
+                  bool divides, const Body& body) {
   const std::vector<double> means = per_channel(mean, geometry), deviations = per_channel(std, geometry);
   for (int64_t first = 0; first < geometry.channels; first += kChannels) {
     Statistics statistics{};
     statistics.first = static_cast<int32_t>(first);
     statistics.count = static_cast<int32_t>(std::min<int64_t>(kChannels, geometry.channels - first));
     statistics.normalises = !std.empty();
+    statistics.divides = divides;
     for (int32_t c = 0; statistics.normalises && c < statistics.count; ++c) {
       statistics.mean[c] = means[static_cast<size_t>(first + c)];
       statistics.std[c] = deviations[static_cast<size_t>(first + c)];
@@ -65,13 +66,13 @@ void for_channels(const Geometry& geometry, const std::vector<double>& mean, con
 
 template <class In, class Out>
 void launch_output(const Geometry& geometry, const BoxTable& boxes, const Tensor& image, const Tensor& output,
-                   const std::vector<double>& mean, const std::vector<double>& std) {
+                   const std::vector<double>& mean, const std::vector<double>& std, bool divides) {
   // float holds every integer weight.
   using C = std::conditional_t<sizeof(In) == 1, float, Compute<In>>;
   const DeviceOf device(image);
   const MadeTables<C> made(geometry, boxes, image, device, sizeof(In) == 1, false);
   const int64_t pixels = int64_t{geometry.out_height} * geometry.out_width;
-  for_channels(geometry, mean, std, [&](const Statistics& statistics) {
+  for_channels(geometry, mean, std, divides, [&](const Statistics& statistics) {
     launch("resized_crop_output", output_kernel<In, Out, C>, device, blocks_for(geometry.batch * pixels, kThreads),
            geometry, boxes, made.tables, statistics, view<In, 4>(image), mutable_view<Out, 4>(output));
   });
@@ -85,9 +86,10 @@ Tensor resized_crop_cuda(const Tensor& image,                            // [N, 
                          const std::optional<Tensor>& vertical_flips,    // [N]
                          const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation,
                          bool antialias, ScalarType dtype, const std::vector<double>& mean,
-                         const std::vector<double>& std, int64_t memory_format) {
-  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
-                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+                         const std::vector<double>& std, int64_t memory_format, bool pillow, bool divides) {
+  const Arguments arguments{boxes, horizontal_flips, vertical_flips, box,    height,
+                            width, interpolation,    antialias,      dtype,  mean,
+                            std,   memory_format,    pillow,         divides};
   const Geometry geometry = check_arguments(image, arguments);
   const Tensor output = empty_output(geometry, arguments, image);
   if (output.numel() == 0) return output;
@@ -95,13 +97,13 @@ Tensor resized_crop_cuda(const Tensor& image,                            // [N, 
   if (image.scalar_type() != ScalarType::Byte) {
     dispatch_floating(kOp, dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      launch_output<T, T>(geometry, table, image, output, mean, std);
+      launch_output<T, T>(geometry, table, image, output, mean, std, divides);
     });
   } else if (dtype == ScalarType::Byte) {
-    launch_output<uint8_t, uint8_t>(geometry, table, image, output, mean, std);
+    launch_output<uint8_t, uint8_t>(geometry, table, image, output, mean, std, divides);
   } else {
     dispatch_floating(kOp, dtype, [&](auto tag) {
-      launch_output<uint8_t, typename decltype(tag)::type>(geometry, table, image, output, mean, std);
+      launch_output<uint8_t, typename decltype(tag)::type>(geometry, table, image, output, mean, std, divides);
     });
   }
   return output;
@@ -114,10 +116,11 @@ Tensor resized_crop_backward_cuda(const Tensor& grad_output,                    
                                   const std::optional<Tensor>& vertical_flips,    // [N]
                                   const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation,
                                   bool antialias, ScalarType dtype, const std::vector<double>& mean,
-                                  const std::vector<double>& std, int64_t memory_format,
+                                  const std::vector<double>& std, int64_t memory_format, bool pillow, bool divides,
                                   const std::vector<bool>& output_mask) {
-  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
-                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+  const Arguments arguments{boxes, horizontal_flips, vertical_flips, box,    height,
+                            width, interpolation,    antialias,      dtype,  mean,
+                            std,   memory_format,    pillow,         divides};
   const Geometry geometry = check_derivative(image, arguments, grad_output);
   const bool wanted = as_output_mask<1>(kOp, output_mask)[0];
   const Tensor grad_image = empty_gradient(wanted, image);
@@ -129,7 +132,7 @@ Tensor resized_crop_backward_cuda(const Tensor& grad_output,                    
   dispatch_floating(kOp, image.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     const MadeTables<Compute<T>> made(geometry, table, image, device, false, true);
-    for_channels(geometry, zeros, std, [&](const Statistics& statistics) {
+    for_channels(geometry, zeros, std, false, [&](const Statistics& statistics) {
       launch("resized_crop_grad_image", grad_image_kernel<T>, device,
              blocks_for(geometry.batch * geometry.height * geometry.width, kThreads), geometry, table, made.tables,
              statistics, view<T, 4>(grad_output), mutable_view<T, 4>(grad_image));
@@ -147,16 +150,17 @@ std::tuple<Tensor, Tensor> resized_crop_double_backward_cuda(
     const std::optional<Tensor>& vertical_flips,    // [N]
     const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation, bool antialias,
     ScalarType dtype, const std::vector<double>& mean, const std::vector<double>& std, int64_t memory_format,
-    const std::vector<bool>& output_mask) {
-  const Arguments arguments{boxes,         horizontal_flips, vertical_flips, box,  height, width,
-                            interpolation, antialias,        dtype,          mean, std,    memory_format};
+    bool pillow, bool divides, const std::vector<bool>& output_mask) {
+  const Arguments arguments{boxes, horizontal_flips, vertical_flips, box,    height,
+                            width, interpolation,    antialias,      dtype,  mean,
+                            std,   memory_format,    pillow,         divides};
   const Geometry geometry = check_derivative(image, arguments, grad_output);
   const DoubleBackward call(geometry, arguments, grad_grad_image, image, output_mask);
   if (call.is_done()) return {call.grad_grad_output, call.grad_image};
   const std::vector<double> zeros(mean.size(), 0.0);
   dispatch_floating(kOp, image.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    launch_output<T, T>(geometry, box_table(arguments), *grad_grad_image, call.grad_grad_output, zeros, std);
+    launch_output<T, T>(geometry, box_table(arguments), *grad_grad_image, call.grad_grad_output, zeros, std, false);
   });
   return {call.grad_grad_output, call.grad_image};
 }

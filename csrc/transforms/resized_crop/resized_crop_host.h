@@ -58,6 +58,7 @@ struct Arguments {
   ScalarType dtype;
   const std::vector<double>&mean, &std;
   int64_t memory_format;
+  bool pillow, divides;
 };
 
 struct Geometry {
@@ -66,6 +67,8 @@ struct Geometry {
   int32_t out_height, out_width;
   Interpolation interpolation;
   bool antialias;
+  // Of uint8: whose integer weights.
+  bool pillow;
 
   HANDGRAD_MATH Axis rows(const Box& box) const { return {interpolation, antialias, box.height, out_height}; }
   HANDGRAD_MATH Axis columns(const Box& box) const { return {interpolation, antialias, box.width, out_width}; }
@@ -145,7 +148,8 @@ inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
                           static_cast<int32_t>(arguments.height),
                           static_cast<int32_t>(arguments.width),
                           static_cast<Interpolation>(arguments.interpolation),
-                          arguments.antialias};
+                          arguments.antialias,
+                          arguments.pillow};
   check_boxes(arguments, geometry, image);
   return geometry;
 }

@@ -65,8 +65,13 @@ struct Tables {
 struct Statistics {
   double mean[kChannels], std[kChannels];
   int32_t first, count;
-  bool normalises;
+  bool normalises, divides;
 
+  // A level becomes a number from 0 to 1.
+  template <class F>
+  HANDGRAD_MATH F scaled(F level) const {
+    return divides ? level / F(255) : rounded_product(level, static_cast<F>(1.0 / 255));
+  }
   template <class F>
   HANDGRAD_MATH F apply(F value, int32_t c) const {
     return normalises ? (value - static_cast<F>(mean[c])) / static_cast<F>(std[c]) : value;
@@ -116,7 +121,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   largest_of[threadIdx.x] = largest;
   __syncthreads();
   for (int t = 0; t < kThreads; ++t) largest = largest_of[t] > largest ? largest_of[t] : largest;
-  const int32_t precision = precision_of(largest);
+  const int32_t precision = precision_of(largest, geometry.pillow);
   for (int64_t o = threadIdx.x; o < outputs; o += kThreads) {
     const int32_t count = unpacked(load(windows + o)).count;
     for (int32_t k = 0; k < count; ++k) {
@@ -224,7 +229,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     } else {
       using F = Compute<Out>;
       F number = static_cast<F>(values[c]);
-      if constexpr (sizeof(In) == 1) number = rounded_product(number, static_cast<F>(1.0 / 255));
+      if constexpr (sizeof(In) == 1) number = statistics.scaled(number);
       number = statistics.apply(number, c);
       store(to, narrow<Out>(is_there ? number : std::numeric_limits<F>::quiet_NaN()));
     }

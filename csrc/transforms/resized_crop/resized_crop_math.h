@@ -126,9 +126,10 @@ struct Axis {
   }
 };
 
-// Bits behind the point of integer weights: as many as let the largest weight of an axis fit 16 bits, and at most 22.
-HANDGRAD_MATH int32_t precision_of(double largest) {
-  int32_t bits = 0;
+// Bits behind the point of integer weights: Pillow has always 22, torch as many as let the largest weight of an axis
+// fit 16 bits.
+HANDGRAD_MATH int32_t precision_of(double largest, bool pillow) {
+  int32_t bits = pillow ? 22 : 0;
   while (bits < 22 && static_cast<int32_t>(0.5 + largest * static_cast<double>(1 << (bits + 1))) < 1 << 15) ++bits;
   return bits;
 }

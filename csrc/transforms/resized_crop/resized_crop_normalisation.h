@@ -18,8 +18,10 @@ namespace handgrad::resized_crop {
 template <class F>
 class Normalisation {
  public:
-  Normalisation(const std::vector<double>& mean, const std::vector<double>& std, bool is_level)
-      : scale_(is_level ? static_cast<F>(1.0 / 255) : F(1)), corrects_(is_level && kFused) {
+  Normalisation(const std::vector<double>& mean, const std::vector<double>& std, bool is_level, bool divides)
+      : scale_(is_level ? static_cast<F>(1.0 / 255) : F(1)),
+        divides_(is_level && divides),
+        corrects_(is_level && kFused) {
     for (size_t c = 0; c < mean.size(); ++c) {
       mean_.push_back(static_cast<F>(mean[c]));
       std_.push_back(static_cast<F>(std[c]));
@@ -29,10 +31,11 @@ class Normalisation {
   }
 
   // What levels are multiplied by. In a loop of its own: beside the subtraction the compiler would round both at once.
-  F scale() const { return scale_; }
+  F factor() const { return divides_ ? F(1) : scale_; }
 
-  // `count` scaled elements of channel c, in place.
+  // `count` elements of channel c, multiplied so, in place.
   void apply(F* values, int64_t count, int64_t c) const {
+    if (divides_) divide(values, count);
     const size_t channel = static_cast<size_t>(c);
     if (mean_.empty()) return;
     if (corrects_) {
@@ -50,15 +53,41 @@ class Normalisation {
 #endif
 
   F scale_;
-  bool corrects_;
+  bool divides_, corrects_;
   std::vector<F> mean_, std_, inverse_;
 
   bool corrects(size_t c) const {
+    F levels[256];
+    for (int64_t i = 0; i < 256; ++i) levels[i] = static_cast<F>(i);
+    for (F& level : levels) level *= factor();
+    if (divides_) divide(levels, 256);
+    return corrects(levels, mean_[c], std_[c], inverse_[c]);
+  }
+  static bool corrects(const F (&levels)[256], F mean, F std, F inverse) {
     F quotients[256], corrected[256];
-    for (int64_t i = 0; i < 256; ++i) quotients[i] = corrected[i] = static_cast<F>(i) * scale_;
-    apply_divided(quotients, 256, mean_[c], std_[c]);
-    apply_corrected(corrected, 256, mean_[c], std_[c], inverse_[c]);
+    std::memcpy(quotients, levels, sizeof(levels));
+    std::memcpy(corrected, levels, sizeof(levels));
+    apply_divided(quotients, 256, mean, std);
+    apply_corrected(corrected, 256, mean, std, inverse);
     return std::memcmp(quotients, corrected, sizeof(quotients)) == 0;
+  }
+  // The same for whole levels.
+  static bool divides_by_correction() {
+    static const bool kCorrects = [] {
+      F levels[256];
+      for (int64_t i = 0; i < 256; ++i) levels[i] = static_cast<F>(i);
+      return kFused && corrects(levels, F(0), F(255), static_cast<F>(1.0 / 255));
+    }();
+    return kCorrects;
+  }
+
+  // Levels by 255.
+  void divide(F* values, int64_t count) const {
+    if (divides_by_correction()) {
+      apply_corrected(values, count, F(0), F(255), scale_);
+    } else {
+      apply_divided(values, count, F(0), F(255));
+    }
   }
 
   [[gnu::noinline]] static void apply_divided(F* values, int64_t count, F mean, F std) {

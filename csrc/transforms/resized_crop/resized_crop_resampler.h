@@ -1,6 +1,6 @@
 // Resampling of one image by a table of taps for each axis, in one pass over it, on the CPU.
 //
-// In order of appearance: Pixels, where rows are read and written; Resampler.
+// In order of appearance: Pixels, where rows are read and written; rows of results written; Resampler.
 #pragma once
 
 #include "cpu/parallel.h"
@@ -22,6 +22,34 @@ struct Pixels {
 };
 using Source = Pixels<const unsigned char>;
 using Target = Pixels<unsigned char>;
+
+// Row o of `channels` channels. make(c, to) makes that of each: in place where it is neighbours in memory of type V,
+// else in `scratch`.
+template <class V, class Make>
+void store_planes(const Target& target, int64_t o, int64_t channels, int64_t width, ScratchVector<V>& scratch,
+                  const Make& make) {
+  const bool is_stored_so = target.dtype == (sizeof(V) == 1 ? ScalarType::Byte : kDtype<V>);
+  if (is_stored_so && target.column == 1) {
+    for (int64_t c = 0; c < channels; ++c) make(c, reinterpret_cast<V*>(target.at(c, o, 0)));
+    return;
+  }
+  const size_t length = static_cast<size_t>(channels * width);
+  if (scratch.size() < length) scratch.resize(length);
+  for (int64_t c = 0; c < channels; ++c) make(c, scratch.data() + c * width);
+  if (is_stored_so && channels == 3 && target.column == 3 && target.channel == 1) {
+    interleave_three(scratch.data(), width, reinterpret_cast<V*>(target.at(0, o, 0)));
+    return;
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    const V* from = scratch.data() + c * width;
+    if constexpr (sizeof(V) == 1) {
+      V* to = target.at(c, o, 0);
+      for (int64_t x = 0; x < width; ++x) to[x * target.column] = from[x];
+    } else {
+      store_run<V>(target.dtype, from, width, target.at(c, o, 0), 0, target.column);
+    }
+  }
+}
 
 // E is the type of strips and rows: uint8_t, float or double; C the one that sums are made in, see taps_of; F the one
 // that results are normalised in.
@@ -130,12 +158,15 @@ class Resampler {
   void fill_strip(const Source& source, int64_t strip) {
     const int64_t width = input_end_ - input_begin_;
     const bool is_stored_as_summed = source.dtype == (sizeof(E) == 1 ? ScalarType::Byte : kDtype<E>);
-    const bool is_packed = is_stored_as_summed && source.channel == 1 && source.column == channels_;
+    // Pixels side by side, and those that Pillow keeps in four bytes.
+    const int64_t side = source.column;
+    const bool is_packed =
+        is_stored_as_summed && source.channel == 1 && (side == channels_ || (side == 4 && channels_ == 3));
     const E* rows[kStripRows];
     if (is_packed) {
       for (int64_t r = 0; r < kStripRows; ++r) rows[r] = line_in_place(source, 0, row_of(strip, r));
-      turn_rows(rows, width * channels_);
-      sum_strip(channels_, 0, channels_);
+      turn_rows(rows, (width - 1) * side + channels_);
+      sum_strip(side, 0, channels_);
     } else {
       for (int64_t c = 0; c < channels_; ++c) {
         load_lines(source, c, strip, is_stored_as_summed, rows);
@@ -238,52 +269,27 @@ class Resampler {
     if constexpr (std::is_same_v<E, uint8_t>) {
       if (target.dtype == ScalarType::Byte) {
         const Rounding<E, C> rounding(rows_);
-        store_planes<E>(target, o, lines_, [&](int64_t c, E* levels) {
+        store_planes<E>(target, o, channels_, columns_.outputs, lines_, [&](int64_t c, E* levels) {
           level_run<true>(rounding, sums_.data() + c * columns_.outputs, columns_.outputs, levels);
         });
         return;
       }
     }
-    store_planes<F>(target, o, values_, [&](int64_t c, F* values) { normalise(c, values); });
+    store_planes<F>(target, o, channels_, columns_.outputs, values_,
+                    [&](int64_t c, F* values) { normalise(c, values); });
   }
 
   void normalise(int64_t c, F* values) {
     const int64_t width = columns_.outputs;
-    narrow_values(Rounding<E, C>(rows_), sums_.data() + c * width, width, normalisation_.scale(), values);
+    narrow_values(Rounding<E, C>(rows_), sums_.data() + c * width, width, normalisation_.factor(), values);
     normalisation_.apply(values, width, c);
   }
 
-  // make(c, to) makes a row of each channel: in place where it is neighbours in memory of type V, else in `scratch`.
-  template <class V, class Make>
-  void store_planes(const Target& target, int64_t o, ScratchVector<V>& scratch, const Make& make) {
-    const int64_t width = columns_.outputs;
-    const bool is_stored_so = target.dtype == (sizeof(V) == 1 ? ScalarType::Byte : kDtype<V>);
-    if (is_stored_so && target.column == 1) {
-      for (int64_t c = 0; c < channels_; ++c) make(c, reinterpret_cast<V*>(target.at(c, o, 0)));
-      return;
-    }
-    if (scratch.size() < static_cast<size_t>(length_)) scratch.resize(static_cast<size_t>(length_));
-    for (int64_t c = 0; c < channels_; ++c) make(c, scratch.data() + c * width);
-    if (is_stored_so && channels_ == 3 && target.column == 3 && target.channel == 1) {
-      interleave_three(scratch.data(), width, reinterpret_cast<V*>(target.at(0, o, 0)));
-      return;
-    }
-    for (int64_t c = 0; c < channels_; ++c) {
-      const V* from = scratch.data() + c * width;
-      if constexpr (sizeof(V) == 1) {
-        V* to = target.at(c, o, 0);
-        for (int64_t x = 0; x < width; ++x) to[x * target.column] = from[x];
-      } else {
-        store_run<V>(target.dtype, from, width, target.at(c, o, 0), 0, target.column);
-      }
-    }
-  }
-
   [[gnu::noinline]] static void narrow_values(const Rounding<E, C>& rounding, const C* __restrict sums, int64_t count,
-                                              F scale, F* __restrict values) {
+                                              F factor, F* __restrict values) {
     const Rounding<E, C> local = rounding;
     HANDGRAD_SIMD
-    for (int64_t i = 0; i < count; ++i) values[i] = static_cast<F>(local.template level<true>(sums[i])) * scale;
+    for (int64_t i = 0; i < count; ++i) values[i] = static_cast<F>(local.template level<true>(sums[i])) * factor;
   }
 };
 

@@ -68,7 +68,7 @@ struct IntegerTaps {
   // A sum can leave 0 to 255; no sum of them with levels in between leaves what float holds exactly.
   bool clamps = false, fits_float = true;
 
-  explicit IntegerTaps(const Axis& axis) : exact(axis), precision(precision_of(exact.largest)) {
+  IntegerTaps(const Axis& axis, bool pillow) : exact(axis), precision(precision_of(exact.largest, pillow)) {
     for (size_t i = 0; i < exact.taps.size(); ++i) {
       double* own = exact.weights_of(static_cast<int64_t>(i));
       int64_t total = 0, positive = 0;

@@ -12,6 +12,7 @@ Functions that change the model in place and return a report that says, when pri
 Only torch is imported. torchvision's classifiers are recognised by the name of their class.
 """
 
+from handgrad.transfer.accelerating import Accelerated, accelerate
 from handgrad.transfer.freezing import FreezeReport, freeze, unfreeze
 from handgrad.transfer.functions import ReplaceFunctionsReport, replace_functions
 from handgrad.transfer.heads import HeadReport, new_head
@@ -19,12 +20,14 @@ from handgrad.transfer.layers import ReplacedLayer, ReplaceReport, replace_layer
 from handgrad.transfer.weights import CopyReport, copy_matching_weights
 
 __all__ = [
+    "Accelerated",
     "CopyReport",
     "FreezeReport",
     "HeadReport",
     "ReplaceFunctionsReport",
     "ReplaceReport",
     "ReplacedLayer",
+    "accelerate",
     "copy_matching_weights",
     "freeze",
     "new_head",

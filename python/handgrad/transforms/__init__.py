@@ -5,6 +5,32 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.transforms.batched import Batched
+    from handgrad.transforms.classes import (
+        CenterCrop,
+        Normalize,
+        RandomCrop,
+        RandomHorizontalFlip,
+        RandomResizedCrop,
+        RandomVerticalFlip,
+        Resize,
+        ToDtype,
+    )
+    from handgrad.transforms.fusion import Fused, fuse
     from handgrad.transforms.resized_crop import batched_resized_crop, resized_crop
 
-__all__ = ["batched_resized_crop", "resized_crop"]
+__all__ = [
+    "Batched",
+    "CenterCrop",
+    "Fused",
+    "Normalize",
+    "RandomCrop",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+    "RandomVerticalFlip",
+    "Resize",
+    "ToDtype",
+    "batched_resized_crop",
+    "fuse",
+    "resized_crop",
+]

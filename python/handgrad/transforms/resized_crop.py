@@ -42,6 +42,8 @@ def resized_crop(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     memory_format: torch.memory_format = torch.preserve_format,
+    rounding: str = "torch",
+    scaling: str = "product",
 ) -> Tensor:
     """A box of an image, resized, flipped, scaled to numbers from 0 to 1 and normalised, in one pass over memory.
 
@@ -63,6 +65,10 @@ def resized_crop(
             is the image's; float32 for a uint8 image that is normalised.
         mean, std: one number a channel, or one for all; subtracted, and divided by, in that order.
         memory_format: of the output: ``torch.contiguous_format``, ``torch.channels_last``, or as the image's is.
+        rounding: whose levels a uint8 image becomes, to the bit: ``"torch"``, or ``"pillow"``, which rounds the weights
+            of its antialiased filters elsewhere, so that every few hundredth level is another by one.
+        scaling: how a level becomes a number from 0 to 1: ``"product"``, times 1 / 255, as torchvision's ``to_dtype``,
+            or ``"quotient"``, by 255, as its ``to_tensor``. They differ in the last bit.
 
     Returns:
         An image of ``size`` with as many dimensions as ``image``.
@@ -89,7 +95,9 @@ def resized_crop(
         int(check_bool(_OP, "horizontal_flip", horizontal_flip)),
         int(check_bool(_OP, "vertical_flip", vertical_flip)),
     ]
-    numbers = _checked("image", image, size, interpolation, antialias, dtype, mean, std, memory_format)
+    numbers = _checked(
+        "image", image, size, interpolation, antialias, dtype, mean, std, memory_format, rounding, scaling
+    )
     if image.dim() == 3:
         return _resized_crop(image.unsqueeze(0), None, None, None, box, *numbers).squeeze(0)
     return _resized_crop(image, None, None, None, box, *numbers)
@@ -109,6 +117,8 @@ def batched_resized_crop(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     memory_format: torch.memory_format = torch.preserve_format,
+    rounding: str = "torch",
+    scaling: str = "product",
 ) -> Tensor:
     """:func:`resized_crop` of a batch, in which every image has a box and flips of its own.
 
@@ -117,7 +127,7 @@ def batched_resized_crop(
             device.
         boxes: (batch, 4) integers, each top, left, height and width; on the device of the images.
         horizontal_flip, vertical_flip: (batch,) booleans, or one for all.
-        size, interpolation, antialias, dtype, mean, std, memory_format: see :func:`resized_crop`.
+        size, interpolation, antialias, dtype, mean, std, memory_format, rounding, scaling: see :func:`resized_crop`.
 
     Returns:
         (batch, channels, *size).
@@ -135,7 +145,8 @@ def batched_resized_crop(
     """
     if not isinstance(images, Tensor) and isinstance(images, (list, tuple)):
         return _of_list(images, boxes, size, interpolation, antialias, horizontal_flip, vertical_flip,
-                        dtype=dtype, mean=mean, std=std, memory_format=memory_format)  # fmt: skip
+                        dtype=dtype, mean=mean, std=std, memory_format=memory_format, rounding=rounding,
+                        scaling=scaling)  # fmt: skip
     check_tensor(_OP, "images", images)
     assert isinstance(images, Tensor)
     if images.dim() != 4:
@@ -145,7 +156,9 @@ def batched_resized_crop(
     boxes = checked_boxes(_OP, boxes, images)
     horizontal_flips, horizontal = checked_flips(_OP, "horizontal_flip", horizontal_flip, boxes)
     vertical_flips, vertical = checked_flips(_OP, "vertical_flip", vertical_flip, boxes)
-    numbers = _checked("images", images, size, interpolation, antialias, dtype, mean, std, memory_format)
+    numbers = _checked(
+        "images", images, size, interpolation, antialias, dtype, mean, std, memory_format, rounding, scaling
+    )
     box = [0, 0, 1, 1, horizontal, vertical]
     return _resized_crop(images, boxes, horizontal_flips, vertical_flips, box, *numbers)
 
@@ -180,7 +193,7 @@ def _of_list(
 
 def _checked(
     name: str, image: Tensor, size: Any, interpolation: Any, antialias: Any, dtype: Any, mean: Any, std: Any,
-    memory_format: Any,
+    memory_format: Any, rounding: Any, scaling: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     """The op's numbers after the box."""
     if image.dtype not in _DTYPES:
@@ -208,7 +221,9 @@ def _checked(
             f"{memory_format!r}"
         )
     antialias = check_bool(_OP, "antialias", antialias)
-    return height, width, _INTERPOLATIONS[mode], antialias, dtype, means, stds, _MEMORY_FORMATS[memory_format]
+    return (height, width, _INTERPOLATIONS[mode], antialias, dtype, means, stds, _MEMORY_FORMATS[memory_format],
+            check_choice(_OP, "rounding", rounding, ("torch", "pillow")) == "pillow",
+            check_choice(_OP, "scaling", scaling, ("product", "quotient")) == "quotient")  # fmt: skip
 
 
 # ---- reference: the definition in plain PyTorch, its derivatives by torch's own autograd -----------------------------
@@ -217,7 +232,7 @@ def _checked(
 def resized_crop_reference(
     image: Tensor, boxes: Tensor | None, horizontal_flips: Tensor | None, vertical_flips: Tensor | None,
     box: list[int], height: int, width: int, interpolation: int, antialias: bool, dtype: torch.dtype,
-    mean: list[float], std: list[float], memory_format: int,
+    mean: list[float], std: list[float], memory_format: int, pillow: bool, divides: bool,
 ) -> Tensor:  # fmt: skip
     """Plain PyTorch. To be trusted because it says what the definition says: what every output pixel weighs every pixel
     of its row and of its column by, and the two products of matrices that apply these.
@@ -233,14 +248,14 @@ def resized_crop_reference(
     columns, largest_x = weights(left, crop_width, horizontal_flip, width, image.shape[3], interpolation, antialias)
     rows, largest_y = weights(top, crop_height, vertical_flip, height, image.shape[2], interpolation, antialias)
     if image.dtype is torch.uint8:
-        columns, bits_x = integer_weights(columns, largest_x)
-        rows, bits_y = integer_weights(rows, largest_y)
+        columns, bits_x = integer_weights(columns, largest_x, pillow)
+        rows, bits_y = integer_weights(rows, largest_y, pillow)
         levels = rounded(image.double() @ columns.transpose(-1, -2), bits_x)
         output = rounded(rows @ levels, bits_y)
         if not dtype.is_floating_point:
             return output.to(dtype)
         computed = torch.float64 if dtype is torch.float64 else torch.float32
-        output = output.to(computed) * (1 / 255)
+        output = output.to(computed) / 255 if divides else output.to(computed) * (1 / 255)
     else:
         computed = torch.float64 if dtype is torch.float64 else torch.float32
         output = rows.to(computed) @ (image.to(computed) @ columns.transpose(-1, -2).to(computed))
@@ -263,7 +278,7 @@ def _fake(
             boxes.dim() == 2 and boxes.shape[0] == image.shape[0] and boxes.shape[1] == 4,
             lambda: f"{_OP}: boxes must have a row for each of images, {image.shape[0]}; got {tuple(boxes.shape)}",
         )
-    _, _, dtype, _, _, memory_format = others
+    _, _, dtype, _, _, memory_format, _, _ = others
     shape = (image.shape[0], image.shape[1], height, width)
     if memory_format == 0:
         return empty_image(image.new_empty(0, dtype=dtype), shape, image)
@@ -294,7 +309,7 @@ class _ResizedCrop(Derivatives):
 def _onnx(
     image: Tensor, boxes: Tensor | None, horizontal_flips: Tensor | None, vertical_flips: Tensor | None,
     box: list[int], height: int, width: int, interpolation: int, antialias: bool, dtype: torch.dtype,
-    mean: list[float], std: list[float], memory_format: int,
+    mean: list[float], std: list[float], memory_format: int, pillow: bool, divides: bool,
 ) -> Any:  # fmt: skip
     from handgrad.onnx import operator
 

@@ -1,0 +1,160 @@
+"""From the steps of a run to what the kernel is called with: once for each kind of image that comes."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handgrad.transforms import _pillow, _steps
+from handgrad.transforms._steps import Plan, Step, UnfusableError
+from handgrad.transforms.kernels import interpolation_name
+from handgrad.transforms.resized_crop import resized_crop
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an image is, its size aside."""
+
+    container: str  #: "picture", of Pillow's; "tensor"; "image", torchvision's tensor of that name
+    dtype: torch.dtype
+    channels: int
+    device: str
+
+
+@dataclass
+class Recipe:
+    """What all images of a kind have in common."""
+
+    source: str
+    container: str
+    dtype: torch.dtype
+    antialias: bool = True
+    rounding: str = "torch"
+    scaling: str = "product"
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+    def render(self, source: Tensor, plan: Plan) -> Tensor:
+        """(..., channels, height, width) levels or numbers, by the plan."""
+        # The order of a decoder's memory says nothing of what is best for a network.
+        layout = torch.preserve_format
+        if self.source == "picture":
+            layout = torch.channels_last if self.container == "picture" else torch.contiguous_format
+        resample: dict[str, Any] = {"antialias": self.antialias, "rounding": self.rounding}
+        finish: dict[str, Any] = {
+            "horizontal_flip": plan.horizontal_flip,
+            "vertical_flip": plan.vertical_flip,
+            "dtype": self.dtype,
+            "mean": self.mean,
+            "std": self.std,
+            "scaling": self.scaling,
+            "memory_format": layout,
+        }
+        top, left, height, width = plan.box
+        if plan.size is None:
+            return resized_crop(source, top, left, height, width, (height, width), "nearest", **finish)
+        mode, size = plan.interpolation, plan.size
+        if self.rounding == "pillow" and _pillow.columns_first(height, width, *size):
+            source = resized_crop(source, top, left, height, width, (size[0], width), mode, **resample)
+            top, left, height = 0, 0, size[0]
+        if plan.window is None or plan.window == (0, 0, *size):
+            return resized_crop(source, top, left, height, width, size, mode, **resample, **finish)
+        whole = resized_crop(source, top, left, height, width, size, mode, **resample)
+        top, left, height, width = plan.window
+        return resized_crop(whole, top, left, height, width, (height, width), "nearest", **finish)
+
+
+def recipe(steps: list[Step], kind: Kind, exact: bool) -> Recipe:
+    """Of a run for images of a kind.
+
+    Raises:
+        UnfusableError: for these images the kernel makes another picture than torchvision, or none.
+    """
+    if kind.container == "image" and not all(step.v2 for step in steps):
+        raise UnfusableError("v1's transforms do not know torchvision's images")
+    made = Recipe(kind.container, kind.container, kind.dtype)
+    for step in steps:
+        if step.resizes:
+            _resized(made, step, kind, exact)
+        elif isinstance(step, _steps.ToTensor):
+            _to_tensor(made, step)
+        elif isinstance(step, _steps.ToImage):
+            made.container = "image"
+        elif isinstance(step, _steps.ToPureTensor):
+            made.container = "tensor" if made.container == "image" else made.container
+        elif isinstance(step, _steps.ToDtype):
+            _to_dtype(made, step)
+        elif isinstance(step, _steps.Normalize):
+            _normalised(made, step, kind)
+    return made
+
+
+def _resized(made: Recipe, step: Step, kind: Kind, exact: bool) -> None:
+    given = step.transform.interpolation
+    modes = [mode.value for mode in given] if isinstance(given, (tuple, list)) else [interpolation_name(given)]
+    if made.container == "picture":
+        if not set(modes) <= {"bilinear", "bicubic"}:
+            raise UnfusableError(f"Pillow's {' and '.join(map(str, modes))} is its own")
+        if exact and not _pillow.order_is_known():
+            raise UnfusableError("this version of Pillow resizes in an order that handgrad does not know")
+        made.rounding = "pillow"
+        return
+    made.antialias = bool(getattr(step.transform, "antialias", True))
+    if not set(modes) <= {"nearest", "bilinear", "bicubic"}:
+        raise UnfusableError(f"of tensors it does not resize by {' and '.join(map(str, modes))}")
+    if not exact:
+        return
+    if kind.dtype is torch.uint8:
+        reason = _other_levels(step, modes, kind)
+        if reason:
+            raise UnfusableError(f"{reason}; exact=False takes the levels of v2 on a CPU")
+    elif "nearest" in modes and kind.dtype is torch.float64:
+        raise UnfusableError("torch takes other nearest pixels of float64 images than of others")
+
+
+def _other_levels(step: Step, modes: list[str | None], kind: Kind) -> str:
+    """Why torchvision's levels are not those of its own uint8 kernels for the CPU; empty if they are."""
+    if "nearest" in modes:
+        return ""
+    if not step.v2:
+        return "torchvision's v1 resizes levels by way of float32"
+    if kind.device != "cpu":
+        return f"torchvision resizes levels on {kind.device} by way of float32"
+    capable = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    if "bilinear" in modes and not capable and platform.machine() not in ("aarch64", "arm64"):
+        return "on this processor torchvision resizes levels by way of float32"
+    return "torch resizes more than four channels of levels in another way" if kind.channels > 4 else ""
+
+
+def _to_tensor(made: Recipe, step: _steps.ToTensor) -> None:
+    if made.container != "picture":
+        if not step.lenient:
+            raise UnfusableError(f"{step} takes no tensors")
+        return
+    made.container = "tensor"
+    if step.scales:
+        if torch.get_default_dtype() not in (torch.float32, torch.float64):
+            raise UnfusableError("torch's default type is neither float32 nor float64")
+        made.dtype, made.scaling = torch.get_default_dtype(), "quotient"
+
+
+def _to_dtype(made: Recipe, step: _steps.ToDtype) -> None:
+    if made.container == "picture":
+        raise UnfusableError(f"{step} does nothing to Pillow's images")
+    if step.dtype is made.dtype:
+        return
+    if made.dtype is not torch.uint8 or step.dtype not in (torch.float32, torch.float64) or not step.scales:
+        raise UnfusableError(f"of {made.dtype} to {step.dtype}{'' if step.scales else ' without a scale'}")
+    made.dtype, made.scaling = step.dtype, step.scaling
+
+
+def _normalised(made: Recipe, step: _steps.Normalize, kind: Kind) -> None:
+    if made.container == "picture" or not made.dtype.is_floating_point:
+        raise UnfusableError(f"{step} takes tensors of floating-point numbers")
+    if any(len(values) not in (1, kind.channels) for values in (step.mean, step.std)):
+        raise UnfusableError(f"{step} has numbers for {len(step.mean)} channels, and the image has {kind.channels}")
+    made.mean, made.std = step.mean, step.std

@@ -1,0 +1,62 @@
+"""torchvision's transforms over handgrad's kernels: the same names, arguments, draws and pictures (docs/transforms.md).
+
+Each is a subclass of torchvision's class of its name, from :mod:`torchvision.transforms.v2`, which checks arguments,
+draws the parameters and transforms boxes, masks, keypoints and PIL images. Overridden is what becomes of a tensor.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from handgrad.transforms import kernels
+from handgrad.transforms._torchvision import v2
+
+
+class Resize(v2.Resize):
+    """torchvision's ``Resize``, with images and videos resized by :func:`handgrad.transforms.resized_crop`: uint8 to
+    the bit as torchvision does on a CPU, on every device."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        theirs = partial(self._call_kernel, v2.functional.resize)
+        return kernels.resize(theirs, inpt, self.size, self.interpolation, self.max_size, self.antialias)
+
+
+class RandomResizedCrop(v2.RandomResizedCrop):
+    """torchvision's ``RandomResizedCrop``, with images and videos cropped and resized in one pass by
+    :func:`handgrad.transforms.resized_crop`: uint8 to the bit as torchvision does on a CPU, on every device."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        theirs = partial(self._call_kernel, v2.functional.resized_crop)
+        return kernels.resized_crop(
+            theirs, inpt, **params, size=self.size, interpolation=self.interpolation, antialias=self.antialias
+        )
+
+
+class CenterCrop(v2.CenterCrop):
+    """torchvision's ``CenterCrop``, which is a view of memory already."""
+
+
+class RandomCrop(v2.RandomCrop):
+    """torchvision's ``RandomCrop``, which is a view of memory already."""
+
+
+class RandomHorizontalFlip(v2.RandomHorizontalFlip):
+    """torchvision's ``RandomHorizontalFlip``; alone it is one pass over memory already."""
+
+
+class RandomVerticalFlip(v2.RandomVerticalFlip):
+    """torchvision's ``RandomVerticalFlip``; alone it is one pass over memory already."""
+
+
+class ToDtype(v2.ToDtype):
+    """torchvision's ``ToDtype``; alone it is one pass over memory already."""
+
+
+class Normalize(v2.Normalize):
+    """torchvision's ``Normalize`` in one pass over memory in place of two. Mean and deviation are arguments of the
+    kernel, so that a device is neither waited for nor copied to (vision#9576)."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        theirs = partial(self._call_kernel, v2.functional.normalize)
+        return kernels.normalize(theirs, inpt, self.mean, self.std, self.inplace)

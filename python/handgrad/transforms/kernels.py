@@ -1,0 +1,121 @@
+"""What takes the place of torchvision's own kernels of tensors: each knows which images it computes as torchvision
+does, and hands the others to the kernel that it replaces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
+
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+_DTYPES = (torch.uint8, torch.float32, torch.float64)
+_Kernel = Callable[..., Any]
+
+
+def interpolation_name(mode: Any) -> str | None:
+    """Of torchvision's or of one of Pillow's numbers; None for a number that is none of these."""
+    if isinstance(mode, int) and not isinstance(mode, bool):
+        return {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}.get(mode)
+    return getattr(mode, "value", mode)
+
+
+def resized_size(size: Any, max_size: int | None, height: int, width: int) -> tuple[int, int] | None:
+    """What torchvision's ``Resize`` makes of an image of so many pixels; None where it raises an error."""
+    size = [size] if isinstance(size, int) else size
+    if size is not None and len(size) != 1:
+        return (size[0], size[1]) if max_size is None and len(size) == 2 else None
+    short, long = min(height, width), max(height, width)
+    if size is None:
+        if max_size is None:
+            return None
+        new_short, new_long = int(max_size * short / long), max_size
+    else:
+        new_short, new_long = size[0], int(size[0] * long / short)
+        if max_size is not None:
+            if max_size <= size[0]:
+                return None
+            if new_long > max_size:
+                new_short, new_long = int(max_size * new_short / new_long), max_size
+    return (new_long, new_short) if width <= height else (new_short, new_long)
+
+
+def resize(
+    theirs: _Kernel,
+    inpt: Any,
+    size: Any,
+    interpolation: Any = "bilinear",
+    max_size: int | None = None,
+    antialias: bool | None = True,
+) -> Any:
+    mode = interpolation_name(interpolation)
+    if _is_picture(inpt) and mode in _INTERPOLATIONS:
+        height, width = inpt.shape[-2:]
+        new = resized_size(size, max_size, height, width)
+        if new == (height, width):
+            return inpt
+        if new and min(new) > 0:
+            return _by_kernel(inpt, 0, 0, height, width, new, mode, bool(antialias))
+    return theirs(inpt, size=size, interpolation=interpolation, max_size=max_size, antialias=antialias)
+
+
+def resized_crop(
+    theirs: _Kernel,
+    inpt: Any,
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+    size: Any,
+    interpolation: Any = "bilinear",
+    antialias: bool | None = True,
+) -> Any:
+    mode = interpolation_name(interpolation)
+    if _is_picture(inpt) and mode in _INTERPOLATIONS and height > 0 and width > 0:
+        new = resized_size(size, None, height, width)
+        # Beyond the image torchvision pads.
+        inside = 0 <= top <= inpt.shape[-2] - height and 0 <= left <= inpt.shape[-1] - width
+        if inside and new and min(new) > 0:
+            return _by_kernel(inpt, top, left, height, width, new, mode, bool(antialias))
+    box = {"top": top, "left": left, "height": height, "width": width}
+    return theirs(inpt, **box, size=size, interpolation=interpolation, antialias=antialias)
+
+
+def normalize(theirs: _Kernel, inpt: Any, mean: Sequence[float], std: Sequence[float], inplace: bool = False) -> Any:
+    lists = isinstance(mean, (list, tuple)) and isinstance(std, (list, tuple))
+    if lists and not inplace and _is_picture(inpt) and inpt.is_floating_point():
+        channels, height, width = inpt.shape[-3:]
+        means, stds = [float(x) for x in mean], [float(x) for x in std]
+        fits = all(len(numbers) in (1, channels) for numbers in (means, stds))
+        if fits and all(map(math.isfinite, (*means, *stds))) and min(stds) > 1e-37:
+            return _by_kernel(inpt, 0, 0, height, width, (height, width), "nearest", mean=means, std=stds)
+    return theirs(inpt, mean=mean, std=std, inplace=inplace)
+
+
+#: By the name of torchvision's functional.
+KERNELS: dict[str, _Kernel] = {"resize": resize, "resized_crop": resized_crop, "normalize": normalize}
+
+
+def _is_picture(inpt: Any) -> bool:
+    """Whether the kernel takes it: an image or a video of a type that it computes as torchvision does."""
+    from torchvision.tv_tensors import Image, Video
+
+    return type(inpt) in (Tensor, Image, Video) and inpt.dtype in _DTYPES and inpt.dim() >= 3 and inpt.numel() > 0
+
+
+def _by_kernel(inpt: Tensor, *numbers: Any, **others: Any) -> Tensor:
+    """An image, a batch or a video, which stays what it is."""
+    image = inpt.as_subclass(Tensor)
+    if image.dim() > 4:
+        output = crop_and_resize(image.flatten(0, -4), *numbers, **others).unflatten(0, image.shape[:-3])
+    else:
+        output = crop_and_resize(image, *numbers, **others)
+    if type(inpt) is Tensor:
+        return output
+    from torchvision.tv_tensors import wrap
+
+    return wrap(output, like=inpt)
