@@ -29,7 +29,7 @@ struct TargetLine {
     if constexpr (Classes) {
       return values[i] == channel ? C(1) : C(0);
     } else {
-      return values[i];
+      return only(counted(i), values[i]);
     }
   }
 };
@@ -39,6 +39,34 @@ TargetLine<C, Classes> target_line(Tile<C>& tile, int64_t c) {
   return {tile.targets(c), static_cast<C>(c), tile.ignored()};
 }
 
+// The sum of one(i) over a line, in lanes that are kept in registers and added up in double.
+template <class C, class One>
+HANDGRAD_MATH void add_line(int64_t count, const One& one, double* totals) {
+  constexpr int64_t lanes = 32;
+  C overlap[lanes] = {}, predictions[lanes] = {}, targets[lanes] = {};
+  const int64_t whole = count / lanes * lanes;
+  for (int64_t first = 0; first < whole; first += lanes) {
+    HANDGRAD_SIMD
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const Sums<C> of = one(first + lane);
+      overlap[lane] += of.overlap;
+      predictions[lane] += of.predictions;
+      targets[lane] += of.targets;
+    }
+  }
+  for (int64_t i = whole; i < count; ++i) {
+    const Sums<C> of = one(i);
+    overlap[i - whole] += of.overlap;
+    predictions[i - whole] += of.predictions;
+    targets[i - whole] += of.targets;
+  }
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    totals[0] += static_cast<double>(overlap[lane]);
+    totals[1] += static_cast<double>(predictions[lane]);
+    totals[2] += static_cast<double>(targets[lane]);
+  }
+}
+
 // The sums of a tile, added to those of all channels; `Second`: their derivatives along the directions.
 template <class C, bool Classes, bool Second>
 [[gnu::noinline]] void add_sums(const Problem& problem, Tile<C>& tile, double* totals) {
@@ -46,26 +74,18 @@ template <class C, bool Classes, bool Second>
   const int64_t count = tile.count();
   for (int64_t c = 0; c < problem.channels; ++c) {
     const TargetLine<C, Classes> t = target_line<C, Classes>(tile, c);
-    const C* const p = tile.p(c);
-    C overlap = 0, predictions = 0, targets = 0;
+    const PredictionLine<C> p = tile.p(c);
     if constexpr (Second) {
-      const C* const dp = tile.dp(c);
-      const C* const dt = tile.target_directions(c);
-#pragma omp simd reduction(+ : overlap, predictions, targets)
-      for (int64_t i = 0; i < count; ++i) {
-        const Sums<C> one = measure.moved(t.counted(i), p[i], t(i), dp[i], dt[i]);
-        overlap += one.overlap, predictions += one.predictions, targets += one.targets;
-      }
+      const C *const dp = tile.dp(c), *const dt = tile.target_directions(c);
+      const auto one = [&](int64_t i) {
+        const bool counted = t.counted(i);
+        return measure.moved(only(counted, p[i]), t(i), only(counted, dp[i]), only(counted, dt[i]));
+      };
+      add_line<C>(count, one, totals + kSums * c);
     } else {
-#pragma omp simd reduction(+ : overlap, predictions, targets)
-      for (int64_t i = 0; i < count; ++i) {
-        const Sums<C> one = measure.contribution(t.counted(i), p[i], t(i));
-        overlap += one.overlap, predictions += one.predictions, targets += one.targets;
-      }
+      const auto one = [&](int64_t i) { return measure.contribution(only(t.counted(i), p[i]), t(i)); };
+      add_line<C>(count, one, totals + kSums * c);
     }
-    totals[kSums * c] += static_cast<double>(overlap);
-    totals[kSums * c + 1] += static_cast<double>(predictions);
-    totals[kSums * c + 2] += static_cast<double>(targets);
   }
 }
 
@@ -78,10 +98,10 @@ template <class C, bool Classes>
   std::fill(dot, dot + count, C(0));
   for (int64_t c = 0; c < problem.channels; ++c) {
     const TargetLine<C, Classes> t = target_line<C, Classes>(tile, c);
-    const C* const p = tile.p(c);
+    const PredictionLine<C> p = tile.p(c);
     const Sums<C> of = g[c];
     HANDGRAD_SIMD
-    for (int64_t i = 0; i < count; ++i) dot[i] += p[i] * measure.of_prediction(of, t.counted(i), p[i], t(i));
+    for (int64_t i = 0; i < count; ++i) dot[i] += only(t.counted(i), p[i] * measure.of_prediction(of, p[i], t(i)));
   }
 }
 
@@ -93,30 +113,31 @@ template <class C, bool Classes>
   const bool softmax = problem.activation == Activation::softmax, plain = problem.activation == Activation::none;
   const C* const dot = tile.dot();
   const C* const any = tile.counted();
-  C* __restrict const result = tile.result();
   for (int64_t c = 0; c < problem.channels; ++c) {
     const TargetLine<C, Classes> t = target_line<C, Classes>(tile, c);
-    const C* const p = tile.p(c);
+    const PredictionLine<C> p = tile.p(c);
     const Sums<C> of = g[c];
     if (views.grad_inputs) {
+      C* __restrict const result = tile.result(views.grad_inputs, c);
       if (softmax) {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < count; ++i) {
-          const bool counted = Classes ? t.counted(i) : any[i] != 0;
-          result[i] = counted ? p[i] * (measure.of_prediction(of, t.counted(i), p[i], t(i)) - dot[i]) : C(0);
+          const C u = only(t.counted(i), measure.of_prediction(of, p[i], t(i)));
+          result[i] = only(Classes ? t.counted(i) : any[i] != 0, p[i] * (u - dot[i]));
         }
       } else {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < count; ++i) {
           const C slope = plain ? C(1) : p[i] * (1 - p[i]);
-          result[i] = t.counted(i) ? slope * measure.of_prediction(of, true, p[i], t(i)) : C(0);
+          result[i] = only(t.counted(i), slope * measure.of_prediction(of, p[i], t(i)));
         }
       }
       tile.store(views.grad_inputs, c, result);
     }
     if (!Classes && views.grad_targets) {
+      C* __restrict const result = tile.result(views.grad_targets, c);
       HANDGRAD_SIMD
-      for (int64_t i = 0; i < count; ++i) result[i] = measure.of_target(of, t.counted(i), p[i], t(i));
+      for (int64_t i = 0; i < count; ++i) result[i] = only(t.counted(i), measure.of_target(of, p[i], t(i)));
       tile.store(views.grad_targets, c, result);
     }
   }
@@ -131,12 +152,13 @@ template <class C, bool Classes>
   std::fill(moved, moved + count, C(0));
   for (int64_t c = 0; c < problem.channels; ++c) {
     const TargetLine<C, Classes> t = target_line<C, Classes>(tile, c);
-    const C *const p = tile.p(c), *const dp = tile.dp(c), *const dt = tile.target_directions(c);
+    const PredictionLine<C> p = tile.p(c);
+    const C *const dp = tile.dp(c), *const dt = tile.target_directions(c);
     const Sums<C> of = g[c];
     HANDGRAD_SIMD
     for (int64_t i = 0; i < count; ++i) {
-      moved[i] += dp[i] * measure.of_prediction(of, t.counted(i), p[i], t(i)) +
-                  p[i] * measure.of_prediction_moved(of, t.counted(i), dp[i], dt[i]);
+      moved[i] += only(t.counted(i), dp[i] * measure.of_prediction(of, p[i], t(i)) +
+                                         p[i] * measure.of_prediction_moved(of, dp[i], dt[i]));
     }
   }
 }
@@ -148,34 +170,34 @@ template <class C, bool Classes>
   const int64_t count = tile.count();
   const bool softmax = problem.activation == Activation::softmax, plain = problem.activation == Activation::none;
   const C *const dot = tile.dot(), *const moved_dot = tile.moved_dot(), *const any = tile.counted();
-  C* __restrict const result = tile.result();
   for (int64_t c = 0; c < problem.channels; ++c) {
     const TargetLine<C, Classes> t = target_line<C, Classes>(tile, c);
-    const C *const p = tile.p(c), *const dp = tile.dp(c), *const dt = tile.target_directions(c);
+    const PredictionLine<C> p = tile.p(c);
+    const C *const dp = tile.dp(c), *const dt = tile.target_directions(c);
     const Sums<C> of = g[c];
     if (views.grad_inputs) {
+      C* __restrict const result = tile.result(views.grad_inputs, c);
       if (softmax) {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < count; ++i) {
-          const bool counted = Classes ? t.counted(i) : any[i] != 0;
-          const C u = measure.of_prediction(of, t.counted(i), p[i], t(i));
-          const C du = measure.of_prediction_moved(of, t.counted(i), dp[i], dt[i]);
-          result[i] = counted ? dp[i] * (u - dot[i]) + p[i] * (du - moved_dot[i]) : C(0);
+          const C u = only(t.counted(i), measure.of_prediction(of, p[i], t(i)));
+          const C du = only(t.counted(i), measure.of_prediction_moved(of, dp[i], dt[i]));
+          result[i] = only(Classes ? t.counted(i) : any[i] != 0, dp[i] * (u - dot[i]) + p[i] * (du - moved_dot[i]));
         }
       } else {
         HANDGRAD_SIMD
         for (int64_t i = 0; i < count; ++i) {
-          const C u = measure.of_prediction(of, true, p[i], t(i));
-          const C du = measure.of_prediction_moved(of, true, dp[i], dt[i]);
+          const C u = measure.of_prediction(of, p[i], t(i)), du = measure.of_prediction_moved(of, dp[i], dt[i]);
           const C slope = plain ? C(1) : p[i] * (1 - p[i]), bend = plain ? C(0) : (1 - 2 * p[i]) * dp[i];
-          result[i] = t.counted(i) ? bend * u + slope * du : C(0);
+          result[i] = only(t.counted(i), bend * u + slope * du);
         }
       }
       tile.store(views.grad_inputs, c, result);
     }
     if (!Classes && views.grad_targets) {
+      C* __restrict const result = tile.result(views.grad_targets, c);
       HANDGRAD_SIMD
-      for (int64_t i = 0; i < count; ++i) result[i] = measure.of_target_moved(of, t.counted(i), dp[i], dt[i]);
+      for (int64_t i = 0; i < count; ++i) result[i] = only(t.counted(i), measure.of_target_moved(of, dp[i], dt[i]));
       tile.store(views.grad_targets, c, result);
     }
   }

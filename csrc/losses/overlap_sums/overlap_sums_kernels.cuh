@@ -148,7 +148,7 @@ struct Block {
     return operands.classes ? scratch.classes[j] != C(-1) : scratch.t[index] != operands.ignored;
   }
   __device__ C target(int32_t c, int32_t j, int32_t index) const {
-    if (!operands.classes) return scratch.t[index];
+    if (!operands.classes) return only(is_counted(j, index), scratch.t[index]);
     // What is no class, and not ignored, is seen: NaN.
     const C found = scratch.classes[j];
     return found != found ? found : found == static_cast<C>(c) ? C(1) : C(0);
@@ -241,9 +241,10 @@ struct Block {
         const bool counted = is_counted(j, i);
         Sums<C> one;
         if constexpr (Second) {
-          one = measure.moved(counted, scratch.p[i], target(c, j, i), scratch.dp[i], target_direction(i));
+          one = measure.moved(only(counted, scratch.p[i]), target(c, j, i), only(counted, scratch.dp[i]),
+                              only(counted, target_direction(i)));
         } else {
-          one = measure.contribution(counted, scratch.p[i], target(c, j, i));
+          one = measure.contribution(only(counted, scratch.p[i]), target(c, j, i));
         }
         overlap += one.overlap, predictions += one.predictions, targets += one.targets;
       }
@@ -263,10 +264,11 @@ struct Block {
 
   // With respect to p, and the derivative of that along the directions.
   __device__ C of_prediction(int32_t c, int32_t j, int32_t i) const {
-    return measure.of_prediction(gradient_of_sums(c), is_counted(j, i), scratch.p[i], target(c, j, i));
+    return only(is_counted(j, i), measure.of_prediction(gradient_of_sums(c), scratch.p[i], target(c, j, i)));
   }
   __device__ C of_prediction_moved(int32_t c, int32_t j, int32_t i) const {
-    return measure.of_prediction_moved(gradient_of_sums(c), is_counted(j, i), scratch.dp[i], target_direction(i));
+    return only(is_counted(j, i),
+                measure.of_prediction_moved(gradient_of_sums(c), scratch.dp[i], target_direction(i)));
   }
 
   // Under softmax the sums over channels that gradients need.
@@ -274,6 +276,7 @@ struct Block {
     for_each_position([&](int32_t j) {
       C dot = 0, moved = 0;
       for (int32_t c = 0, i = j; c < geometry.channels; ++c, i += geometry.pitch) {
+        if (!is_counted(j, i)) continue;
         const C u = of_prediction(c, j, i);
         dot += scratch.p[i] * u;
         if constexpr (Second) moved += scratch.dp[i] * u + scratch.p[i] * of_prediction_moved(c, j, i);
@@ -298,8 +301,9 @@ struct Block {
   }
   __device__ C grad_target(int32_t c, int32_t j, int32_t i) const {
     const Sums<C> g = gradient_of_sums(c);
-    if constexpr (Second) return measure.of_target_moved(g, is_counted(j, i), scratch.dp[i], target_direction(i));
-    return measure.of_target(g, is_counted(j, i), scratch.p[i], target(c, j, i));
+    if (!is_counted(j, i)) return 0;
+    if constexpr (Second) return measure.of_target_moved(g, scratch.dp[i], target_direction(i));
+    return measure.of_target(g, scratch.p[i], target(c, j, i));
   }
 
   __device__ void write_gradients() const {

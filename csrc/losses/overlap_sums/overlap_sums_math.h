@@ -21,34 +21,41 @@ HANDGRAD_MATH C sigmoid(C x) {
   return 1 / (1 + exp(-x));
 }
 
-// How an element is counted: `squared` ones by their squares. What is not counted adds 0, whatever it is.
+// What is not counted adds 0, whatever it is. (In bits: a compiler may make a branch of a selection, around the loads of
+// x too, and then does not vectorise the loop.)
+template <class C>
+HANDGRAD_MATH C only(bool counted, C x) {
+#if defined(__CUDA_ARCH__)
+  return counted ? x : C(0);
+#else
+  using Bits = typename handgrad::detail::FloatFormat<C>::Bits;
+  return handgrad::detail::bits_as<C>(handgrad::detail::bits_as<Bits>(x) & -static_cast<Bits>(counted));
+#endif
+}
+
+// How an element is counted: of `squared` ones the squares.
 template <class C>
 struct Measure {
   bool squared;
 
-  HANDGRAD_MATH C value(C x) const { return squared ? x * x : x; }
+  HANDGRAD_MATH C value(C x) const { return x * (squared ? x : C(1)); }
   HANDGRAD_MATH C slope(C x) const { return squared ? 2 * x : C(1); }
+  HANDGRAD_MATH C curvature() const { return squared ? C(2) : C(0); }
 
-  HANDGRAD_MATH Sums<C> contribution(bool counted, C p, C t) const {
-    return {counted ? p * t : C(0), counted ? value(p) : C(0), counted ? value(t) : C(0)};
-  }
+  HANDGRAD_MATH Sums<C> contribution(C p, C t) const { return {p * t, value(p), value(t)}; }
   // The derivative of it along (dp, dt).
-  HANDGRAD_MATH Sums<C> moved(bool counted, C p, C t, C dp, C dt) const {
-    return {counted ? dp * t + p * dt : C(0), counted ? slope(p) * dp : C(0), counted ? slope(t) * dt : C(0)};
+  HANDGRAD_MATH Sums<C> moved(C p, C t, C dp, C dt) const {
+    return {dp * t + p * dt, slope(p) * dp, slope(t) * dt};
   }
 
   // The derivatives of the sum of g * contribution with respect to p and to t, and those of these along (dp, dt).
-  HANDGRAD_MATH C of_prediction(const Sums<C>& g, bool counted, C p, C t) const {
-    return counted ? g.overlap * t + g.predictions * slope(p) : C(0);
+  HANDGRAD_MATH C of_prediction(const Sums<C>& g, C p, C t) const { return g.overlap * t + g.predictions * slope(p); }
+  HANDGRAD_MATH C of_target(const Sums<C>& g, C p, C t) const { return g.overlap * p + g.targets * slope(t); }
+  HANDGRAD_MATH C of_prediction_moved(const Sums<C>& g, C dp, C dt) const {
+    return g.overlap * dt + g.predictions * curvature() * dp;
   }
-  HANDGRAD_MATH C of_target(const Sums<C>& g, bool counted, C p, C t) const {
-    return counted ? g.overlap * p + g.targets * slope(t) : C(0);
-  }
-  HANDGRAD_MATH C of_prediction_moved(const Sums<C>& g, bool counted, C dp, C dt) const {
-    return counted ? g.overlap * dt + g.predictions * (squared ? 2 * dp : C(0)) : C(0);
-  }
-  HANDGRAD_MATH C of_target_moved(const Sums<C>& g, bool counted, C dp, C dt) const {
-    return counted ? g.overlap * dp + g.targets * (squared ? 2 * dt : C(0)) : C(0);
+  HANDGRAD_MATH C of_target_moved(const Sums<C>& g, C dp, C dt) const {
+    return g.overlap * dp + g.targets * curvature() * dt;
   }
 };
 

@@ -65,6 +65,14 @@ struct Views {
         grad_targets(mutable_view_if<C>(tensors.grad_targets)) {}
 };
 
+// The predictions of a channel: under softmax powers, which all channels divide by one number.
+template <class C>
+struct PredictionLine {
+  const C *powers, *scale;
+
+  C operator[](int64_t i) const { return powers[i] * scale[i]; }
+};
+
 // One tile: p, predictions, and dp, their derivatives along the direction, are lines of all channels; what is needed of
 // a single channel at a time is one line.
 template <class C>
@@ -76,6 +84,7 @@ class Tile {
     memory_.resize(static_cast<size_t>(lines * plan.width));
     p_ = memory_.data() + kLines * plan.width;
     dp_ = second ? p_ + problem.channels * plan.width : nullptr;
+    std::fill(line(kScale), line(kScale) + plan.width, C(1));
   }
 
   Tile(const Tile&) = delete;
@@ -86,17 +95,15 @@ class Tile {
     bool valid = true;
     if (problem_.classes) valid = load_classes();
     else if (problem_.activation == Activation::softmax) find_counted();
-    switch (problem_.activation) {
-      case Activation::none: load_plain(); break;
-      case Activation::sigmoid: load_sigmoid(); break;
-      case Activation::softmax: load_softmax(); break;
-    }
+    load_inputs();
+    if (problem_.activation == Activation::sigmoid) take_sigmoid();
+    if (problem_.activation == Activation::softmax) take_softmax();
     if (dp_) load_moved();
     return valid;
   }
 
   int64_t count() const { return count_; }
-  const C* p(int64_t c) const { return p_ + c * plan_.width; }
+  PredictionLine<C> p(int64_t c) { return {p_ + c * plan_.width, line(kScale)}; }
   const C* dp(int64_t c) const { return dp_ + c * plan_.width; }
   C ignored() const { return ignored_; }
   // For classes the class at each position, -1 where it is ignored; else the targets of channel c, loaded here.
@@ -112,17 +119,20 @@ class Tile {
   }
   // Under softmax whether any channel is counted at a position: not 0.
   const C* counted() { return problem_.classes ? nullptr : line(kCounted); }
-  // Two lines for sums over channels, and one for results.
+  // Two lines for sums over channels.
   C* dot() { return line(kDot); }
   C* moved_dot() { return line(kMovedDot); }
-  C* result() { return line(kResult); }
-
-  void store(const StoredView<C, 3>& view, int64_t c, const C* from) {
-    store_run(from, count_, view.first + offset(view, c), view.strides[2]);
+  // Where the results of channel c go: to their memory, if that is a run of C, or to a line that `store` copies there.
+  C* result(const StoredView<C, 3>& view, int64_t c) {
+    const Stored<C> to = view.first + offset(view, c);
+    return to.is_computed_in() && view.strides[2] == 1 ? to.in_place() : line(kResult);
+  }
+  void store(const StoredView<C, 3>& view, int64_t c, const C* result) {
+    if (result == line(kResult)) store_run(result, count_, view.first + offset(view, c), view.strides[2]);
   }
 
  private:
-  enum Line { kTargets, kDirections, kCounted, kDot, kMovedDot, kResult, kInput, kLines };
+  enum Line { kTargets, kDirections, kCounted, kDot, kMovedDot, kResult, kScale, kLines };
 
   C* line(Line which) { return memory_.data() + which * plan_.width; }
   template <class P>
@@ -132,13 +142,6 @@ class Tile {
   void load_or_zero(const StoredView<const C, 3>& view, int64_t c, C* to) const {
     if (view) load_run(view.first + offset(view, c), view.strides[2], count_, to);
     else std::fill(to, to + count_, C(0));
-  }
-  // The inputs of channel c, where they lie if they are a run of C there.
-  const C* inputs(int64_t c) {
-    const Stored<const C> from = views_.inputs.first + offset(views_.inputs, c);
-    if (from.is_computed_in() && views_.inputs.strides[2] == 1) return from.in_place();
-    load_run(from, views_.inputs.strides[2], count_, line(kInput));
-    return line(kInput);
   }
 
   bool load_classes() {
@@ -164,49 +167,44 @@ class Tile {
     }
   }
 
-  void load_plain() {
+  // A tile is copied while it is first looked at: channels lie a power of two apart more often than not, and would drive
+  // each other out of the cache until it is looked at again.
+  void load_inputs() {
     for (int64_t c = 0; c < problem_.channels; ++c) {
-      const C* x = inputs(c);
-      std::copy(x, x + count_, p_ + c * plan_.width);
+      load_run(views_.inputs.first + offset(views_.inputs, c), views_.inputs.strides[2], count_, p_ + c * plan_.width);
     }
   }
 
-  void load_sigmoid() {
+  void take_sigmoid() {
     for (int64_t c = 0; c < problem_.channels; ++c) {
-      const C* __restrict x = inputs(c);
-      C* __restrict to = p_ + c * plan_.width;
+      C* __restrict x = p_ + c * plan_.width;
       HANDGRAD_SIMD
-      for (int64_t i = 0; i < count_; ++i) to[i] = sigmoid(x[i]);
+      for (int64_t i = 0; i < count_; ++i) x[i] = sigmoid(x[i]);
     }
   }
 
-  void load_softmax() {
+  // All powers, and what makes predictions of them.
+  void take_softmax() {
     C* __restrict const largest = line(kDot);
-    C* __restrict const sum = line(kMovedDot);
+    C* __restrict const sum = line(kScale);
     std::fill(largest, largest + count_, -std::numeric_limits<C>::infinity());
     std::fill(sum, sum + count_, C(0));
     for (int64_t c = 0; c < problem_.channels; ++c) {
-      const C* __restrict x = inputs(c);
+      const C* __restrict x = p_ + c * plan_.width;
       HANDGRAD_SIMD
       for (int64_t i = 0; i < count_; ++i) largest[i] = x[i] > largest[i] ? x[i] : largest[i];
     }
     for (int64_t c = 0; c < problem_.channels; ++c) {
-      const C* __restrict x = inputs(c);
-      C* __restrict to = p_ + c * plan_.width;
+      C* __restrict x = p_ + c * plan_.width;
       HANDGRAD_SIMD
       for (int64_t i = 0; i < count_; ++i) {
         const C power = exp_decay(largest[i] - x[i]);
-        to[i] = power;
+        x[i] = power;
         sum[i] += power;
       }
     }
     HANDGRAD_SIMD
     for (int64_t i = 0; i < count_; ++i) sum[i] = 1 / sum[i];
-    for (int64_t c = 0; c < problem_.channels; ++c) {
-      C* __restrict to = p_ + c * plan_.width;
-      HANDGRAD_SIMD
-      for (int64_t i = 0; i < count_; ++i) to[i] *= sum[i];
-    }
   }
 
   // dp, from the direction of the inputs.
@@ -217,13 +215,13 @@ class Tile {
     C* __restrict const along = line(kDot);
     std::fill(along, along + count_, C(0));
     for (int64_t c = 0; c < problem_.channels && softmax; ++c) {
-      const C* __restrict p = p_ + c * plan_.width;
+      const PredictionLine<C> p = this->p(c);
       const C* __restrict v = dp_ + c * plan_.width;
       HANDGRAD_SIMD
       for (int64_t i = 0; i < count_; ++i) along[i] += p[i] * v[i];
     }
     for (int64_t c = 0; c < problem_.channels; ++c) {
-      const C* __restrict p = p_ + c * plan_.width;
+      const PredictionLine<C> p = this->p(c);
       C* __restrict v = dp_ + c * plan_.width;
       HANDGRAD_SIMD
       for (int64_t i = 0; i < count_; ++i) v[i] = p[i] * (softmax ? v[i] - along[i] : v[i] * (1 - p[i]));
