@@ -87,7 +87,8 @@ HANDGRAD_MATH auto state_of(const Formula& formula, const Rows<N>& rows, [[maybe
   }
 }
 
-// ---- one loss, with all of its derivatives; returns what is summed ---------------------------------------------------
+// ---- one loss, with all of its derivatives; returns what is summed
+// ---------------------------------------------------
 
 template <class Formula>
 struct Value {
@@ -162,7 +163,8 @@ struct SecondGradient {
   }
 };
 
-// ---- checks, and the results to be filled ----------------------------------------------------------------------------
+// ---- checks, and the results to be filled
+// ----------------------------------------------------------------------------
 
 inline Tensor dense(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
@@ -208,14 +210,15 @@ struct Results {
     const Sizes sizes = grad_output.sizes();
     const bool fits =
         reduced() ? grad_output.numel() == 1 : std::equal(sizes.begin(), sizes.end(), units.begin(), units.end());
-    HANDGRAD_CHECK(fits, op, ": grad_output must have the shape of the loss, ", shape_text(reduced() ? Sizes() : shape()),
-                   "; got ", shape_text(grad_output));
+    HANDGRAD_CHECK(fits, op, ": grad_output must have the shape of the loss, ",
+                   shape_text(reduced() ? Sizes() : shape()), "; got ", shape_text(grad_output));
     check_dtype_and_device(op, "grad_output", grad_output, "sums", sums);
     return dense(grad_output);
   }
 };
 
-// ---- host entries ----------------------------------------------------------------------------------------------------
+// ---- host entries
+// ----------------------------------------------------------------------------------------------------
 
 template <class Op, class Device, class OpNumbers = typename Op::Numbers>
 struct Entries;
@@ -241,9 +244,8 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     const Tensor dense_grad = results.check_grad_output(grad_output);
     if (!as_output_mask<1>(Op::name, output_mask)[0]) return empty_placeholder(sums);
     const Tensor grad_sums = empty_contiguous(sums.sizes(), sums);
-    const Gradient<Formula> body{Formula{numbers...}, results.classes,         Numbers(results.sums),
-                                 Numbers(dense_grad), Numbers(grad_sums), 1 / results.divisor(),
-                                 results.reduced()};
+    const Gradient<Formula> body{Formula{numbers...}, results.classes,       Numbers(results.sums), Numbers(dense_grad),
+                                 Numbers(grad_sums),  1 / results.divisor(), results.reduced()};
     results.template run<Device>("_backward", body, false, grad_sums);
     return grad_sums;
   }

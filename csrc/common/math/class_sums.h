@@ -38,4 +38,14 @@ struct Score {
   }
 };
 
+// Tversky's index: false positives count alpha, false negatives beta.
+template <class N>
+HANDGRAD_MATH Score<N> tversky_score(const ClassSums<N>& sums, double alpha, double beta, double smooth, double eps) {
+  const N false_positives = sums.predictions - sums.overlap, false_negatives = sums.targets - sums.overlap;
+  return {sums.overlap + smooth,
+          {sums.overlap + alpha * false_positives + beta * false_negatives + smooth, eps},
+          {1, 0, 0},
+          {1 - alpha - beta, alpha, beta}};
+}
+
 }  // namespace handgrad

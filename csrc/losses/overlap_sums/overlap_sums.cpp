@@ -2,8 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
-  library.def(
-      "overlap_sums(Tensor inputs, Tensor targets, int activation, int? ignore_index, bool squared) -> Tensor");
+  library.def("overlap_sums(Tensor inputs, Tensor targets, int activation, int? ignore_index, bool squared) -> Tensor");
   library.def(
       "_overlap_sums_backward(Tensor grad_output, Tensor inputs, Tensor targets, int activation, int? ignore_index, "
       "bool squared, bool[2] output_mask) -> (Tensor grad_inputs, Tensor grad_targets)");

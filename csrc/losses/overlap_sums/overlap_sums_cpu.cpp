@@ -106,8 +106,7 @@ template <class C, bool Classes>
 }
 
 template <class C, bool Classes>
-[[gnu::noinline]] void write_gradients(const Problem& problem, Tile<C>& tile, const Sums<C>* g,
-                                       const Views<C>& views) {
+[[gnu::noinline]] void write_gradients(const Problem& problem, Tile<C>& tile, const Sums<C>* g, const Views<C>& views) {
   const Measure<C> measure{problem.squared};
   const int64_t count = tile.count();
   const bool softmax = problem.activation == Activation::softmax, plain = problem.activation == Activation::none;
@@ -243,10 +242,9 @@ struct TilesOnCpu {
   static void sums(const Problem& problem, const Tensors& tensors, const Tensor& result) {
     dispatch(problem, tensors, [&]<class C, bool Classes>(TypeTag<C>, std::bool_constant<Classes>) {
       const Views<C> views(tensors);
-      for_each_tile<C>(problem, views, false, result.mutable_data_ptr<C>(),
-                       [&](Tile<C>& tile, int64_t, double* totals) {
-                         add_sums<C, Classes, false>(problem, tile, totals);
-                       });
+      for_each_tile<C>(
+          problem, views, false, result.mutable_data_ptr<C>(),
+          [&](Tile<C>& tile, int64_t, double* totals) { add_sums<C, Classes, false>(problem, tile, totals); });
     });
   }
 

@@ -19,7 +19,8 @@ inline ScalarType computed_in(const Tensor& inputs) {
   return inputs.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// Of a call: what an op's numbers and shapes say. Targets are one number for each input, or one class for each position.
+// Of a call: what an op's numbers and shapes say. Targets are one number for each input, or one class for each
+// position.
 struct Problem {
   int64_t batch, channels, positions;
   Activation activation;
@@ -52,8 +53,8 @@ inline Problem check_arguments(const Tensor& inputs, const Tensor& targets, int6
   HANDGRAD_CHECK(!one_class || (is_integer(targets.scalar_type()) && targets.scalar_type() != ScalarType::Bool), kOp,
                  ": targets of one channel are classes and must be integers; got ", dtype_text(targets.scalar_type()));
   HANDGRAD_CHECK(is_integer(targets.scalar_type()) || targets.scalar_type() == inputs.scalar_type(), kOp,
-                 ": targets must be integers or have the dtype of inputs, ", dtype_text(inputs.scalar_type()),
-                 "; got ", dtype_text(targets.scalar_type()));
+                 ": targets must be integers or have the dtype of inputs, ", dtype_text(inputs.scalar_type()), "; got ",
+                 dtype_text(targets.scalar_type()));
   check_device(kOp, "targets", targets, "inputs", inputs);
   // Classes are compared as floats.
   HANDGRAD_CHECK(sizes[1] <= int64_t{1} << 24, kOp, ": inputs must have at most 2^24 channels; got ", sizes[1]);
@@ -66,10 +67,9 @@ inline Tensor empty_sums(const Tensor& inputs) {
   const std::vector<int64_t> sizes{inputs.sizes()[0], inputs.sizes()[1], kSums};
   const Sizes shape(sizes.data(), sizes.size());
   const std::vector<int64_t> strides = contiguous_strides(shape);
-  return empty_strided(shape, Sizes(strides.data(), strides.size()),
-                       computed_in(inputs) == ScalarType::Double ? aoti_torch_dtype_float64()
-                                                                 : aoti_torch_dtype_float32(),
-                       inputs);
+  return empty_strided(
+      shape, Sizes(strides.data(), strides.size()),
+      computed_in(inputs) == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(), inputs);
 }
 
 // The gradient of the sums, contiguous.
@@ -146,7 +146,7 @@ struct Entries {
                                                             const std::optional<Tensor>& grad_grad_targets,
                                                             const Tensor& grad_output,  // [N, C, 3]
                                                             const Tensor& inputs,       // [N, C, *]
-                                                            const Tensor& targets,  // that of inputs, or [N, 1, *]
+                                                            const Tensor& targets,      // that of inputs, or [N, 1, *]
                                                             int64_t activation,
                                                             const std::optional<int64_t>& ignore_index, bool squared,
                                                             const std::vector<bool>& output_mask) {

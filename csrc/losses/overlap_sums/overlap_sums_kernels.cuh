@@ -1,75 +1,23 @@
-// Kernels of the sums on CUDA devices. A block takes the tiles of a chunk of one sample one after the other: all channels
-// of a few neighbouring positions, read from global memory once into scratch memory, activated there, summed there by a
-// warp for each channel, or turned into gradients there.
+// Kernels of the sums on CUDA devices. A block takes the tiles of a chunk of one sample one after the other: all
+// channels of a few neighbouring positions, read from global memory once into scratch memory, activated there, summed
+// there by a warp for each channel, or turned into gradients there.
 //
 // The scratch is shared memory; where a tile of even a few positions is too large for that, a piece of global memory
 // that belongs to the block. Partial sums of chunks are added by a kernel of their own, in order, in double: the same
 // bits on every run.
 //
-// In order of appearance: Geometry and Operands, as the host hands them over; Scratch; loading and activating a tile;
-// the sums; the gradients; the kernels.
+// In order of appearance: Scratch; Block, which loads and activates a tile, sums it and writes its gradients; the
+// kernels.
 #pragma once
 
-#include "cuda/access.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
-#include "overlap_sums_host.h"
+#include "overlap_sums_operands.cuh"
 
 namespace handgrad::overlap_sums {
 
 inline constexpr int kTileThreads = 256;
 inline constexpr int kTileWarps = kTileThreads / kWarpSize;
-
-struct Geometry {
-  int64_t positions, chunks, chunk_positions, items;  // items: chunks of all samples
-  // Positions of a tile; the distance of its lines, odd, so that walks along either are free of bank conflicts.
-  int32_t width, pitch, channels;
-  // How many numbers of C a block's scratch has, and how many arrays of tiles are in it.
-  int64_t scratch;
-  bool channels_innermost;
-};
-
-template <class C>
-struct Operands {
-  StoredView<const C, 3> inputs, targets, direction1, direction2;
-  StoredView<C, 3> grad_inputs, grad_targets;
-  const C* grad_sums;  // [N, C, 3]
-  double* partial;     // [N, chunks, C, 3]; null: nothing is summed
-  C ignored;
-  Activation activation;
-  bool squared, classes;
-};
-
-template <class C>
-__device__ __forceinline__ C read(const StoredView<const C, 3>& view, int64_t offset) {
-  C value = 0;
-  dispatch_storage<C>(view.first.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    value = widen(load(view.first.template as<T>() + offset));
-  });
-  return value;
-}
-template <class C>
-__device__ __forceinline__ void write(const StoredView<C, 3>& view, int64_t offset, C value) {
-  dispatch_storage<C>(view.first.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    store(view.first.template as<T>() + offset, narrow<T>(value));
-  });
-}
-// A target, which may be an integer.
-template <class C>
-__device__ __forceinline__ C read_number(const StoredView<const C, 3>& view, int64_t offset) {
-  const void* data = view.first.data;
-  switch (view.first.dtype) {
-    case ScalarType::Long: return static_cast<C>(load(static_cast<const int64_t*>(data) + offset));
-    case ScalarType::Int: return static_cast<C>(load(static_cast<const int32_t*>(data) + offset));
-    case ScalarType::Short: return static_cast<C>(load(static_cast<const int16_t*>(data) + offset));
-    case ScalarType::Char: return static_cast<C>(load(static_cast<const int8_t*>(data) + offset));
-    case ScalarType::Bool:
-    case ScalarType::Byte: return static_cast<C>(load(static_cast<const uint8_t*>(data) + offset));
-    default: return read(view, offset);
-  }
-}
 
 // A block's memory: of all channels the sums, or the gradients with respect to them; lines of a number for each
 // position; and arrays of a tile.
@@ -142,7 +90,8 @@ struct Block {
     for (int32_t j = threadIdx.x; j < tile.width; j += kTileThreads) body(j);
   }
 
-  // ---- a target ------------------------------------------------------------------------------------------------------
+  // ---- a target
+  // ------------------------------------------------------------------------------------------------------
 
   __device__ bool is_counted(int32_t j, int32_t index) const {
     return operands.classes ? scratch.classes[j] != C(-1) : scratch.t[index] != operands.ignored;
@@ -159,7 +108,8 @@ struct Block {
     return {g[0], g[1], g[2]};
   }
 
-  // ---- loading and activating ----------------------------------------------------------------------------------------
+  // ---- loading and activating
+  // ----------------------------------------------------------------------------------------
 
   __device__ void begin(int64_t n) {
     tile.n = n;
@@ -193,9 +143,8 @@ struct Block {
     if (operands.activation == Activation::softmax) for_each_position([&](int32_t j) { activate(j); });
     if constexpr (Second) {
       if (operands.activation == Activation::sigmoid) {
-        for_each([&](int32_t, int32_t, int32_t index) {
-          scratch.dp[index] *= scratch.p[index] * (1 - scratch.p[index]);
-        });
+        for_each(
+            [&](int32_t, int32_t, int32_t index) { scratch.dp[index] *= scratch.p[index] * (1 - scratch.p[index]); });
       }
     }
     __syncthreads();
@@ -229,7 +178,8 @@ struct Block {
     }
   }
 
-  // ---- the sums ------------------------------------------------------------------------------------------------------
+  // ---- the sums
+  // ------------------------------------------------------------------------------------------------------
 
   // Of the tile to those of the chunk: a warp for each channel, always the same one.
   __device__ void add_sums() const {
@@ -257,18 +207,19 @@ struct Block {
   }
   __device__ void store_sums(int64_t item) const {
     const int32_t sums = geometry.channels * static_cast<int32_t>(kSums);
-    for (int32_t i = threadIdx.x; i < sums; i += kTileThreads) store(operands.partial + item * sums + i, scratch.totals[i]);
+    for (int32_t i = threadIdx.x; i < sums; i += kTileThreads)
+      store(operands.partial + item * sums + i, scratch.totals[i]);
   }
 
-  // ---- the gradients -------------------------------------------------------------------------------------------------
+  // ---- the gradients
+  // -------------------------------------------------------------------------------------------------
 
   // With respect to p, and the derivative of that along the directions.
   __device__ C of_prediction(int32_t c, int32_t j, int32_t i) const {
     return only(is_counted(j, i), measure.of_prediction(gradient_of_sums(c), scratch.p[i], target(c, j, i)));
   }
   __device__ C of_prediction_moved(int32_t c, int32_t j, int32_t i) const {
-    return only(is_counted(j, i),
-                measure.of_prediction_moved(gradient_of_sums(c), scratch.dp[i], target_direction(i)));
+    return only(is_counted(j, i), measure.of_prediction_moved(gradient_of_sums(c), scratch.dp[i], target_direction(i)));
   }
 
   // Under softmax the sums over channels that gradients need.
@@ -320,7 +271,8 @@ struct Block {
   }
 };
 
-// ---- kernels ---------------------------------------------------------------------------------------------------------
+// ---- kernels
+// ---------------------------------------------------------------------------------------------------------
 
 // The sums, or of the first derivative the gradients; Second: of the second derivative both. `global` is null where the
 // scratch is shared memory.

@@ -21,8 +21,8 @@ HANDGRAD_MATH C sigmoid(C x) {
   return 1 / (1 + exp(-x));
 }
 
-// What is not counted adds 0, whatever it is. (In bits: a compiler may make a branch of a selection, around the loads of
-// x too, and then does not vectorise the loop.)
+// What is not counted adds 0, whatever it is. (In bits: a compiler may make a branch of a selection, around the loads
+// of x too, and then does not vectorise the loop.)
 template <class C>
 HANDGRAD_MATH C only(bool counted, C x) {
 #if defined(__CUDA_ARCH__)
@@ -44,9 +44,7 @@ struct Measure {
 
   HANDGRAD_MATH Sums<C> contribution(C p, C t) const { return {p * t, value(p), value(t)}; }
   // The derivative of it along (dp, dt).
-  HANDGRAD_MATH Sums<C> moved(C p, C t, C dp, C dt) const {
-    return {dp * t + p * dt, slope(p) * dp, slope(t) * dt};
-  }
+  HANDGRAD_MATH Sums<C> moved(C p, C t, C dp, C dt) const { return {dp * t + p * dt, slope(p) * dp, slope(t) * dt}; }
 
   // The derivatives of the sum of g * contribution with respect to p and to t, and those of these along (dp, dt).
   HANDGRAD_MATH C of_prediction(const Sums<C>& g, C p, C t) const { return g.overlap * t + g.predictions * slope(p); }

@@ -93,8 +93,10 @@ class Tile {
   bool move_to(int64_t n, int64_t index) {
     n_ = n, first_ = index * plan_.width, count_ = std::min(plan_.width, problem_.positions - first_);
     bool valid = true;
-    if (problem_.classes) valid = load_classes();
-    else if (problem_.activation == Activation::softmax) find_counted();
+    if (problem_.classes)
+      valid = load_classes();
+    else if (problem_.activation == Activation::softmax)
+      find_counted();
     load_inputs();
     if (problem_.activation == Activation::sigmoid) take_sigmoid();
     if (problem_.activation == Activation::softmax) take_softmax();
@@ -140,8 +142,10 @@ class Tile {
     return n_ * view.strides[0] + c * view.strides[1] + first_ * view.strides[2];
   }
   void load_or_zero(const StoredView<const C, 3>& view, int64_t c, C* to) const {
-    if (view) load_run(view.first + offset(view, c), view.strides[2], count_, to);
-    else std::fill(to, to + count_, C(0));
+    if (view)
+      load_run(view.first + offset(view, c), view.strides[2], count_, to);
+    else
+      std::fill(to, to + count_, C(0));
   }
 
   bool load_classes() {
@@ -167,8 +171,8 @@ class Tile {
     }
   }
 
-  // A tile is copied while it is first looked at: channels lie a power of two apart more often than not, and would drive
-  // each other out of the cache until it is looked at again.
+  // A tile is copied while it is first looked at: channels lie a power of two apart more often than not, and would
+  // drive each other out of the cache until it is looked at again.
   void load_inputs() {
     for (int64_t c = 0; c < problem_.channels; ++c) {
       load_run(views_.inputs.first + offset(views_.inputs, c), views_.inputs.strides[2], count_, p_ + c * plan_.width);

@@ -31,9 +31,10 @@ class OverlapLoss(ReducedLoss):
 
     Args:
         name: ``"namespace::op"``.
-        reference: the loss of each class in plain PyTorch, ``reference(sums, *numbers)`` with sums (..., 3), or
-            (..., C, 3) where ``together``; without a reduction, and without regard to absent classes.
-        together: whether the classes of a sample have one loss.
+        reference: the loss of each class in plain PyTorch, ``reference(sums, *numbers)`` with sums (..., 3), without a
+            reduction, and without regard to absent classes.
+        together: whether the classes of a sample have one loss. The reference then gets sums (..., C, 3), and after
+            the numbers ``skip_absent``, of which it makes what it means to the loss.
 
     Example::
 
@@ -93,10 +94,11 @@ class OverlapLoss(ReducedLoss):
 
     def reduced_reference(self, reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def reduced(sums: Tensor, *numbers: Any) -> Tensor:
-            losses = reference(sums, *numbers[:-1])
-            if numbers[-2]:
-                there = sums[..., 2] != 0
-                losses = torch.where(there.any(-1) if self.together else there, losses, 0)
+            if self.together:
+                losses = reference(sums, *numbers[:-1])
+            else:
+                losses = reference(sums, *numbers[:-2])
+                losses = torch.where(sums[..., 2] != 0, losses, 0) if numbers[-2] else losses
             if numbers[-1] == NONE:
                 return losses
             # The mean of no losses is 0.
@@ -141,7 +143,7 @@ class OverlapLossModule(nn.Module):
         self,
         function: Callable[..., Tensor],
         check_numbers: Callable[..., None],
-        numbers: Mapping[str, float],
+        numbers: Mapping[str, Any],
         weight: Tensor | None = None,
         **settings: Any,
     ) -> None:

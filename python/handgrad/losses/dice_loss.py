@@ -67,7 +67,7 @@ def dice_loss(
     Example:
         >>> logits = torch.tensor([[[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]]])
         >>> dice_loss(logits, torch.tensor([[0, 1, 1]]), "softmax")
-        tensor(0.1591)
+        tensor(0.1467)
     """
     _check_numbers(smooth, eps)
     return _loss(inputs, targets, activation, ignore_index, weight, batch, squared, absent, reduction, smooth, eps)
@@ -90,7 +90,7 @@ class DiceLoss(OverlapLossModule):
     Example:
         >>> loss = DiceLoss("softmax", ignore_index=255)
         >>> loss(torch.tensor([[[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]]]), torch.tensor([[0, 1, 255]]))
-        tensor(0.1951)
+        tensor(0.1952)
     """
 
     def __init__(

@@ -145,7 +145,7 @@ def _fake(inputs: Tensor, targets: Tensor, activation: int, ignore_index: int | 
 
 
 def _gradient_like(tensor: Tensor) -> Tensor:
-    """Channels innermost where they are so in ``tensor``, otherwise contiguous: the rule of csrc/common/abi/layout.h."""
+    """Channels innermost where they are so in ``tensor``, otherwise contiguous: as csrc/common/abi/layout.h has it."""
     last = tensor.movedim(1, -1)
     if tensor.is_contiguous() or not last.is_contiguous():
         return tensor.new_empty(tensor.shape)
