@@ -122,9 +122,9 @@ def overlap_loss_spec(
         reference=reference_of(function, formula, together),
         module=module,
         samples=[
-            Sample("soft", soft(2, 3, 4), {"activation": "softmax", "smooth": 0.1, "reduction": "none"}),
+            Sample("soft", soft(2, 3, 7), {"activation": "softmax", "smooth": 0.1, "reduction": "none"}),
             Sample("batch", soft(2, 2, 2, 2), {"activation": "sigmoid", "batch": True, "reduction": "mean", **numbers}),
-            Sample("classes", classes(2, 3, 5), {"activation": "softmax", "ignore_index": 1, "absent": "skip"}),
+            Sample("classes", classes(2, 3, 7), {"activation": "softmax", "ignore_index": 1, "absent": "skip"}),
         ],
         large=Sample(
             "large", classes(2, 3, 211, 157, dtype=torch.float32), {"activation": "softmax", "reduction": "sum"}
@@ -137,8 +137,8 @@ def overlap_loss_spec(
         ],
         autocast=torch.float32,
         widens=True,
-        # The sums: three numbers for each sample and class.
-        saves=2 * 3 * 3 * 8 * 2,
+        # Sums, directions and gradients of these: three numbers for each sample and class.
+        saves=512,
         sums_of_many=lambda: of_many(2**21),
         lenient={"ignore_index": lambda value: value is None or (type(value) is int and abs(value) < 2**63)},
         bad=[

@@ -49,6 +49,7 @@ class OverlapLoss(ReducedLoss):
             reference=self.reduced_reference(reference),
             fake=self.fake_loss,
             roles=ELEMENTWISE,
+            gradient_like=lambda sums: sums.new_empty(sums.shape),
             splits=self.leading_dimensions,
         )
 

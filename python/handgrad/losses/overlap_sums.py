@@ -86,23 +86,18 @@ def check_activation(op: str, activation: Any) -> int:
 
 
 def _check_shapes(op: str, inputs: Tensor, targets: Tensor) -> None:
-    torch._check(inputs.dim() >= 2, lambda: f"{op}: inputs must have shape (N, C, ...); got {tuple(inputs.shape)}")
     wanted, given = tuple(inputs.shape), tuple(targets.shape)
-    torch._check(
-        len(given) == len(wanted) and given[:1] + given[2:] == wanted[:1] + wanted[2:] and given[1] in (1, wanted[1]),
-        lambda: (
+    if len(wanted) < 2:
+        raise RuntimeError(f"{op}: inputs must have shape (N, C, ...); got {wanted}")
+    if len(given) != len(wanted) or given[:1] + given[2:] != wanted[:1] + wanted[2:] or given[1] not in (1, wanted[1]):
+        raise RuntimeError(
             f"{op}: targets must have the shape of inputs, {wanted}, or that without its channels for classes; got "
             f"{given}"
-        ),
-    )
-    torch._check(
-        given[1] == wanted[1] or targets.dtype in _INTEGERS,
-        lambda: f"{op}: targets without channels are classes, and must be integers; got {targets.dtype}",
-    )
-    torch._check(
-        targets.device == inputs.device,
-        lambda: f"{op}: targets must be on the device of inputs, {inputs.device}; got {targets.device}",
-    )
+        )
+    if given[1] != wanted[1] and targets.dtype not in _INTEGERS:
+        raise RuntimeError(f"{op}: targets without channels are classes, and must be integers; got {targets.dtype}")
+    if targets.device != inputs.device:
+        raise RuntimeError(f"{op}: targets must be on the device of inputs, {inputs.device}; got {targets.device}")
 
 
 # ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------
