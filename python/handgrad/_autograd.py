@@ -76,10 +76,8 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
                 torch.zeros_like(t) if d is None else d.contiguous() for t, d in zip(primals, given, strict=True)
             )
             moved = torch.func.jvp(function, primals, filled)[1]
-            if isinstance(moved, torch.Tensor):
-                return moved
             rest = iter(moved)
-            return tuple(next(rest) if there else None for there in returned)
+            return tuple(next(rest) if there else None for there in returned) if returned else moved
 
     Through.vmap = staticmethod(vmap)  # type: ignore[method-assign]
     return Through

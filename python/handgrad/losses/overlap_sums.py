@@ -27,8 +27,8 @@ def overlap_sums(
 
     .. math:: sums_{n c} = \left(\sum_i p_{n c i} t_{n c i}, \; \sum_i p_{n c i}, \; \sum_i t_{n c i}\right)
 
-    ``dice_loss``, ``jaccard_loss`` and the others are made of it; call it for a loss or a metric of your own. Nothing
-    of the size of the inputs is made or kept; backward reads inputs and targets once.
+    The overlap losses call it; call it for a loss or a metric of your own. Nothing of the size of the inputs is made or
+    kept; backward reads inputs and targets once.
 
     Args:
         inputs: logits, or predictions, (N, C, ...) with any number of positions; float32, float64, bfloat16 or
@@ -72,9 +72,10 @@ def sums_for(
         ignore_index = check_int(op, "ignore_index", ignore_index, -INT64_MAX, INT64_MAX, "a whole number, or None")
     if inputs.dim() >= 2 and targets.dim() == inputs.dim() - 1:
         targets = targets.unsqueeze(1)
-    _check_shapes(op, inputs, targets)
-    if code == _ACTIVATIONS["softmax"] and inputs.shape[1] == 1:
-        raise ValueError(f"{op}: activation must be 'sigmoid' or 'none' for inputs of one channel; got 'softmax'")
+    if not torch.jit.is_tracing():  # there sizes are tensors, of which nothing is asked
+        _check_shapes(op, inputs, targets)
+        if code == _ACTIVATIONS["softmax"] and inputs.shape[1] == 1:
+            raise ValueError(f"{op}: activation must be 'sigmoid' or 'none' for inputs of one channel; got 'softmax'")
     if targets.dtype is not inputs.dtype and inputs.is_floating_point() and targets.is_floating_point():
         dtype = torch.promote_types(inputs.dtype, targets.dtype)
         inputs, targets = inputs.to(dtype), targets.to(dtype)
