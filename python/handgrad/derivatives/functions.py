@@ -110,10 +110,12 @@ class Functions(References):
                 if wanted:
                     total[name] = total[name] + product if name in total else product
         arguments = dict(zip(self.backward_op.tensors[1:], tensors, strict=True))
-        made = []
+        made: list[Tensor | None] = []
         for name, asked_for in zip(self.differentiable, ctx.mask, strict=True):
             argument = arguments.get(name)
-            if name in total:
+            if argument is not None and not argument.is_floating_point():
+                made.append(None)  # integers have no gradient, and what stands for it no tangent
+            elif name in total:
                 made.append(total[name])
             elif not asked_for:
                 made.append(tensors[0].new_zeros(0))

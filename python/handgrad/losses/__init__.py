@@ -7,34 +7,51 @@ from handgrad.sdk import lazy
 if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.asymmetric_loss import AsymmetricLoss, asymmetric_loss
     from handgrad.losses.complete_box_iou_loss import CompleteBoxIoULoss, complete_box_iou_loss
+    from handgrad.losses.dice_loss import DiceLoss, dice_loss
     from handgrad.losses.distance_box_iou_loss import DistanceBoxIoULoss, distance_box_iou_loss
     from handgrad.losses.efficient_box_iou_loss import EfficientBoxIoULoss, efficient_box_iou_loss
+    from handgrad.losses.focal_tversky_loss import FocalTverskyLoss, focal_tversky_loss
     from handgrad.losses.gaussian_focal_loss import GaussianFocalLoss, gaussian_focal_loss
     from handgrad.losses.generalized_box_iou_loss import GeneralizedBoxIoULoss, generalized_box_iou_loss
+    from handgrad.losses.generalized_dice_loss import GeneralizedDiceLoss, generalized_dice_loss
+    from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
+    from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
     from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
+    from handgrad.losses.tversky_loss import TverskyLoss, tversky_loss
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
 
 __all__ = [
     "AsymmetricLoss",
     "CompleteBoxIoULoss",
+    "DiceLoss",
     "DistanceBoxIoULoss",
     "EfficientBoxIoULoss",
+    "FocalTverskyLoss",
     "GaussianFocalLoss",
     "GeneralizedBoxIoULoss",
+    "GeneralizedDiceLoss",
+    "JaccardLoss",
     "QualityFocalLoss",
     "ScyllaBoxIoULoss",
     "SigmoidFocalLoss",
+    "TverskyLoss",
     "VarifocalLoss",
     "asymmetric_loss",
     "complete_box_iou_loss",
+    "dice_loss",
     "distance_box_iou_loss",
     "efficient_box_iou_loss",
+    "focal_tversky_loss",
     "gaussian_focal_loss",
     "generalized_box_iou_loss",
+    "generalized_dice_loss",
+    "jaccard_loss",
+    "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",
     "sigmoid_focal_loss",
+    "tversky_loss",
     "varifocal_loss",
 ]

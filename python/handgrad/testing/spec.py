@@ -90,6 +90,10 @@ class OpSpec:
         device_calls: what one call of a pass on the first sample asks of a device, by the pass' name: launches,
             allocations, and how often the host waits, where it is not one launch, an allocation for each result and no
             wait. Where the host waits, a call cannot be captured in a CUDA graph.
+        saves: bytes that the forward may keep for the backward beside the inputs, and the backward for the double
+            backward: sums over samples, say, which one step of an op hands to the next.
+        sums_of_many: a callable that asserts that sums of many elements go on in double, where the mean of equal
+            elements, or of equal rows, is not what shows it. The emulated kernels are asked.
         lenient: by the name of an argument, which values it takes that look like a mistake: images of integers, say,
             beside the floating-point ones of the samples.
         any_rank: True if an op of one tensor takes it with any number of dimensions: further ones are then no mistake.
@@ -132,6 +136,8 @@ class OpSpec:
     private_ops: Sequence[str] = ("backward", "double_backward")
     device_scratch: int = 16 * 1024
     device_calls: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    saves: int = 0
+    sums_of_many: Callable[[], None] | None = None
     lenient: dict[str, Callable[[Any], bool]] = field(default_factory=dict)
     any_rank: bool = False
     derivatives: bool = True

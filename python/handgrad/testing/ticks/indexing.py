@@ -37,6 +37,8 @@ def cases(spec: OpSpec, root: Path) -> Checks:
     # sum shows with fewer in which type it is kept.
     if not emulated(spec):
         yield "numel_beyond_int32", functools.partial(where_the_samples_are, spec, spec.numel_beyond_int32)
+    elif spec.sums_of_many is not None:
+        yield "sums_of_many", functools.partial(where_the_samples_are, spec, spec.sums_of_many)
     elif "reduction" in inspect.signature(spec.function).parameters:
         yield "sums_of_many", functools.partial(_sums_of_many, spec, root)
 

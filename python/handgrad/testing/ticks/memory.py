@@ -41,16 +41,18 @@ def _saves_only_inputs(spec: OpSpec) -> None:
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             outputs = as_tuple(spec.call(*leaves, **sample.kwargs))
-            _saved_beside(saved, leaves, "the inputs")
+            _saved_beside(spec, saved, leaves, "the inputs")
             along = directions(outputs)
             torch.autograd.grad(outputs, moving, along, create_graph=True)
-            _saved_beside(saved, (*leaves, *along), "the inputs and grad_output, for the second backward,")
+            _saved_beside(spec, saved, (*leaves, *along), "the inputs and grad_output, for the second backward,")
 
 
-def _saved_beside(saved: list[Tensor], allowed: tuple[Tensor, ...], meaning: str) -> None:
+def _saved_beside(spec: OpSpec, saved: list[Tensor], allowed: tuple[Tensor, ...], meaning: str) -> None:
     inputs = _storages(allowed)
-    foreign = [tuple(tensor.shape) for tensor in saved if tensor.untyped_storage().data_ptr() not in inputs]
-    assert not foreign, f"saved beside {meaning}: tensors of {foreign}"
+    foreign = [tensor for tensor in saved if tensor.untyped_storage().data_ptr() not in inputs]
+    assert _bytes(tuple(foreign)) <= spec.saves, (
+        f"saved beside {meaning}: tensors of {[tuple(tensor.shape) for tensor in foreign]}"
+    )
 
 
 def _keeps_nothing_else(spec: OpSpec) -> None:

@@ -1,0 +1,8 @@
+// Generalized dice loss on the CPU: an overlap loss with this formula.
+#include "generalized_dice_loss_math.h"
+
+#include "kinds/overlap_loss.h"
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
+  handgrad::overlap_loss::implement<handgrad::GeneralizedDiceLossOp, handgrad::overlap_loss::OnCpu>(library);
+}

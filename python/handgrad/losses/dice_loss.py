@@ -1,0 +1,133 @@
+"""Dice loss. Mathematics, derivatives and numerics: docs/losses/dice_loss.md."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from handgrad.kinds.overlap_loss import OverlapLoss, OverlapLossModule, check_positive
+from handgrad.tracing import traceable
+
+_OP = "dice_loss"
+
+# ---- public function -------------------------------------------------------------------------------------------------
+
+
+@traceable
+def dice_loss(
+    inputs: Tensor,
+    targets: Tensor,
+    activation: str,
+    ignore_index: int | None = None,
+    weight: Tensor | None = None,
+    batch: bool = False,
+    squared: bool = False,
+    absent: str = "count",
+    smooth: float = 1e-5,
+    eps: float = 1e-7,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""One minus the Dice coefficient of each class, of logits in one pass (Milletari et al., `V-Net
+    <https://arxiv.org/abs/1606.04797>`_, 2016).
+
+    .. math:: loss = 1 - \frac{2 \sum p t + smooth}{\max(\sum p + \sum t + smooth, eps)}
+
+    Values of MONAI's ``DiceLoss`` as it stands, and of segmentation_models_pytorch's with ``smooth=0.0, batch=True,
+    absent="zero"``: docs/losses/dice_loss.md has a table. Beyond them: nothing of the size of the inputs is made or
+    kept, ``ignore_index`` for every kind of target, second derivatives, forward mode.
+
+    Args:
+        inputs: logits, or predictions, (N, C, ...) with any number of positions; float32, float64, bfloat16 or
+            float16, any strides.
+        targets: the class at each position, (N, ...) or (N, 1, ...), integers; or a number for each input, (N, C, ...),
+            one-hot, soft or multi-label, of any type but complex. Of a single channel, (N, ...) too is taken for that:
+            1 is the foreground.
+        activation: what makes predictions of inputs: ``"softmax"`` over the channels, ``"sigmoid"``, or ``"none"`` for
+            inputs that are probabilities already.
+        ignore_index: what is not counted: positions of this class, whatever their logits, or single elements whose
+            target is this number. None: everything counts.
+        weight: what the loss of each class is multiplied by, (C,). The mean is still over the number of losses.
+        batch: a loss for each class of the whole batch, in place of one for each class of each sample.
+        squared: sums of squares, :math:`\sum p^2 + \sum t^2`, in the denominator, as V-Net has them.
+        absent: what becomes of a class without a target: ``"count"``, the formula as it stands, which is 1 for any
+            false positive and 0 for none; ``"zero"``, a loss of 0, without a gradient, that the mean counts;
+            ``"skip"``, one that the mean does not count.
+        smooth: added to numerator and denominator, at least 0.
+        eps: the least denominator, at least 0.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``, over classes and samples.
+
+    Returns:
+        Under ``"none"`` (N, C), or (C,) for a ``batch``; otherwise a scalar, the mean of no losses being 0. float32, or
+        float64 for inputs of it.
+
+    Raises:
+        ValueError: an option or a number out of range.
+        TypeError: an argument of another kind.
+        RuntimeError: shapes, dtypes or devices that do not go together; on the CPU, a class that there is not.
+
+    Example:
+        >>> logits = torch.tensor([[[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]]])
+        >>> dice_loss(logits, torch.tensor([[0, 1, 1]]), "softmax")
+        tensor(0.1467)
+    """
+    _check_numbers(smooth, eps)
+    return _loss(inputs, targets, activation, ignore_index, weight, batch, squared, absent, reduction, smooth, eps)
+
+
+def _check_numbers(smooth: float, eps: float) -> None:
+    check_positive(_OP, smooth=smooth, eps=eps)
+
+
+# ---- module ----------------------------------------------------------------------------------------------------------
+
+
+class DiceLoss(OverlapLossModule):
+    """:func:`dice_loss` as a module.
+
+    Args:
+        activation, ignore_index, weight, batch, squared, absent, smooth, eps, reduction: see :func:`dice_loss`;
+            checked here, so that a mistake shows at construction. ``weight`` becomes a buffer.
+
+    Example:
+        >>> loss = DiceLoss("softmax", ignore_index=255)
+        >>> loss(torch.tensor([[[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]]]), torch.tensor([[0, 1, 255]]))
+        tensor(0.1952)
+    """
+
+    def __init__(
+        self,
+        activation: str,
+        ignore_index: int | None = None,
+        weight: Tensor | None = None,
+        batch: bool = False,
+        squared: bool = False,
+        absent: str = "count",
+        smooth: float = 1e-5,
+        eps: float = 1e-7,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(
+            dice_loss,
+            _check_numbers,
+            {"smooth": smooth, "eps": eps},
+            weight,
+            activation=activation,
+            ignore_index=ignore_index,
+            batch=batch,
+            squared=squared,
+            absent=absent,
+            reduction=reduction,
+        )
+
+
+# ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------
+
+
+def dice_loss_reference(sums: Tensor, smooth: float, eps: float) -> Tensor:
+    """Plain PyTorch, the loss of each class from its sums. To be trusted because it is the definition."""
+    overlap, predictions, targets = sums.unbind(-1)
+    return 1 - (2 * overlap + smooth) / (predictions + targets + smooth).clamp(min=eps)
+
+
+# ---- registration: the kind derives all else from the reference ------------------------------------------------------
+
+_loss = OverlapLoss("handgrad::dice_loss", dice_loss_reference)
