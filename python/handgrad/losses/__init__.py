@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.losses.adaptive_wing_loss import AdaptiveWingLoss, adaptive_wing_loss
     from handgrad.losses.asymmetric_loss import AsymmetricLoss, asymmetric_loss
     from handgrad.losses.complete_box_iou_loss import CompleteBoxIoULoss, complete_box_iou_loss
     from handgrad.losses.distance_box_iou_loss import DistanceBoxIoULoss, distance_box_iou_loss
@@ -15,8 +16,10 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
     from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
+    from handgrad.losses.wing_loss import WingLoss, wing_loss
 
 __all__ = [
+    "AdaptiveWingLoss",
     "AsymmetricLoss",
     "CompleteBoxIoULoss",
     "DistanceBoxIoULoss",
@@ -27,6 +30,8 @@ __all__ = [
     "ScyllaBoxIoULoss",
     "SigmoidFocalLoss",
     "VarifocalLoss",
+    "WingLoss",
+    "adaptive_wing_loss",
     "asymmetric_loss",
     "complete_box_iou_loss",
     "distance_box_iou_loss",
@@ -37,4 +42,5 @@ __all__ = [
     "scylla_box_iou_loss",
     "sigmoid_focal_loss",
     "varifocal_loss",
+    "wing_loss",
 ]
