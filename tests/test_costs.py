@@ -66,10 +66,11 @@ def test_an_op_without_derivatives_and_an_elementwise_one_are_simple(tmp_path, m
         ("curve", loops, "simple"),
         ("loss", ('#include "kinds/elementwise_loss.h"\n', '#include "kinds/elementwise_loss.cuh"\n'), "simple"),
         ("boxes", ('#include "cpu/box_pairs.h"\n', '#include "cuda/box_pairs.cuh"\n'), "simple"),
+        ("matrix", ('#include "cpu/box_matrix.h"\n', '#include "cuda/box_matrix.cuh"\n'), "simple"),
     ):
         schema = f'def("{name}(Tensor x) -> Tensor"); def("_{name}_backward(Tensor grad_output, Tensor x) -> Tensor")'
         assert op(name, schema, *files).kind == kind
-    assert [each.name for each in costs.ops()] == ["boxes", "choice", "curve", "loss", "mixed", "warp"]
+    assert [each.name for each in costs.ops()] == ["boxes", "choice", "curve", "loss", "matrix", "mixed", "warp"]
 
 
 def test_docstrings_are_not_counted():

@@ -81,7 +81,7 @@ class Op:
         if f'"_{self.name}_backward(' not in (self.folder / f"{self.name}.cpp").read_text():
             return "simple"
         kernels = [path for path in self.folder.iterdir() if path.name.endswith(("_cpu.cpp", "_cuda.cu"))]
-        loops = r'#include "(cpu|cuda|kinds)/(elementwise|box_pairs)\w*\.c?u?h"'
+        loops = r'#include "(cpu|cuda|kinds)/(elementwise|box_pairs|box_matrix)\w*\.c?u?h"'
         return "simple" if all(re.search(loops, path.read_text()) for path in kernels) else "hard"
 
     @property

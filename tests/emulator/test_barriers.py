@@ -26,7 +26,7 @@ PROGRAM = """
 import importlib.util, json, sys
 import torch
 from handgrad import _library
-from handgrad.boxes import nms, soft_nms
+from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import local_response_norm, roi_align
 from handgrad.losses import sigmoid_focal_loss
 from handgrad.transforms import resized_crop
@@ -76,12 +76,18 @@ def of_nms():
 def of_soft_nms():
     return soft_nms(overlapping, logits[:300].sigmoid(), min_score=0.3)
 
+# More than one block of rows and of columns.
+few = overlapping[:40].clone().requires_grad_()
+def of_pairs():
+    y = box_iou(few, overlapping[:140])
+    return y, *torch.autograd.grad(y.square().sum(), few)
+
 # Larger weights, and then smaller ones: who looks for the largest too soon finds one of the call before.
 pixels = torch.randint(256, (1, 1, 40, 300), dtype=torch.uint8, generator=generator)
 def of_crop():
     return tuple(resized_crop(pixels, 0, 0, 40, 300, size) for size in ((36, 270), (8, 60)))
 
-calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_crop]
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
 expected = [call() for call in calls]
 
 def noticed():

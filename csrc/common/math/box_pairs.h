@@ -1,8 +1,11 @@
-// What losses of a pair of boxes are made of, axis by axis: extents, and the distance of the centres. A loss is a
-// function of these ten numbers; here is how they depend on the eight coordinates.
+// What losses and measures of a pair of boxes are made of, axis by axis: extents, and the distance of the centres. A
+// loss is a function of these ten numbers; here is how they depend on the eight coordinates.
 //
-// All of it is for numbers of any type N: float and double, or dual ones (dual.h).
+// All of it is for numbers of any type N: float and double, or dual ones (dual.h). Terms that are quotients are told by
+// a type how to divide: see below.
 #pragma once
+
+#include <limits>
 
 #include "math/boxes.h"
 #include "math/dual.h"
@@ -69,6 +72,46 @@ struct BoxPair {
   }
 };
 
+// ---- quotients ------------------------------------------------------------------------------------------------------
+
+// Losses add eps to what they divide by.
+template <class T>
+struct PlusEps {
+  T eps;
+
+  template <class N>
+  HANDGRAD_MATH N part(N a, N b) const {
+    return a / (b + eps);
+  }
+  template <class N>
+  HANDGRAD_MATH N inverse(N b) const {
+    return 1 / (b + eps);
+  }
+};
+
+// Measures have no eps, or one that may be 0: a part of nothing is 0 then, as a part of infinity is, and so is its
+// derivative.
+template <class T>
+struct NothingOfNothing {
+  T eps;
+
+  template <class N>
+  HANDGRAD_MATH N part(N a, N b) const {
+    return a / whole(b);
+  }
+  template <class N>
+  HANDGRAD_MATH N inverse(N b) const {
+    return 1 / whole(b);
+  }
+
+ private:
+  template <class N>
+  HANDGRAD_MATH N whole(N b) const {
+    const N sum = b + eps;
+    return select(value_of(sum) == 0, N(std::numeric_limits<T>::infinity()), sum);
+  }
+};
+
 // ---- intersection over union ----------------------------------------------------------------------------------------
 
 template <class N>
@@ -110,35 +153,58 @@ struct AreaSlope {
   }
 };
 
-// 1 - I / (U + eps), which most losses begin with.
-template <class T>
+// 1 - I / U, which most losses begin with.
+template <class T, class Quotient = PlusEps<T>>
 struct IoULoss {
-  T eps;
+  Quotient by;
 
-  HANDGRAD_MATH T value(const Overlap<T>& overlap) const { return 1 - overlap.intersection / (overlap.united + eps); }
+  // What 1 is less the loss.
+  HANDGRAD_MATH T measure(const Overlap<T>& overlap) const { return by.part(overlap.intersection, overlap.united); }
+  HANDGRAD_MATH T value(const Overlap<T>& overlap) const { return 1 - measure(overlap); }
 
   template <class N>
   HANDGRAD_MATH BoxPairSlope<N> slope(const AxisPair<N>& x, const AxisPair<N>& y, const Overlap<N>& overlap) const {
-    // With the sum S of both areas U = S - I: L_S = I / (U + eps)^2 and L_I = -1 / (U + eps) - L_S.
-    const N by_union = 1 / (overlap.united + eps), sum = overlap.intersection * by_union * by_union;
+    // With the sum S of both areas U = S - I: L_S = I / U^2 and L_I = -1 / U - L_S.
+    const N by_union = by.inverse(overlap.united), sum = overlap.intersection * by_union * by_union;
     const AreaSlope<N> areas{sum, -by_union - sum, N(0)};
     return areas.along_axes(x, y, overlap.exists);
   }
 };
 
-// (d_x^2 + d_y^2) / (w^2 + h^2 + eps): how far the centres are apart, of the diagonal of the enclosing box, squared.
-template <class T>
+// The same with (A - U) / A added, which is the part of the enclosing box' area A that neither box covers.
+template <class T, class Quotient = PlusEps<T>>
+struct EnclosedIoULoss {
+  Quotient by;
+
+  HANDGRAD_MATH T measure(const AxisPair<T>& x, const AxisPair<T>& y, const Overlap<T>& overlap) const {
+    const T enclosing = x.enclosing * y.enclosing;
+    return by.part(overlap.intersection, overlap.united) - by.part(enclosing - overlap.united, enclosing);
+  }
+
+  template <class N>
+  HANDGRAD_MATH BoxPairSlope<N> slope(const AxisPair<N>& x, const AxisPair<N>& y, const Overlap<N>& overlap) const {
+    const N by_union = by.inverse(overlap.united), by_enclosing = by.inverse(x.enclosing * y.enclosing);
+    const N iou = overlap.intersection * by_union;
+    // With eps in all denominators: L_S = I / U^2 - 1 / A, L_I = -1 / U - L_S, L_A = U / A^2
+    const N sum = iou * by_union - by_enclosing;
+    const AreaSlope<N> areas{sum, -by_union - sum, (overlap.united + by.eps) * by_enclosing * by_enclosing};
+    return areas.along_axes(x, y, overlap.exists);
+  }
+};
+
+// (d_x^2 + d_y^2) / (w^2 + h^2): how far the centres are apart, of the diagonal of the enclosing box, squared.
+template <class T, class Quotient = PlusEps<T>>
 struct CentreDistance {
-  T eps;
+  Quotient by;
 
   HANDGRAD_MATH T value(const AxisPair<T>& x, const AxisPair<T>& y) const {
-    return (x.distance * x.distance + y.distance * y.distance) /
-           (x.enclosing * x.enclosing + y.enclosing * y.enclosing + eps);
+    return by.part(x.distance * x.distance + y.distance * y.distance,
+                   x.enclosing * x.enclosing + y.enclosing * y.enclosing);
   }
 
   template <class N>
   HANDGRAD_MATH BoxPairSlope<N> slope(const AxisPair<N>& x, const AxisPair<N>& y) const {
-    const N by_diagonal = 1 / (x.enclosing * x.enclosing + y.enclosing * y.enclosing + eps);
+    const N by_diagonal = by.inverse(x.enclosing * x.enclosing + y.enclosing * y.enclosing);
     const N by_distance = T(2) * by_diagonal;
     const N by_enclosing = -by_distance * by_diagonal * (x.distance * x.distance + y.distance * y.distance);
     return {{N(0), N(0), N(0), by_enclosing * x.enclosing, by_distance * x.distance},

@@ -31,12 +31,12 @@ struct EfficientBoxIoULoss {
  private:
   HANDGRAD_MATH T extent(const AxisPair<T>& axis) const {
     const T difference = axis.first - axis.second;
-    return difference * difference / (axis.enclosing * axis.enclosing + iou.eps);
+    return difference * difference / (axis.enclosing * axis.enclosing + iou.by.eps);
   }
 
   template <class N>
   HANDGRAD_MATH AxisSlope<N> extent_slope(const AxisPair<N>& axis) const {
-    const N difference = axis.first - axis.second, by_square = 1 / (axis.enclosing * axis.enclosing + iou.eps);
+    const N difference = axis.first - axis.second, by_square = 1 / (axis.enclosing * axis.enclosing + iou.by.eps);
     const N by_difference = T(2) * difference * by_square;
     return {by_difference, -by_difference, N(0), -by_difference * difference * by_square * axis.enclosing, N(0)};
   }

@@ -13,25 +13,17 @@ namespace handgrad {
 
 template <class T>
 struct GeneralizedBoxIoULoss {
-  T eps;
+  EnclosedIoULoss<T> loss;
 
-  explicit GeneralizedBoxIoULoss(double eps_value) : eps(static_cast<T>(eps_value)) {}
+  explicit GeneralizedBoxIoULoss(double eps) : loss{static_cast<T>(eps)} {}
 
   HANDGRAD_MATH T value(const AxisPair<T>& x, const AxisPair<T>& y) const {
-    const Overlap<T> overlap(x, y);
-    const T enclosing = x.enclosing * y.enclosing;
-    return 1 - (overlap.intersection / (overlap.united + eps) - (enclosing - overlap.united) / (enclosing + eps));
+    return 1 - loss.measure(x, y, Overlap<T>(x, y));
   }
 
   template <class N>
   HANDGRAD_MATH BoxPairSlope<N> slope(const AxisPair<N>& x, const AxisPair<N>& y) const {
-    const Overlap<N> overlap(x, y);
-    const N by_union = 1 / (overlap.united + eps), by_enclosing = 1 / (x.enclosing * y.enclosing + eps);
-    const N iou = overlap.intersection * by_union;
-    // L_S = I / (U + eps)^2 - 1 / (A + eps), L_I = -1 / (U + eps) - L_S, L_A = (U + eps) / (A + eps)^2
-    const N sum = iou * by_union - by_enclosing;
-    const AreaSlope<N> areas{sum, -by_union - sum, (overlap.united + eps) * by_enclosing * by_enclosing};
-    return areas.along_axes(x, y, overlap.exists);
+    return loss.slope(x, y, Overlap<N>(x, y));
   }
 };
 

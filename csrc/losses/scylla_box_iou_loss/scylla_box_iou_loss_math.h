@@ -22,17 +22,17 @@ struct ScyllaBoxIoULoss {
   explicit ScyllaBoxIoULoss(double eps) : iou{static_cast<T>(eps)} {}
 
   HANDGRAD_MATH T value(const AxisPair<T>& x, const AxisPair<T>& y) const {
-    const Angle<T> angle(x, y, iou.eps);
-    const T shape_x = Shape<T>(x, iou.eps).grown, shape_y = Shape<T>(y, iou.eps).grown;
-    const T distance = 2 - Approach<T>(x, angle, iou.eps).left - Approach<T>(y, angle, iou.eps).left;
+    const Angle<T> angle(x, y, iou.by.eps);
+    const T shape_x = Shape<T>(x, iou.by.eps).grown, shape_y = Shape<T>(y, iou.by.eps).grown;
+    const T distance = 2 - Approach<T>(x, angle, iou.by.eps).left - Approach<T>(y, angle, iou.by.eps).left;
     const T x2 = shape_x * shape_x, y2 = shape_y * shape_y;
     return iou.value(Overlap<T>(x, y)) + T(0.5) * (distance + x2 * x2 + y2 * y2);
   }
 
   template <class N>
   HANDGRAD_MATH BoxPairSlope<N> slope(const AxisPair<N>& x, const AxisPair<N>& y) const {
-    const Angle<N> angle(x, y, iou.eps);
-    const Approach<N> to_x(x, angle, iou.eps), to_y(y, angle, iou.eps);
+    const Angle<N> angle(x, y, iou.by.eps);
+    const Approach<N> to_x(x, angle, iou.by.eps), to_y(y, angle, iou.by.eps);
     // Delta's derivative with respect to Lambda; L has half of each.
     const N by_angle = -(to_x.left * to_x.rho + to_y.left * to_y.rho);
     const AxisSlope<N> of_x = along(x, to_x, angle, by_angle * angle.by_distance(x.distance, y.distance)),
@@ -84,7 +84,7 @@ struct ScyllaBoxIoULoss {
   template <class N>
   HANDGRAD_MATH AxisSlope<N> along(const AxisPair<N>& axis, const Approach<N>& to, const Angle<N>& angle,
                                    N turned) const {
-    const Shape<N> shape(axis, iou.eps);
+    const Shape<N> shape(axis, iou.by.eps);
     // Half of Omega's derivative with respect to omega; that of omega is (side - omega part) / max, part being what
     // each has in the maximum.
     const N by_omega = T(2) * shape.grown * shape.grown * shape.grown * (1 - shape.grown) * shape.inverse;

@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.boxes.box_iou import box_iou
+    from handgrad.boxes.complete_box_iou import complete_box_iou
+    from handgrad.boxes.distance_box_iou import distance_box_iou
+    from handgrad.boxes.generalized_box_iou import generalized_box_iou
     from handgrad.boxes.nms import batched_nms, nms
     from handgrad.boxes.soft_nms import soft_nms
 
-__all__ = ["batched_nms", "nms", "soft_nms"]
+__all__ = [
+    "batched_nms",
+    "box_iou",
+    "complete_box_iou",
+    "distance_box_iou",
+    "generalized_box_iou",
+    "nms",
+    "soft_nms",
+]

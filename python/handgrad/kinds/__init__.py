@@ -3,4 +3,5 @@
 ``elementwise_loss``: a loss of inputs and targets, element by element, with a reduction.
 ``box_loss``: a loss of pairs of boxes, with a reduction.
 ``reduced_loss``: what these two share.
+``box_matrix``: a measure of all pairs of two tables of boxes.
 """

@@ -7,6 +7,7 @@ The op's schema is ``foo(Tensor boxes1, Tensor boxes2, <numbers>, int reduction)
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ class BoxLoss(ReducedLoss):
         check_tensor(self.title, "boxes2", boxes2)
         check_eps(self.title, eps)
         if boxes1.dtype is not boxes2.dtype or not boxes1.is_floating_point():
-            boxes1, boxes2 = _promoted(boxes1, boxes2)
+            boxes1, boxes2 = promoted(boxes1, boxes2)
         code = reduction_code(self.title, reduction)
         if code == MEAN and is_sharded(boxes1):
             # A mean of shards' means is the mean only if the shards are of one size; a sum of sums is the sum.
@@ -65,7 +66,7 @@ class BoxLoss(ReducedLoss):
             ),
         )
         check_like(self.title, "boxes2", boxes2, "boxes1", boxes1)
-        return boxes1.new_empty(boxes1.shape[:-1] if numbers[-1] == NONE else (), dtype=_computed_in(boxes1))
+        return boxes1.new_empty(boxes1.shape[:-1] if numbers[-1] == NONE else (), dtype=computed_in(boxes1))
 
     def losses_like(self, tensors: Mapping[str, Any]) -> Tensor:
         return tensors["boxes1"][..., 0]
@@ -131,15 +132,32 @@ class BoxPair:
         (x, y), (width, height) = self.way, self.enclosing
         return (x**2 + y**2) / (width**2 + height**2 + eps)
 
+    def aspect_ratio(self, iou: Tensor, eps: float) -> Tensor:
+        """How much the aspect ratios differ, as complete IoU has it: alpha v, of which alpha is not differentiated. A
+        box without extent has no aspect ratio."""
+        point1, angle1 = _angle(*self.size1)
+        point2, angle2 = _angle(*self.size2)
+        v = torch.where(point1 | point2, 0, 4 / math.pi**2 * (angle2 - angle1) ** 2)
+        alpha = torch.where(v > 0, v / (1 - iou + v + eps), 0)
+        return alpha.detach() * v
 
-def _computed_in(boxes: Tensor) -> torch.dtype:
+
+def _angle(width: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether a box is a point; arctan of its aspect ratio, which no division by a height of 0 takes part in."""
+    # (Not == 0, which older versions of ONNX have for integers only.)
+    point = ~(width.bool() | height.bool())
+    sign = torch.where(height < 0, -1, 1)
+    return point, torch.atan2(sign * width, torch.where(point, 1, sign * height))
+
+
+def computed_in(boxes: Tensor) -> torch.dtype:
     return torch.float64 if boxes.dtype is torch.float64 else torch.float32
 
 
 def _in_computed_type(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(reference)
     def computed(boxes1: Tensor, boxes2: Tensor, *numbers: Any) -> Tensor:
-        dtype = _computed_in(boxes1)
+        dtype = computed_in(boxes1)
         return reference(boxes1.to(dtype), boxes2.to(dtype), *numbers)
 
     return computed
@@ -152,7 +170,7 @@ def _reduce(losses: Tensor, reduction: int) -> Tensor:
     return losses.sum() / max(1, losses.numel()) if reduction == MEAN else losses.sum()
 
 
-def _promoted(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+def promoted(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     """Integers are converted to float32, and different types promoted as torch does: what torchvision makes of them."""
     if boxes1.is_complex() or boxes2.is_complex():
         return boxes1, boxes2  # the kernel says what it wants

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.losses.adaptive_wing_loss import AdaptiveWingLoss, adaptive_wing_loss
     from handgrad.losses.asymmetric_loss import AsymmetricLoss, asymmetric_loss
     from handgrad.losses.complete_box_iou_loss import CompleteBoxIoULoss, complete_box_iou_loss
     from handgrad.losses.dice_loss import DiceLoss, dice_loss
@@ -21,8 +22,10 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
     from handgrad.losses.tversky_loss import TverskyLoss, tversky_loss
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
+    from handgrad.losses.wing_loss import WingLoss, wing_loss
 
 __all__ = [
+    "AdaptiveWingLoss",
     "AsymmetricLoss",
     "CompleteBoxIoULoss",
     "DiceLoss",
@@ -38,6 +41,8 @@ __all__ = [
     "SigmoidFocalLoss",
     "TverskyLoss",
     "VarifocalLoss",
+    "WingLoss",
+    "adaptive_wing_loss",
     "asymmetric_loss",
     "complete_box_iou_loss",
     "dice_loss",
@@ -54,4 +59,5 @@ __all__ = [
     "sigmoid_focal_loss",
     "tversky_loss",
     "varifocal_loss",
+    "wing_loss",
 ]

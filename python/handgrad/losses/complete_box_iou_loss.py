@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor
 
 from handgrad.kinds.box_loss import BoxLoss, BoxLossModule, BoxPair
@@ -77,19 +74,7 @@ def complete_box_iou_loss_reference(boxes1: Tensor, boxes2: Tensor, eps: float) 
     which has no aspect ratio: v is 0 there. As torchvision has it, eps is that of alpha alone."""
     pair = BoxPair(boxes1, boxes2)
     iou = pair.iou(1e-7)
-    point1, angle1 = _angle(*pair.size1)
-    point2, angle2 = _angle(*pair.size2)
-    v = torch.where(point1 | point2, 0, 4 / math.pi**2 * (angle2 - angle1) ** 2)
-    alpha = torch.where(v > 0, v / (1 - iou + v + eps), 0)
-    return 1 - iou + pair.centre_distance(1e-7) + alpha.detach() * v
-
-
-def _angle(width: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether a box is a point; arctan of its aspect ratio, which no division by a height of 0 takes part in."""
-    # (Not == 0, which older versions of ONNX have for integers only.)
-    point = ~(width.bool() | height.bool())
-    sign = torch.where(height < 0, -1, 1)
-    return point, torch.atan2(sign * width, torch.where(point, 1, sign * height))
+    return 1 - iou + pair.centre_distance(1e-7) + pair.aspect_ratio(iou, eps)
 
 
 # ---- registration: the kind derives all else from the reference ------------------------------------------------------

@@ -1,0 +1,9 @@
+// Distance IoU of all pairs on CUDA devices: a box matrix with this formula.
+#include "distance_box_iou_math.h"
+
+#include "cuda/box_matrix.cuh"
+#include "kinds/box_matrix.h"
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
+  handgrad::box_matrix::implement<handgrad::DistanceBoxIoUOp, handgrad::MatrixOnCuda>(library);
+}

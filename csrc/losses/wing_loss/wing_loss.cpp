@@ -1,0 +1,13 @@
+// The signatures of wing loss. reduction: 0 none, 1 mean, 2 sum.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
+  library.def("wing_loss(Tensor inputs, Tensor targets, float w, float epsilon, int reduction) -> Tensor");
+  library.def(
+      "_wing_loss_backward(Tensor grad_output, Tensor inputs, Tensor targets, float w, float epsilon, int reduction, "
+      "bool[2] output_mask) -> (Tensor grad_inputs, Tensor grad_targets)");
+  library.def(
+      "_wing_loss_double_backward(Tensor? grad_grad_inputs, Tensor? grad_grad_targets, Tensor grad_output, "
+      "Tensor inputs, Tensor targets, float w, float epsilon, int reduction, bool[3] output_mask) "
+      "-> (Tensor grad_grad_output, Tensor grad_inputs, Tensor grad_targets)");
+}
