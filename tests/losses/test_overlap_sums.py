@@ -64,7 +64,7 @@ SPEC = OpSpec(
     ],
     autocast=torch.float32,
     widens=True,
-    device_calls={"forward": (2, 2, 0), "double_backward": (2, 4, 0)},
+    device_calls={"forward": (2, 2, 0)},
     lenient={"ignore_index": lambda value: value is None or (type(value) is int and abs(value) < 2**63)},
     bad=[
         Bad("activation", lambda: overlap_sums(INPUTS, TARGETS, "relu"), ValueError, "activation must be .* 'relu'"),

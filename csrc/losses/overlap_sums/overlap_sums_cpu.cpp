@@ -39,7 +39,7 @@ TargetLine<C, Classes> target_line(Tile<C>& tile, int64_t c) {
   return {tile.targets(c), static_cast<C>(c), tile.ignored()};
 }
 
-// The sum of one(i) over a line, in lanes that are kept in registers and added up in double.
+// The sum of one(i) over a line, in lanes that are kept in registers and added up as a tree; on to totals in double.
 template <class C, class One>
 HANDGRAD_MATH void add_line(int64_t count, const One& one, double* totals) {
   constexpr int64_t lanes = 32;
@@ -60,11 +60,16 @@ HANDGRAD_MATH void add_line(int64_t count, const One& one, double* totals) {
     predictions[i - whole] += of.predictions;
     targets[i - whole] += of.targets;
   }
-  for (int64_t lane = 0; lane < lanes; ++lane) {
-    totals[0] += static_cast<double>(overlap[lane]);
-    totals[1] += static_cast<double>(predictions[lane]);
-    totals[2] += static_cast<double>(targets[lane]);
+  for (int64_t half = lanes / 2; half > 0; half /= 2) {
+    for (int64_t lane = 0; lane < half; ++lane) {
+      overlap[lane] += overlap[lane + half];
+      predictions[lane] += predictions[lane + half];
+      targets[lane] += targets[lane + half];
+    }
   }
+  totals[0] += static_cast<double>(overlap[0]);
+  totals[1] += static_cast<double>(predictions[0]);
+  totals[2] += static_cast<double>(targets[0]);
 }
 
 // The sums of a tile, added to those of all channels; `Second`: their derivatives along the directions.

@@ -99,7 +99,7 @@ class OverlapLoss(ReducedLoss):
                 losses = reference(sums, *numbers[:-1])
             else:
                 losses = reference(sums, *numbers[:-2])
-                losses = torch.where(sums[..., 2] != 0, losses, 0) if numbers[-2] else losses
+                losses = torch.where(sums[..., 2].bool(), losses, 0) if numbers[-2] else losses
             if numbers[-1] == NONE:
                 return losses
             # The mean of no losses is 0.

@@ -125,13 +125,14 @@ def generalized_dice_loss_reference(sums: Tensor, weighting: int, smooth: float,
     """Plain PyTorch, the loss of each sample from the sums of its classes. To be trusted because it is the definition,
     but for classes without a target, whose weight would be infinite."""
     overlap, predictions, targets = sums.unbind(-1)
-    there = targets != 0
+    # (Not != 0, which older versions of ONNX have for integers only.)
+    there = targets.bool()
     weight = torch.where(there, torch.where(there, targets, 1.0) ** -weighting, 0)
     if not skip_absent and sums.shape[-2] > 0:
         weight = torch.where(there, weight, weight.detach().amax(-1, keepdim=True))
     numerator, denominator = 2 * (weight * overlap).sum(-1), (weight * (predictions + targets)).sum(-1)
-    empty = denominator == 0
-    return torch.where(empty, 0, 1 - (numerator + smooth) / torch.where(empty, 1, denominator + smooth))
+    weighed = denominator.bool()
+    return torch.where(weighed, 1 - (numerator + smooth) / torch.where(weighed, denominator + smooth, 1), 0)
 
 
 # ---- registration: the kind derives all else from the reference ------------------------------------------------------
