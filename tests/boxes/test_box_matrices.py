@@ -139,6 +139,16 @@ def test_one_bad_box_spoils_its_row_and_column_alone(name):
     assert grad2.isnan().any(1).all()
 
 
+@by_name
+def test_infinite_boxes(name):
+    """A finite part of an infinite union is nothing; all else is infinity over infinity."""
+    first = torch.tensor([[0.0, 0, torch.inf, 5]])
+    second = torch.tensor([[1.0, 1, 4, 4], [1, 1, torch.inf, 4]])
+    expected = torch.tensor([[0.0 if name == "box_iou" else NAN, NAN]])
+    torch.testing.assert_close(ours(name)(first, second), expected, equal_nan=True)
+    torch.testing.assert_close(theirs(name)(first, second), expected, equal_nan=True)
+
+
 # ---- types of number -------------------------------------------------------------------------------------------------
 
 

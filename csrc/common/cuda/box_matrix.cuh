@@ -70,10 +70,11 @@ __global__ void __launch_bounds__(kMatrixThreads, kMinBlocks) box_matrix_kernel(
   PairInputs<C> in{};
   dispatch_storage<C>(matrix.boxes_dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for (int i = static_cast<int>(threadIdx.x); i < 4 * rows; i += kMatrixThreads) {
-      boxes[i / 4][i % 4] = matrix.template coordinate<T>(kBoxes1, batch, first + i / 4, i % 4);
+    for (int number = static_cast<int>(threadIdx.x); number < 4 * rows; number += kMatrixThreads) {
+      boxes[number / 4][number % 4] = matrix.template coordinate<T>(kBoxes1, batch, first + number / 4, number % 4);
       if constexpr (kDirections) {
-        directions[i / 4][i % 4] = matrix.template coordinate<T>(kDirection1, batch, first + i / 4, i % 4);
+        directions[number / 4][number % 4] =
+            matrix.template coordinate<T>(kDirection1, batch, first + number / 4, number % 4);
       }
     }
     if (!active) return;
@@ -151,11 +152,11 @@ __global__ void __launch_bounds__(kMatrixThreads, kMinBlocks) box_matrix_kernel(
     if (!matrix.row_sums) return;
     __syncthreads();
     C* to = matrix.row_sums + 4 * ((batch * matrix.column_blocks + column_block) * matrix.rows + first);
-    for (int i = static_cast<int>(threadIdx.x); i < 4 * rows; i += kMatrixThreads) {
+    for (int number = static_cast<int>(threadIdx.x); number < 4 * rows; number += kMatrixThreads) {
       C sum = 0;
 #pragma unroll
-      for (int other = 0; other < kWarps; ++other) sum += of_warps[other][i / 4][i % 4];
-      store(to + i, sum);
+      for (int other = 0; other < kWarps; ++other) sum += of_warps[other][number / 4][number % 4];
+      store(to + number, sum);
     }
   }
 }
