@@ -71,14 +71,21 @@ def exports(package: str) -> bool:
 def load_all(package: str | None = None) -> None:
     """Imports every op of ``package``, or of all packages that are imported, and with it what torch is told of them:
     for who wants to see all that there are (:data:`handgrad.registration.OPERATORS`), or finds ops in ways that do not
-    ask Python."""
+    ask Python. A module of a family that is named after no op, and may want packages that are not there, is left."""
     if package is not None:
         importlib.import_module(package)
     for name in list(_EXPORTS) if package is None else [package]:
         for family in _families(name):
             whole = importlib.import_module(f"{name}.{family}")
-            for export in _EXPORTS.get(whole.__name__, {}):
-                getattr(whole, export)
+            for export, (module, _) in _EXPORTS.get(whole.__name__, {}).items():
+                if _is_op(name, module.rpartition(".")[2]):
+                    getattr(whole, export)
+
+
+def _is_op(package: str, name: str) -> bool:
+    import torch
+
+    return bool(torch._C._jit_get_schemas_for_operator(f"{package.rpartition('.')[2]}::{name}"))
 
 
 def _families(package: str) -> list[str]:
