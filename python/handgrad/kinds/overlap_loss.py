@@ -83,7 +83,8 @@ class OverlapLoss(ReducedLoss):
             losses = self.forward(sums, *numbers, SUM)
         else:
             losses = self.forward(sums, *numbers, NONE) * weight
-            losses = losses if code == NONE else losses.sum()
+            # In two steps, each of which torch takes in one order for any number of threads.
+            losses = losses if code == NONE else losses.sum(-1).sum()
         if code != MEAN:
             return losses
         return losses / (self.present(sums) if skips else max(1, self.losses_like({"sums": sums}).numel()))
