@@ -14,6 +14,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
     from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
+    from handgrad.losses.softmax_focal_loss import SoftmaxFocalLoss, softmax_focal_loss
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "QualityFocalLoss",
     "ScyllaBoxIoULoss",
     "SigmoidFocalLoss",
+    "SoftmaxFocalLoss",
     "VarifocalLoss",
     "asymmetric_loss",
     "complete_box_iou_loss",
@@ -36,5 +38,6 @@ __all__ = [
     "quality_focal_loss",
     "scylla_box_iou_loss",
     "sigmoid_focal_loss",
+    "softmax_focal_loss",
     "varifocal_loss",
 ]

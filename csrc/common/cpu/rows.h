@@ -1,0 +1,393 @@
+// Loops over rows of classes on the CPU: the passes of a loss that is a sum over the classes of a row,
+//
+//   L = sum of a_c g(log p_c),   p = softmax(x),   a_c = weight_c (spread + kept target_c)
+//
+// given g with its value, slope and curvature (kinds/row_loss.h, where the derivatives are named as here). Nothing is
+// kept from pass to pass: each reads the logits once, into arrays that fit the cache, and takes the softmax anew.
+//
+// A pass of hard targets computes g of one class of a row; RowWorker exists for these and for all others.
+#pragma once
+
+#include <atomic>
+#include <vector>
+
+#include "cpu/row_tiles.h"
+
+namespace handgrad {
+
+// One thread's work.
+template <class C, class Formula, bool Hard>
+class RowWorker {
+ public:
+  using Index = LaneIndex<C>;
+
+  RowWorker(const RowViews<C>& rows, const RowPlan& plan, const Formula& formula, std::atomic<int64_t>& invalid)
+      : rows_(rows),
+        plan_(plan),
+        formula_(formula),
+        invalid_(invalid),
+        tile_(plan),
+        target_(static_cast<size_t>(plan.pitch)),
+        scale_(static_cast<size_t>(plan.pitch)),
+        grad_(static_cast<size_t>(plan.pitch)) {
+    constexpr int64_t arrays = Hard ? 3 : 5;
+    const int64_t room = (plan.elements() + 63) / 64 * 64;
+    memory_.resize(static_cast<size_t>(arrays * room));
+    C** const pointers[] = {&x_, &e_, &v_, &a_, &u_};
+    for (int64_t k = 0; k < arrays; ++k) *pointers[k] = memory_.data() + k * room;
+  }
+
+  // Returns the sum of the losses, or of what the gradients give along the direction.
+  [[gnu::noinline]] double work(RowPass pass, const RowRun& run) {
+    load(pass, run);
+    double total = 0;
+    for (int64_t first = 0; first < run.count; first += kRowLanes) {
+      tile_.first = first;
+      tile_.rows = std::min(kRowLanes, run.count - first);
+      tile_.find_peaks(at(x_));
+      tile_.take_exponentials(at(x_), at(e_));
+      alignas(64) C result[kRowLanes] = {};
+      if (pass == RowPass::value) {
+        value(result);
+      } else if (pass == RowPass::gradient) {
+        gradient();
+      } else {
+        second(result);
+      }
+      if (pass != RowPass::gradient) total += store_losses(run, result);
+    }
+    if (rows_.grad_inputs) store_rows(plan_, x_, run, rows_.grad_inputs);
+    if constexpr (!Hard) {
+      if (rows_.grad_targets) {
+        weigh_rows(plan_, rows_.weight, C(0), rows_.kept, a_);
+        store_rows(plan_, a_, run, rows_.grad_targets);
+      }
+    }
+    return total;
+  }
+
+ private:
+  // ---- what is loaded for a run of rows, and stored -----------------------------------------------------------------
+
+  void load(RowPass pass, const RowRun& run) {
+    load_rows(plan_, rows_.inputs, run, -std::numeric_limits<C>::infinity(), x_);
+    load_targets(run);
+    if (pass == RowPass::value) return;
+    for (int64_t row = 0; row < run.count; ++row) {
+      const bool counts = target_[static_cast<size_t>(row)] >= 0;
+      grad_[static_cast<size_t>(row)] = counts && rows_.grad_output ? *rows_.grad_output.at(run.sample, run.first + row)
+                                                                    : C(0);
+    }
+    if (pass == RowPass::gradient) return;
+    load_direction(rows_.direction_inputs, run, v_);
+    if constexpr (!Hard) {
+      load_direction(rows_.direction_targets, run, u_);
+      weigh_rows(plan_, rows_.weight, C(0), rows_.kept, u_);
+    }
+  }
+
+  void load_targets(const RowRun& run) {
+    if constexpr (!Hard) {
+      if (!rows_.indices) {
+        std::fill(target_.begin(), target_.end(), Index(0));
+        load_rows(plan_, rows_.probabilities, run, C(0), a_);
+      } else {
+        std::fill(a_, a_ + plan_.elements(), C(0));
+      }
+    }
+    for (int64_t row = 0; rows_.indices && row < run.count; ++row) load_index(run, row);
+    if constexpr (!Hard) weigh_rows(plan_, rows_.weight, rows_.spread, rows_.kept, a_);
+  }
+
+  // Of a row that does not count the target is -1, and its logits, which may be NaN, are 0.
+  void load_index(const RowRun& run, int64_t row) {
+    const int64_t target = *rows_.indices.at(run.sample, run.first + row);
+    const bool ignored = target == rows_.ignore_index, valid = target >= 0 && target < rows_.classes;
+    if (!ignored && !valid) invalid_.store(target, std::memory_order_relaxed);
+    const size_t lane = static_cast<size_t>(row);
+    if (ignored || !valid) {
+      target_[lane] = -1;
+      scale_[lane] = 0;
+      for (int64_t c = 0; c < plan_.classes; ++c) x_[tile_.element(c, row)] = 0;
+      return;
+    }
+    target_[lane] = static_cast<Index>(target);
+    scale_[lane] = rows_.weight ? *rows_.weight.at(target) : C(1);
+    if constexpr (!Hard) a_[tile_.element(target, row)] = 1;
+  }
+
+  void load_direction(const StoredView<const C, 3>& direction, const RowRun& run, C* to) {
+    if (direction) {
+      load_rows(plan_, direction, run, C(0), to);
+    } else {
+      std::fill(to, to + plan_.elements(), C(0));
+    }
+  }
+
+  double store_losses(const RowRun& run, const C* losses) {
+    double total = 0;
+    for (int64_t row = 0; row < tile_.rows; ++row) {
+      const C loss = target(row) < 0 ? C(0) : losses[row];
+      total += static_cast<double>(loss);
+      if (rows_.loss) *rows_.loss.at(run.sample, run.first + tile_.first + row) = loss;
+    }
+    return total;
+  }
+
+  // ---- a tile -------------------------------------------------------------------------------------------------------
+
+  C* at(C* array) const { return array + tile_.offset(); }
+  Index target(int64_t row) const { return target_[static_cast<size_t>(tile_.first + row)]; }
+  int64_t element_of_target(int64_t row) const { return tile_.element(std::max(Index(0), target(row)), row); }
+  // Lanes that a loop over rows goes over.
+  int64_t row_lanes() const { return plan_.along_classes ? 1 : kRowLanes; }
+  // What belongs to a row, for each of its lanes.
+  void spread_over_lanes(const ScratchVector<C>& from, C* lanes) const {
+    const C* first = from.data() + tile_.first;
+    if (plan_.along_classes) {
+      std::fill(lanes, lanes + kRowLanes, C(*first));
+    } else {
+      std::copy(first, first + kRowLanes, lanes);
+    }
+  }
+
+  // The class that is the target of each row.
+  struct Targets {
+    alignas(64) C below[kRowLanes] = {}, e[kRowLanes], scale[kRowLanes], grad[kRowLanes];
+    Index is_peak[kRowLanes] = {};
+  };
+  void find_targets(Targets& targets) const {
+    spread_over_lanes(scale_, targets.scale);
+    spread_over_lanes(grad_, targets.grad);
+    for (int64_t row = 0; row < tile_.rows; ++row) {
+      const int64_t element = element_of_target(row);
+      targets.below[row] = tile_.largest[row] - at(x_)[element];
+      targets.e[row] = at(e_)[element];
+      targets.is_peak[row] = tile_.peak[row] == target(row);
+    }
+    std::fill(targets.e + tile_.rows, targets.e + kRowLanes, C(0));
+  }
+  ClassPoint<C> point_of(const Targets& targets, int64_t lane) const {
+    return tile_.softmax(lane).at(targets.below[lane], targets.e[lane], targets.is_peak[lane] != 0);
+  }
+  ClassPoint<C> point_of_peak(int64_t row) const { return tile_.softmax(row).at(C(0), C(1), true); }
+
+  // body(step's first element, lane, point, whether it is the peak) for every class of every row.
+  template <class Body>
+  void for_each_class(const C* x, const C* e, const Body& body) const {
+    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.pitch) {
+      const Index here = static_cast<Index>(step);
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < kRowLanes; ++lane) {
+        const bool is_peak = here == tile_.peak_step[lane];
+        body(i + lane, lane, tile_.softmax(lane).at(tile_.largest[lane] - x[i + lane], e[i + lane], is_peak), is_peak);
+      }
+    }
+  }
+
+  void value(C* losses) {
+    if constexpr (Hard) {
+      Targets targets;
+      find_targets(targets);
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < row_lanes(); ++lane) {
+        losses[lane] = targets.scale[lane] * formula_.value(point_of(targets, lane));
+      }
+    } else {
+      const C* a = at(a_);
+      // A class that does not count costs nothing, however impossible it is.
+      for_each_class(at(x_), at(e_), [&](int64_t i, int64_t lane, const ClassPoint<C>& point, bool) {
+        losses[lane] += a[i] == 0 ? C(0) : a[i] * formula_.value(point);
+      });
+      tile_.combine(losses);
+    }
+  }
+
+  void gradient() {
+    if constexpr (Hard) {
+      hard_gradient();
+    } else {
+      soft_gradient();
+    }
+  }
+  void second(C* along) {
+    if constexpr (Hard) {
+      hard_second(along);
+    } else {
+      soft_second(along);
+    }
+  }
+
+  void hard_gradient() {
+    Targets targets;
+    find_targets(targets);
+    alignas(64) C factor[kRowLanes], at_target[kRowLanes];
+    HANDGRAD_SIMD
+    for (int64_t lane = 0; lane < row_lanes(); ++lane) {
+      const ClassPoint<C> point = point_of(targets, lane);
+      const C s = targets.grad[lane] * targets.scale[lane] * formula_.slope(point);
+      factor[lane] = -s * tile_.inverse[lane];
+      at_target[lane] = s * point.q;
+    }
+    if (plan_.along_classes) std::fill(factor, factor + kRowLanes, C(factor[0]));
+    C* __restrict x = at(x_);
+    const C* __restrict e = at(e_);
+    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.pitch) {
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < kRowLanes; ++lane) x[i + lane] = e[i + lane] * factor[lane];
+    }
+    for (int64_t row = 0; row < tile_.rows; ++row) x[element_of_target(row)] = at_target[row];
+  }
+
+  void hard_second(C* along) {
+    Targets targets;
+    find_targets(targets);
+    alignas(64) C mean[kRowLanes], s[kRowLanes], r[kRowLanes], v_target[kRowLanes] = {}, at_target[kRowLanes];
+    C *__restrict x = at(x_), *__restrict v = at(v_);
+    const C* __restrict e = at(e_);
+    tile_.centre(e, v, mean);
+    for (int64_t row = 0; row < tile_.rows; ++row) v_target[row] = v[element_of_target(row)] - mean[row];
+    HANDGRAD_SIMD
+    for (int64_t lane = 0; lane < row_lanes(); ++lane) {
+      const ClassPoint<C> point = point_of(targets, lane);
+      const C scale = targets.scale[lane], slope = scale * formula_.slope(point);
+      const C bend = scale * formula_.curvature(point) * v_target[lane], grad = targets.grad[lane];
+      along[lane] = slope * v_target[lane];
+      at_target[lane] = grad * (bend * point.q - point.p * slope * v_target[lane]);
+      s[lane] = -grad * slope * tile_.inverse[lane];
+      r[lane] = -grad * bend * tile_.inverse[lane];
+    }
+    if (plan_.along_classes) {
+      std::fill(s, s + kRowLanes, C(s[0]));
+      std::fill(r, r + kRowLanes, C(r[0]));
+    }
+    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.pitch) {
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < kRowLanes; ++lane) {
+        x[i + lane] = e[i + lane] * (r[lane] + s[lane] * (v[i + lane] - mean[lane]));
+      }
+    }
+    for (int64_t row = 0; row < tile_.rows; ++row) x[element_of_target(row)] = at_target[row];
+  }
+
+  // The slopes s to the array x, the losses of classes to a.
+  void soft_gradient() {
+    alignas(64) C grad[kRowLanes];
+    spread_over_lanes(grad_, grad);
+    C *__restrict x = at(x_), *__restrict a = at(a_);
+    const C* __restrict e = at(e_);
+    SumAroundPeak<C> s;
+    for_each_class(x, e, [&](int64_t i, int64_t lane, const ClassPoint<C>& point, bool is_peak) {
+      const C slope = a[i] * formula_.slope(point);
+      s.others[lane] += is_peak ? C(0) : slope;
+      s.peak[lane] += is_peak ? slope : C(0);
+      x[i] = slope;
+      a[i] = grad[lane] * formula_.value(point);
+    });
+    s.combine(tile_);
+    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.pitch) {
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < kRowLanes; ++lane) {
+        const C p = e[i + lane] * tile_.inverse[lane];
+        x[i + lane] = grad[lane] * (x[i + lane] - p * (s.others[lane] + s.peak[lane]));
+      }
+    }
+    for (int64_t row = 0; row < tile_.rows; ++row) {
+      x[tile_.element(tile_.peak[row], row)] =
+          grad[row] * slope_at_peak(point_of_peak(row), s.peak[row], s.others[row]);
+    }
+  }
+
+  // r to the array x, what is left of the direction to v, the gradient of the targets to a.
+  void soft_second(C* along) {
+    alignas(64) C grad[kRowLanes], mean[kRowLanes];
+    spread_over_lanes(grad_, grad);
+    C *__restrict x = at(x_), *__restrict a = at(a_), *__restrict v = at(v_);
+    const C *__restrict e = at(e_), *__restrict u = at(u_);
+    tile_.centre(e, v, mean);
+    SumAroundPeak<C> s, r;
+    for_each_class(x, e, [&](int64_t i, int64_t lane, const ClassPoint<C>& point, bool is_peak) {
+      const C moved = v[i] - mean[lane], slope = formula_.slope(point), bent = a[i] * formula_.curvature(point) * moved;
+      const C of_inputs = a[i] * slope, both = bent + u[i] * slope;
+      along[lane] += of_inputs * moved + (u[i] == 0 ? C(0) : u[i] * formula_.value(point));
+      s.others[lane] += is_peak ? C(0) : of_inputs;
+      s.peak[lane] += is_peak ? of_inputs : C(0);
+      r.others[lane] += is_peak ? C(0) : both;
+      r.peak[lane] += is_peak ? both : C(0);
+      x[i] = both;
+      v[i] = moved;
+      a[i] = grad[lane] * slope * moved;
+    });
+    tile_.combine(along);
+    s.combine(tile_);
+    r.combine(tile_);
+    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.pitch) {
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < kRowLanes; ++lane) {
+        const C p = e[i + lane] * tile_.inverse[lane], total = s.others[lane] + s.peak[lane];
+        x[i + lane] = grad[lane] * (x[i + lane] - p * (r.others[lane] + r.peak[lane] + total * v[i + lane]));
+      }
+    }
+    for (int64_t row = 0; row < tile_.rows; ++row) {
+      const int64_t peak = tile_.element(tile_.peak[row], row);
+      const C others = r.others[row] + (s.others[row] + s.peak[row]) * v[peak];
+      x[peak] = grad[row] * slope_at_peak(point_of_peak(row), r.peak[row], others);
+    }
+  }
+
+  const RowViews<C>& rows_;
+  const RowPlan& plan_;
+  const Formula& formula_;
+  std::atomic<int64_t>& invalid_;
+  RowTile<C> tile_;
+  // Of the rows of a run: the class, -1 for none; its weight; the gradient of the loss.
+  std::vector<Index> target_;
+  ScratchVector<C> scale_, grad_;
+  // Arrays of logits, exponentials, the direction of the logits; of coefficients a_c and the direction of the targets.
+  ScratchVector<C> memory_;
+  C *x_ = nullptr, *e_ = nullptr, *v_ = nullptr, *a_ = nullptr, *u_ = nullptr;
+};
+
+namespace detail {
+
+// The sums of all blocks, in their order, go to `sum`.
+template <bool Hard, class C, class Formula>
+void run_rows(const char* op, RowPass pass, const RowViews<C>& rows, const Formula& formula, C* sum) {
+  const RowPlan plan(rows);
+  std::vector<double> partial(static_cast<size_t>(sum ? plan.blocks : 0));
+  std::atomic<int64_t> invalid(rows.ignore_index);
+  parallel_for(plan.blocks, plan.classes * plan.width, [&](int64_t begin, int64_t end) {
+    RowWorker<C, Formula, Hard> worker(rows, plan, formula, invalid);
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t sample = block / plan.blocks_per_sample, first = block % plan.blocks_per_sample * plan.width;
+      const int64_t count = std::min(plan.width, plan.positions - first), step = plan.along_classes ? 1 : count;
+      double total = 0;
+      for (int64_t row = 0; row < count; row += step) total += worker.work(pass, {sample, first + row, step});
+      if (sum) partial[static_cast<size_t>(block)] = total;
+    }
+  });
+  const int64_t found = invalid;
+  HANDGRAD_CHECK(found == rows.ignore_index, op, ": targets must be class numbers, at least 0 and below ", rows.classes,
+                 ", the number of classes of inputs, or ignore_index, ", rows.ignore_index, "; got ", found);
+  double total = 0;
+  for (const double value : partial) total += value;
+  if (sum) *sum = static_cast<C>(total);
+}
+
+}  // namespace detail
+
+// What host entries that serve several devices call (kinds/row_loss.h).
+struct RowsOnCpu {
+  template <class C, class Formula>
+  static void for_each_row(const char* op, RowPass pass, const RowOperands& operands, const Formula& formula) {
+    const RowViews<C> rows(operands);
+    C* const sum = operands.sum ? operands.sum->template mutable_data_ptr<C>() : nullptr;
+    if (operands.is_hard()) {
+      detail::run_rows<true>(op, pass, rows, formula, sum);
+    } else {
+      detail::run_rows<false>(op, pass, rows, formula, sum);
+    }
+  }
+};
+
+}  // namespace handgrad
