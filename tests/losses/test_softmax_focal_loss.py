@@ -122,9 +122,10 @@ SPEC = OpSpec(
         Sample("nothing_mean", numbered(0, 3, 2), {"reduction": "mean"}),
         Sample("no_probabilities_mean", likely(0, 3), {"reduction": "mean"}),
     ],
+    own=["weight"],
     autocast=torch.float32,
     widens=True,
-    lenient={"ignore_index": lambda value: value == -1000, "weight": lambda value: value is None},
+    lenient={"ignore_index": lambda value: isinstance(value, int) and value == -1000, "weight": lambda value: value is None},
     bad=[
         Bad("gamma", lambda: SoftmaxFocalLoss(-1.0), ValueError, r"gamma must be a finite number, .*; got -1\.0"),
         Bad("reduction", lambda: SoftmaxFocalLoss(reduction="avg"), ValueError, "reduction must be .* got 'avg'"),

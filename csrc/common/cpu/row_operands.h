@@ -45,17 +45,17 @@ struct RowTensor {
 // The passes of a loss over rows: its value, its gradients, and their derivatives along a direction.
 enum class RowPass { value, gradient, second };
 
-// What a loss over rows reads and writes. Without `indices` the targets are probabilities; what is not asked for is left
-// out.
+// What a loss over rows reads and writes. Without `indices` the targets are probabilities; what is not asked for is
+// left out.
 struct RowOperands {
-  ChannelTensor inputs;                       // [N, C, P]
-  std::optional<RowTensor> indices;           // [N, P]: the class of each row
-  std::optional<ChannelTensor> probabilities; // [N, C, P]
-  std::optional<Tensor> weight;               // [C]
+  ChannelTensor inputs;                        // [N, C, P]
+  std::optional<RowTensor> indices;            // [N, P]: the class of each row
+  std::optional<ChannelTensor> probabilities;  // [N, C, P]
+  std::optional<Tensor> weight;                // [C]
   int64_t ignore_index = 0;
   double label_smoothing = 0;
-  std::optional<Tensor> grad_of_sum;      // one number for all rows
-  std::optional<RowTensor> grad_of_rows;  // [N, P]
+  std::optional<Tensor> grad_of_sum;                                 // one number for all rows
+  std::optional<RowTensor> grad_of_rows;                             // [N, P]
   std::optional<ChannelTensor> direction_inputs, direction_targets;  // [N, C, P]
   std::optional<RowTensor> loss;                                     // [N, P]
   std::optional<Tensor> sum;                                         // one number

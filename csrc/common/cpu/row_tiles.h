@@ -1,4 +1,5 @@
-// Rows of classes in tiles, as cpu/rows.h walks over them: kRowLanes numbers side by side, in as many steps as it takes.
+// Rows of classes in tiles, as cpu/rows.h walks over them: kRowLanes numbers side by side, in as many steps as it
+// takes.
 //
 // Where positions lie densely in memory, a lane is a position and a step a class. Where classes do, a tile is one row
 // and its lanes are classes, kRowLanes at a step; what is summed or compared along steps is then combined over lanes,

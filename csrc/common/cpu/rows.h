@@ -8,44 +8,28 @@
 // A pass of hard targets computes g of one class of a row; RowWorker exists for these and for all others.
 #pragma once
 
-#include <atomic>
-#include <vector>
-
-#include "cpu/row_tiles.h"
+#include "cpu/row_arrays.h"
 
 namespace handgrad {
 
 // One thread's work.
 template <class C, class Formula, bool Hard>
-class RowWorker {
+class RowWorker : RowArrays<C, Hard> {
+  using Base = RowArrays<C, Hard>;
+  using Base::plan_, Base::tile_, Base::x_, Base::e_, Base::v_, Base::a_, Base::u_;
+
  public:
   using Index = LaneIndex<C>;
 
   RowWorker(const RowViews<C>& rows, const RowPlan& plan, const Formula& formula, std::atomic<int64_t>& invalid)
-      : rows_(rows),
-        plan_(plan),
-        formula_(formula),
-        invalid_(invalid),
-        tile_(plan),
-        target_(static_cast<size_t>(plan.pitch)),
-        scale_(static_cast<size_t>(plan.pitch)),
-        grad_(static_cast<size_t>(plan.pitch)) {
-    constexpr int64_t arrays = Hard ? 3 : 5;
-    const int64_t room = (plan.elements() + 63) / 64 * 64;
-    memory_.resize(static_cast<size_t>(arrays * room));
-    C** const pointers[] = {&x_, &e_, &v_, &a_, &u_};
-    for (int64_t k = 0; k < arrays; ++k) *pointers[k] = memory_.data() + k * room;
-  }
+      : Base(rows, plan, invalid), formula_(formula) {}
 
   // Returns the sum of the losses, or of what the gradients give along the direction.
-  [[gnu::noinline]] double work(RowPass pass, const RowRun& run) {
-    load(pass, run);
+  double work(RowPass pass, const RowRun& run) {
+    this->load(pass, run);
     double total = 0;
     for (int64_t first = 0; first < run.count; first += kRowLanes) {
-      tile_.first = first;
-      tile_.rows = std::min(kRowLanes, run.count - first);
-      tile_.find_peaks(at(x_));
-      tile_.take_exponentials(at(x_), at(e_));
+      this->begin_tile(run, first);
       alignas(64) C result[kRowLanes] = {};
       if (pass == RowPass::value) {
         value(result);
@@ -54,124 +38,13 @@ class RowWorker {
       } else {
         second(result);
       }
-      if (pass != RowPass::gradient) total += store_losses(run, result);
+      if (pass != RowPass::gradient) total += this->store_losses(run, result);
     }
-    if (rows_.grad_inputs) store_rows(plan_, x_, run, rows_.grad_inputs);
-    if constexpr (!Hard) {
-      if (rows_.grad_targets) {
-        weigh_rows(plan_, rows_.weight, C(0), rows_.kept, a_);
-        store_rows(plan_, a_, run, rows_.grad_targets);
-      }
-    }
+    this->store(run);
     return total;
   }
 
  private:
-  // ---- what is loaded for a run of rows, and stored -----------------------------------------------------------------
-
-  void load(RowPass pass, const RowRun& run) {
-    load_rows(plan_, rows_.inputs, run, -std::numeric_limits<C>::infinity(), x_);
-    load_targets(run);
-    if (pass == RowPass::value) return;
-    for (int64_t row = 0; row < run.count; ++row) {
-      const bool counts = target_[static_cast<size_t>(row)] >= 0;
-      grad_[static_cast<size_t>(row)] = counts && rows_.grad_output ? *rows_.grad_output.at(run.sample, run.first + row)
-                                                                    : C(0);
-    }
-    if (pass == RowPass::gradient) return;
-    load_direction(rows_.direction_inputs, run, v_);
-    if constexpr (!Hard) {
-      load_direction(rows_.direction_targets, run, u_);
-      weigh_rows(plan_, rows_.weight, C(0), rows_.kept, u_);
-    }
-  }
-
-  void load_targets(const RowRun& run) {
-    if constexpr (!Hard) {
-      if (!rows_.indices) {
-        std::fill(target_.begin(), target_.end(), Index(0));
-        load_rows(plan_, rows_.probabilities, run, C(0), a_);
-      } else {
-        std::fill(a_, a_ + plan_.elements(), C(0));
-      }
-    }
-    for (int64_t row = 0; rows_.indices && row < run.count; ++row) load_index(run, row);
-    if constexpr (!Hard) weigh_rows(plan_, rows_.weight, rows_.spread, rows_.kept, a_);
-  }
-
-  // Of a row that does not count the target is -1, and its logits, which may be NaN, are 0.
-  void load_index(const RowRun& run, int64_t row) {
-    const int64_t target = *rows_.indices.at(run.sample, run.first + row);
-    const bool ignored = target == rows_.ignore_index, valid = target >= 0 && target < rows_.classes;
-    if (!ignored && !valid) invalid_.store(target, std::memory_order_relaxed);
-    const size_t lane = static_cast<size_t>(row);
-    if (ignored || !valid) {
-      target_[lane] = -1;
-      scale_[lane] = 0;
-      for (int64_t c = 0; c < plan_.classes; ++c) x_[tile_.element(c, row)] = 0;
-      return;
-    }
-    target_[lane] = static_cast<Index>(target);
-    scale_[lane] = rows_.weight ? *rows_.weight.at(target) : C(1);
-    if constexpr (!Hard) a_[tile_.element(target, row)] = 1;
-  }
-
-  void load_direction(const StoredView<const C, 3>& direction, const RowRun& run, C* to) {
-    if (direction) {
-      load_rows(plan_, direction, run, C(0), to);
-    } else {
-      std::fill(to, to + plan_.elements(), C(0));
-    }
-  }
-
-  double store_losses(const RowRun& run, const C* losses) {
-    double total = 0;
-    for (int64_t row = 0; row < tile_.rows; ++row) {
-      const C loss = target(row) < 0 ? C(0) : losses[row];
-      total += static_cast<double>(loss);
-      if (rows_.loss) *rows_.loss.at(run.sample, run.first + tile_.first + row) = loss;
-    }
-    return total;
-  }
-
-  // ---- a tile -------------------------------------------------------------------------------------------------------
-
-  C* at(C* array) const { return array + tile_.offset(); }
-  Index target(int64_t row) const { return target_[static_cast<size_t>(tile_.first + row)]; }
-  int64_t element_of_target(int64_t row) const { return tile_.element(std::max(Index(0), target(row)), row); }
-  // Lanes that a loop over rows goes over.
-  int64_t row_lanes() const { return plan_.along_classes ? 1 : kRowLanes; }
-  // What belongs to a row, for each of its lanes.
-  void spread_over_lanes(const ScratchVector<C>& from, C* lanes) const {
-    const C* first = from.data() + tile_.first;
-    if (plan_.along_classes) {
-      std::fill(lanes, lanes + kRowLanes, C(*first));
-    } else {
-      std::copy(first, first + kRowLanes, lanes);
-    }
-  }
-
-  // The class that is the target of each row.
-  struct Targets {
-    alignas(64) C below[kRowLanes] = {}, e[kRowLanes], scale[kRowLanes], grad[kRowLanes];
-    Index is_peak[kRowLanes] = {};
-  };
-  void find_targets(Targets& targets) const {
-    spread_over_lanes(scale_, targets.scale);
-    spread_over_lanes(grad_, targets.grad);
-    for (int64_t row = 0; row < tile_.rows; ++row) {
-      const int64_t element = element_of_target(row);
-      targets.below[row] = tile_.largest[row] - at(x_)[element];
-      targets.e[row] = at(e_)[element];
-      targets.is_peak[row] = tile_.peak[row] == target(row);
-    }
-    std::fill(targets.e + tile_.rows, targets.e + kRowLanes, C(0));
-  }
-  ClassPoint<C> point_of(const Targets& targets, int64_t lane) const {
-    return tile_.softmax(lane).at(targets.below[lane], targets.e[lane], targets.is_peak[lane] != 0);
-  }
-  ClassPoint<C> point_of_peak(int64_t row) const { return tile_.softmax(row).at(C(0), C(1), true); }
-
   // body(step's first element, lane, point, whether it is the peak) for every class of every row.
   template <class Body>
   void for_each_class(const C* x, const C* e, const Body& body) const {
@@ -187,16 +60,16 @@ class RowWorker {
 
   void value(C* losses) {
     if constexpr (Hard) {
-      Targets targets;
-      find_targets(targets);
+      typename Base::Targets targets;
+      this->find_targets(targets);
       HANDGRAD_SIMD
-      for (int64_t lane = 0; lane < row_lanes(); ++lane) {
-        losses[lane] = targets.scale[lane] * formula_.value(point_of(targets, lane));
+      for (int64_t lane = 0; lane < this->row_lanes(); ++lane) {
+        losses[lane] = targets.scale[lane] * formula_.value(this->point_of(targets, lane));
       }
     } else {
-      const C* a = at(a_);
+      const C* a = this->at(a_);
       // A class that does not count costs nothing, however impossible it is.
-      for_each_class(at(x_), at(e_), [&](int64_t i, int64_t lane, const ClassPoint<C>& point, bool) {
+      for_each_class(this->at(x_), this->at(e_), [&](int64_t i, int64_t lane, const ClassPoint<C>& point, bool) {
         losses[lane] += a[i] == 0 ? C(0) : a[i] * formula_.value(point);
       });
       tile_.combine(losses);
@@ -219,37 +92,37 @@ class RowWorker {
   }
 
   void hard_gradient() {
-    Targets targets;
-    find_targets(targets);
+    typename Base::Targets targets;
+    this->find_targets(targets);
     alignas(64) C factor[kRowLanes], at_target[kRowLanes];
     HANDGRAD_SIMD
-    for (int64_t lane = 0; lane < row_lanes(); ++lane) {
-      const ClassPoint<C> point = point_of(targets, lane);
+    for (int64_t lane = 0; lane < this->row_lanes(); ++lane) {
+      const ClassPoint<C> point = this->point_of(targets, lane);
       const C s = targets.grad[lane] * targets.scale[lane] * formula_.slope(point);
       factor[lane] = -s * tile_.inverse[lane];
       at_target[lane] = s * point.q;
     }
     if (plan_.along_classes) std::fill(factor, factor + kRowLanes, C(factor[0]));
-    C* __restrict x = at(x_);
-    const C* __restrict e = at(e_);
+    C* __restrict x = this->at(x_);
+    const C* __restrict e = this->at(e_);
     for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.pitch) {
       HANDGRAD_SIMD
       for (int64_t lane = 0; lane < kRowLanes; ++lane) x[i + lane] = e[i + lane] * factor[lane];
     }
-    for (int64_t row = 0; row < tile_.rows; ++row) x[element_of_target(row)] = at_target[row];
+    for (int64_t row = 0; row < tile_.rows; ++row) x[this->element_of_target(row)] = at_target[row];
   }
 
   void hard_second(C* along) {
-    Targets targets;
-    find_targets(targets);
+    typename Base::Targets targets;
+    this->find_targets(targets);
     alignas(64) C mean[kRowLanes], s[kRowLanes], r[kRowLanes], v_target[kRowLanes] = {}, at_target[kRowLanes];
-    C *__restrict x = at(x_), *__restrict v = at(v_);
-    const C* __restrict e = at(e_);
+    C* __restrict x = this->at(x_), * __restrict v = this->at(v_);
+    const C* __restrict e = this->at(e_);
     tile_.centre(e, v, mean);
-    for (int64_t row = 0; row < tile_.rows; ++row) v_target[row] = v[element_of_target(row)] - mean[row];
+    for (int64_t row = 0; row < tile_.rows; ++row) v_target[row] = v[this->element_of_target(row)] - mean[row];
     HANDGRAD_SIMD
-    for (int64_t lane = 0; lane < row_lanes(); ++lane) {
-      const ClassPoint<C> point = point_of(targets, lane);
+    for (int64_t lane = 0; lane < this->row_lanes(); ++lane) {
+      const ClassPoint<C> point = this->point_of(targets, lane);
       const C scale = targets.scale[lane], slope = scale * formula_.slope(point);
       const C bend = scale * formula_.curvature(point) * v_target[lane], grad = targets.grad[lane];
       along[lane] = slope * v_target[lane];
@@ -267,15 +140,15 @@ class RowWorker {
         x[i + lane] = e[i + lane] * (r[lane] + s[lane] * (v[i + lane] - mean[lane]));
       }
     }
-    for (int64_t row = 0; row < tile_.rows; ++row) x[element_of_target(row)] = at_target[row];
+    for (int64_t row = 0; row < tile_.rows; ++row) x[this->element_of_target(row)] = at_target[row];
   }
 
   // The slopes s to the array x, the losses of classes to a.
   void soft_gradient() {
     alignas(64) C grad[kRowLanes];
-    spread_over_lanes(grad_, grad);
-    C *__restrict x = at(x_), *__restrict a = at(a_);
-    const C* __restrict e = at(e_);
+    this->find_grads(grad);
+    C* __restrict x = this->at(x_), * __restrict a = this->at(a_);
+    const C* __restrict e = this->at(e_);
     SumAroundPeak<C> s;
     for_each_class(x, e, [&](int64_t i, int64_t lane, const ClassPoint<C>& point, bool is_peak) {
       const C slope = a[i] * formula_.slope(point);
@@ -294,16 +167,16 @@ class RowWorker {
     }
     for (int64_t row = 0; row < tile_.rows; ++row) {
       x[tile_.element(tile_.peak[row], row)] =
-          grad[row] * slope_at_peak(point_of_peak(row), s.peak[row], s.others[row]);
+          grad[row] * slope_at_peak(this->point_of_peak(row), s.peak[row], s.others[row]);
     }
   }
 
   // r to the array x, what is left of the direction to v, the gradient of the targets to a.
   void soft_second(C* along) {
     alignas(64) C grad[kRowLanes], mean[kRowLanes];
-    spread_over_lanes(grad_, grad);
-    C *__restrict x = at(x_), *__restrict a = at(a_), *__restrict v = at(v_);
-    const C *__restrict e = at(e_), *__restrict u = at(u_);
+    this->find_grads(grad);
+    C* __restrict x = this->at(x_), * __restrict a = this->at(a_), * __restrict v = this->at(v_);
+    const C* __restrict e = this->at(e_), * __restrict u = this->at(u_);
     tile_.centre(e, v, mean);
     SumAroundPeak<C> s, r;
     for_each_class(x, e, [&](int64_t i, int64_t lane, const ClassPoint<C>& point, bool is_peak) {
@@ -331,21 +204,11 @@ class RowWorker {
     for (int64_t row = 0; row < tile_.rows; ++row) {
       const int64_t peak = tile_.element(tile_.peak[row], row);
       const C others = r.others[row] + (s.others[row] + s.peak[row]) * v[peak];
-      x[peak] = grad[row] * slope_at_peak(point_of_peak(row), r.peak[row], others);
+      x[peak] = grad[row] * slope_at_peak(this->point_of_peak(row), r.peak[row], others);
     }
   }
 
-  const RowViews<C>& rows_;
-  const RowPlan& plan_;
   const Formula& formula_;
-  std::atomic<int64_t>& invalid_;
-  RowTile<C> tile_;
-  // Of the rows of a run: the class, -1 for none; its weight; the gradient of the loss.
-  std::vector<Index> target_;
-  ScratchVector<C> scale_, grad_;
-  // Arrays of logits, exponentials, the direction of the logits; of coefficients a_c and the direction of the targets.
-  ScratchVector<C> memory_;
-  C *x_ = nullptr, *e_ = nullptr, *v_ = nullptr, *a_ = nullptr, *u_ = nullptr;
 };
 
 namespace detail {

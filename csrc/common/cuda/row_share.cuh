@@ -125,8 +125,7 @@ class RowShare {
   // The weight of a class, its coefficient a_c, and the direction of its target as that adds to a_c.
   __device__ C weight(int32_t c) const { return rows.weight ? load_constant(rows.weight.at(c)) : C(1); }
   __device__ C coefficient(int32_t c, C weight) const {
-    const C probability =
-        rows.indices ? (c == target ? C(1) : C(0)) : read(rows.probabilities.at(sample, c, position));
+    const C probability = rows.indices ? (c == target ? C(1) : C(0)) : read(rows.probabilities.at(sample, c, position));
     return weight * (rows.spread + rows.kept * probability);
   }
   __device__ C read_direction_of_target(int32_t c, C weight) const {
@@ -135,9 +134,7 @@ class RowShare {
   }
 
   // What a row that does not count has instead.
-  __device__ C of_row(C value) const {
-    return is_lost ? std::numeric_limits<C>::quiet_NaN() : counts ? value : C(0);
-  }
+  __device__ C of_row(C value) const { return is_lost ? std::numeric_limits<C>::quiet_NaN() : counts ? value : C(0); }
   __device__ void store_grad_inputs(int32_t c, C value) const {
     if (rows.grad_inputs) write(rows.grad_inputs.at(sample, c, position), counts ? value : C(0));
   }

@@ -2,8 +2,8 @@
 // targets and for all others.
 //
 // A team (row_teams.cuh) reads the logits of its row once, and keeps them in shared memory for what is written: each
-// thread its own, so that nobody waits. Where a row is too long for that, it is read again. Of targets that are no class
-// numbers the coefficients are read as often as they are needed, from a cache as a rule.
+// thread its own, so that nobody waits. Where a row is too long for that, it is read again. Of targets that are no
+// class numbers the coefficients are read as often as they are needed, from a cache as a rule.
 //
 // A class number that is none gives NaN, in the loss of its row and in its gradients: nothing waits for the device in
 // order to raise an error.
@@ -20,8 +20,8 @@ namespace handgrad {
 // Blocks of a sum: the same on every device, so that the order of its terms is too.
 inline constexpr int64_t kRowSumBlocks = 1024;
 
-// The passes of one row, by the threads that share it. value and second return what the row adds to the loss, or to what
-// its gradients give along the direction, in every thread.
+// The passes of one row, by the threads that share it. value and second return what the row adds to the loss, or to
+// what its gradients give along the direction, in every thread.
 template <class C, class Formula, bool Hard>
 struct RowPasses {
   RowShare<C, Hard>& share;
@@ -121,8 +121,8 @@ struct RowPasses {
       const bool is_peak = c == share.peak.index;
       const ClassPoint<C> point = row.at(below, e, is_peak);
       const C weight = share.weight(c), slope = share.coefficient(c, weight) * formula.slope(point);
-      share.store_grad_inputs(c, grad * (is_peak ? slope_at_peak(point, slope, sums[0])
-                                                 : slope - point.p * (sums[0] + sums[1])));
+      share.store_grad_inputs(
+          c, grad * (is_peak ? slope_at_peak(point, slope, sums[0]) : slope - point.p * (sums[0] + sums[1])));
       share.store_grad_targets(c, weight * share.rows.kept * grad * formula.value(point));
     });
   }
@@ -223,8 +223,8 @@ void launch_rows(const std::string& op, const RowOperands& operands, const Formu
     partial = empty_vector<double>(blocks, operands.inputs.tensor);
     cut.partial = partial->mutable_data_ptr<double>();
   }
-  launch(op.c_str(), rows_kernel<C, Formula, Hard, Pass>, device, {blocks, dim3(kRowThreads, 1, 1), cut.kept ? bytes : 0},
-         rows, cut, formula);
+  launch(op.c_str(), rows_kernel<C, Formula, Hard, Pass>, device,
+         {blocks, dim3(kRowThreads, 1, 1), cut.kept ? bytes : 0}, rows, cut, formula);
   if (!operands.sum) return;
   launch("sum_of_partial_sums", sum_partial_kernel<kSumThreads>, device, {1, kSumThreads}, cut.partial, blocks, 1.0,
          kDtype<C>, operands.sum->mutable_data_ptr());

@@ -61,8 +61,7 @@ struct Rows {
   // One number, or one for each row.
   Tensor empty_loss() const {
     const std::vector<int64_t> of = summed ? std::vector<int64_t>() : sizes, strides = contiguous_strides(as_sizes(of));
-    const int32_t dtype =
-        loss_dtype() == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+    const int32_t dtype = loss_dtype() == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
     return empty_strided(as_sizes(of), as_sizes(strides), dtype, inputs);
   }
   void set_loss(RowOperands& operands, bool wanted, const Tensor& loss) const {
@@ -79,8 +78,7 @@ inline Rows check_arguments(const char* op, const Tensor& inputs, const Tensor& 
                             const std::optional<Tensor>& weight, int64_t reduction) {
   check_floating(op, "inputs", inputs);
   HANDGRAD_CHECK(inputs.dim() >= 2 && inputs.sizes()[1] >= 1 && inputs.sizes()[1] <= INT32_MAX, op,
-                 ": inputs must have shape (batch, classes, ...) with 1 to 2^31 - 1 classes; got ",
-                 shape_text(inputs));
+                 ": inputs must have shape (batch, classes, ...) with 1 to 2^31 - 1 classes; got ", shape_text(inputs));
   const Rows rows{op, inputs, as_reduction(op, reduction) != Reduction::none, row_sizes(inputs)};
   HANDGRAD_CHECK(as_reduction(op, reduction) != Reduction::mean, op, ": reduction must be 0 (none) or 2 (sum); got 1");
   const bool indices = targets.scalar_type() == ScalarType::Long && is_of(targets, as_sizes(rows.sizes));
@@ -146,6 +144,11 @@ inline void set_gradients(RowOperands& operands, bool of_inputs, const Tensor& g
   if (of_targets) operands.grad_targets = ChannelTensor(grad_targets);
 }
 
+// A gradient of the targets, or what stands for one.
+inline Tensor empty_grad_targets(bool wanted, const Tensor& targets, const Tensor& inputs) {
+  return is_floating(targets.scalar_type()) ? empty_gradient(wanted, targets) : empty_placeholder(inputs);
+}
+
 // Which gradients are asked for; class numbers have none.
 template <size_t N>
 std::array<bool, N> wanted(const char* op, const std::vector<bool>& output_mask, const Tensor& targets) {
@@ -188,7 +191,8 @@ struct Entries<Op, Device, std::tuple<Number...>> {
                                              int64_t reduction, const std::vector<bool>& output_mask) {
     const Rows rows = check_backward(Op::name, grad_output, inputs, targets, weight, reduction);
     const std::array<bool, 2> need = wanted<2>(Op::name, output_mask, targets);
-    const Tensor grad_inputs = empty_gradient(need[0], inputs), grad_targets = empty_gradient(need[1], targets);
+    const Tensor grad_inputs = empty_gradient(need[0], inputs);
+    const Tensor grad_targets = empty_grad_targets(need[1], targets, inputs);
     if (!need[0] && !need[1]) return {grad_inputs, grad_targets};
     RowOperands operands = operands_of(inputs, targets, weight, ignore_index, label_smoothing);
     set_grad_output(operands, rows, grad_output);
@@ -211,7 +215,8 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     check_direction(Op::name, "grad_grad_targets", grad_grad_targets, "targets", targets);
     const std::array<bool, 3> need = wanted<3>(Op::name, output_mask, targets);
     const Tensor grad_grad_output = need[0] ? rows.empty_loss() : empty_placeholder(inputs);
-    const Tensor grad_inputs = empty_gradient(need[1], inputs), grad_targets = empty_gradient(need[2], targets);
+    const Tensor grad_inputs = empty_gradient(need[1], inputs);
+    const Tensor grad_targets = empty_grad_targets(need[2], targets, inputs);
     if (!need[0] && !need[1] && !need[2]) return {grad_grad_output, grad_inputs, grad_targets};
     RowOperands operands = operands_of(inputs, targets, weight, ignore_index, label_smoothing);
     if (grad_grad_inputs) operands.direction_inputs = ChannelTensor(*grad_grad_inputs);

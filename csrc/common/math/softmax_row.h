@@ -1,8 +1,8 @@
 // The softmax of a row of logits x, one for each class, as losses of its classes see it.
 //
-// Of the exponentials e_c = exp(x_c - max x) that of the largest logit, the peak, is 1; `rest` is the sum of the others.
-// So log(sum of all) = log(1 + rest), and of the peak, the one class whose probability p may be near 1, neither log p nor
-// 1 - p is a difference of almost equal numbers:
+// Of the exponentials e_c = exp(x_c - max x) that of the largest logit, the peak, is 1; `rest` is the sum of the
+// others. So log(sum of all) = log(1 + rest), and of the peak, the one class whose probability p may be near 1, neither
+// log p nor 1 - p is a difference of almost equal numbers:
 //
 //   log p = -log(1 + rest),   1 - p = rest / (1 + rest)
 #pragma once
@@ -29,8 +29,8 @@ template <class T>
 struct ClassPoint {
   T log_p, p, q;
 
-  // For derivatives: at a logit of minus infinity p is 0 and its logarithm infinite; their product has the limit 0, which
-  // a merely huge logarithm gives.
+  // For derivatives: at a logit of minus infinity p is 0 and its logarithm infinite; their product has the limit 0,
+  // which a merely huge logarithm gives.
   HANDGRAD_MATH T finite_log_p() const {
     constexpr T lowest = std::numeric_limits<T>::lowest();
     return log_p < lowest ? lowest : log_p;
