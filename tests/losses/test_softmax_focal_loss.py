@@ -125,12 +125,18 @@ SPEC = OpSpec(
     own=["weight"],
     autocast=torch.float32,
     widens=True,
-    lenient={"ignore_index": lambda value: isinstance(value, int) and value == -1000, "weight": lambda value: value is None},
+    lenient={
+        "ignore_index": lambda value: isinstance(value, int) and value == -1000,
+        "weight": lambda value: value is None,
+    },
     bad=[
         Bad("gamma", lambda: SoftmaxFocalLoss(-1.0), ValueError, r"gamma must be a finite number, .*; got -1\.0"),
         Bad("reduction", lambda: SoftmaxFocalLoss(reduction="avg"), ValueError, "reduction must be .* got 'avg'"),
         Bad(
-            "smoothing", lambda: SoftmaxFocalLoss(label_smoothing=1.5), ValueError, r"label_smoothing must be .*got 1\.5"
+            "smoothing",
+            lambda: SoftmaxFocalLoss(label_smoothing=1.5),
+            ValueError,
+            r"label_smoothing must be .*got 1\.5",
         ),
         Bad("ignore_index", lambda: SoftmaxFocalLoss(ignore_index=1.5), TypeError, r"ignore_index must be .*got 1\.5"),
         Bad(

@@ -30,7 +30,7 @@ class RowWorker : RowArrays<C, Hard> {
     double total = 0;
     for (int64_t first = 0; first < run.count; first += kRowLanes) {
       this->begin_tile(run, first);
-      alignas(64) C result[kRowLanes] = {};
+      alignas(kCacheLine) C result[kRowLanes] = {};
       if (pass == RowPass::value) {
         value(result);
       } else if (pass == RowPass::gradient) {
@@ -48,7 +48,7 @@ class RowWorker : RowArrays<C, Hard> {
   // body(step's first element, lane, point, whether it is the peak) for every class of every row.
   template <class Body>
   void for_each_class(const C* x, const C* e, const Body& body) const {
-    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.pitch) {
+    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.stride()) {
       const Index here = static_cast<Index>(step);
       HANDGRAD_SIMD
       for (int64_t lane = 0; lane < kRowLanes; ++lane) {
@@ -94,7 +94,7 @@ class RowWorker : RowArrays<C, Hard> {
   void hard_gradient() {
     typename Base::Targets targets;
     this->find_targets(targets);
-    alignas(64) C factor[kRowLanes], at_target[kRowLanes];
+    alignas(kCacheLine) C factor[kRowLanes], at_target[kRowLanes];
     HANDGRAD_SIMD
     for (int64_t lane = 0; lane < this->row_lanes(); ++lane) {
       const ClassPoint<C> point = this->point_of(targets, lane);
@@ -105,7 +105,7 @@ class RowWorker : RowArrays<C, Hard> {
     if (plan_.along_classes) std::fill(factor, factor + kRowLanes, C(factor[0]));
     C* __restrict x = this->at(x_);
     const C* __restrict e = this->at(e_);
-    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.pitch) {
+    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.stride()) {
       HANDGRAD_SIMD
       for (int64_t lane = 0; lane < kRowLanes; ++lane) x[i + lane] = e[i + lane] * factor[lane];
     }
@@ -115,7 +115,7 @@ class RowWorker : RowArrays<C, Hard> {
   void hard_second(C* along) {
     typename Base::Targets targets;
     this->find_targets(targets);
-    alignas(64) C mean[kRowLanes], s[kRowLanes], r[kRowLanes], v_target[kRowLanes] = {}, at_target[kRowLanes];
+    alignas(kCacheLine) C mean[kRowLanes], s[kRowLanes], r[kRowLanes], v_target[kRowLanes] = {}, at_target[kRowLanes];
     C* __restrict x = this->at(x_), * __restrict v = this->at(v_);
     const C* __restrict e = this->at(e_);
     tile_.centre(e, v, mean);
@@ -134,7 +134,7 @@ class RowWorker : RowArrays<C, Hard> {
       std::fill(s, s + kRowLanes, C(s[0]));
       std::fill(r, r + kRowLanes, C(r[0]));
     }
-    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.pitch) {
+    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.stride()) {
       HANDGRAD_SIMD
       for (int64_t lane = 0; lane < kRowLanes; ++lane) {
         x[i + lane] = e[i + lane] * (r[lane] + s[lane] * (v[i + lane] - mean[lane]));
@@ -145,7 +145,7 @@ class RowWorker : RowArrays<C, Hard> {
 
   // The slopes s to the array x, the losses of classes to a.
   void soft_gradient() {
-    alignas(64) C grad[kRowLanes];
+    alignas(kCacheLine) C grad[kRowLanes];
     this->find_grads(grad);
     C* __restrict x = this->at(x_), * __restrict a = this->at(a_);
     const C* __restrict e = this->at(e_);
@@ -158,7 +158,7 @@ class RowWorker : RowArrays<C, Hard> {
       a[i] = grad[lane] * formula_.value(point);
     });
     s.combine(tile_);
-    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.pitch) {
+    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.stride()) {
       HANDGRAD_SIMD
       for (int64_t lane = 0; lane < kRowLanes; ++lane) {
         const C p = e[i + lane] * tile_.inverse[lane];
@@ -173,7 +173,7 @@ class RowWorker : RowArrays<C, Hard> {
 
   // r to the array x, what is left of the direction to v, the gradient of the targets to a.
   void soft_second(C* along) {
-    alignas(64) C grad[kRowLanes], mean[kRowLanes];
+    alignas(kCacheLine) C grad[kRowLanes], mean[kRowLanes];
     this->find_grads(grad);
     C* __restrict x = this->at(x_), * __restrict a = this->at(a_), * __restrict v = this->at(v_);
     const C* __restrict e = this->at(e_), * __restrict u = this->at(u_);
@@ -194,7 +194,7 @@ class RowWorker : RowArrays<C, Hard> {
     tile_.combine(along);
     s.combine(tile_);
     r.combine(tile_);
-    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.pitch) {
+    for (int64_t step = 0, i = 0; step < plan_.steps; ++step, i += plan_.stride()) {
       HANDGRAD_SIMD
       for (int64_t lane = 0; lane < kRowLanes; ++lane) {
         const C p = e[i + lane] * tile_.inverse[lane], total = s.others[lane] + s.peak[lane];

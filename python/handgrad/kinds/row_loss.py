@@ -163,9 +163,7 @@ class RowLoss(ReducedLoss):
         )
         torch._check(
             targets.device == inputs.device,
-            lambda: (
-                f"{self.title}: targets must be on the device of inputs, {inputs.device}; got {targets.device}"
-            ),
+            lambda: f"{self.title}: targets must be on the device of inputs, {inputs.device}; got {targets.device}",
         )
         return inputs.new_empty(rows if others[-1] == NONE else (), dtype=_computed_in(inputs))
 

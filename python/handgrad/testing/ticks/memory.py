@@ -53,9 +53,7 @@ def _saved_beside(saved: list[Tensor], allowed: tuple[Tensor, ...], meaning: str
     inputs = _storages(allowed)
     # A number, as the divisor of a mean is, is no intermediate of their size.
     foreign = [
-        tuple(tensor.shape)
-        for tensor in saved
-        if tensor.dim() and tensor.untyped_storage().data_ptr() not in inputs
+        tuple(tensor.shape) for tensor in saved if tensor.dim() and tensor.untyped_storage().data_ptr() not in inputs
     ]
     assert not foreign, f"saved beside {meaning}: tensors of {foreign}"
 
