@@ -1,5 +1,5 @@
-"""Softmax focal loss: maps of a segmentation with 21 classes, rows of 1,000 and of 50,000 classes, beside log-softmax and
-gather in plain PyTorch, eager and compiled; and at gamma 0 torch's cross entropy."""
+"""Softmax focal loss: maps of a segmentation with 21 classes, rows of 1,000 and of 50,000 classes, beside log-softmax
+and gather in plain PyTorch, eager and compiled; and at gamma 0 torch's cross entropy."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ class Call:
 
 
 def has_gradient(tensors: Mapping[str, Any], name: str) -> bool:
-    """Whether there is a gradient with respect to ``name``: of a tensor that is left out, or of integers (class numbers,
-    say), there is none. What is no tensor's name counts as the output's."""
+    """Whether there is a gradient with respect to ``name``: of a tensor that is left out, or of integers (class
+    numbers, say), there is none. What is no tensor's name counts as the output's."""
     tensor = tensors.get(name, ())
     return tensor is not None and (not isinstance(tensor, Tensor) or tensor.is_floating_point())
 

@@ -1,5 +1,5 @@
-"""Losses of rows of logits, (batch, classes, positions...), with class numbers or probabilities for targets: all but the
-formula. Names and conventions of :func:`torch.nn.functional.cross_entropy`.
+"""Losses of rows of logits, (batch, classes, positions...), with class numbers or probabilities for targets: all but
+the formula. Names and conventions of :func:`torch.nn.functional.cross_entropy`.
 
 The op's schema is ``foo(Tensor inputs, Tensor targets, Tensor? weight, <numbers>, int ignore_index, float
 label_smoothing, int reduction) -> Tensor``, its private ops' are as :mod:`handgrad.derivatives` has them; the C++ half

@@ -24,8 +24,8 @@ def softmax_focal_loss(
     label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""Cross entropy of classes that exclude each other, discounted where the prediction is right: the focal loss (Lin et
-    al., `Focal Loss for Dense Object Detection <https://arxiv.org/abs/1708.02002>`_, 2017) over a softmax.
+    r"""Cross entropy of classes that exclude each other, discounted where the prediction is right: the focal loss (Lin
+    et al., `Focal Loss for Dense Object Detection <https://arxiv.org/abs/1708.02002>`_, 2017) over a softmax.
 
     .. math:: loss = \sum_c a_c \, (1 - p_c)^\gamma (-\log p_c), \quad p = softmax(inputs)
 
@@ -42,19 +42,19 @@ def softmax_focal_loss(
         ignore_index: rows with this class number cost nothing and do not count in a mean; any number, a class or not.
             Must be negative where targets are probabilities.
         label_smoothing: in [0, 1], how much of each target is spread evenly over all classes.
-        reduction: ``"none"``, ``"mean"`` or ``"sum"``. The mean divides by the number of rows that are not ignored, with
-            ``weight`` by the sum of the weights of their classes; of probabilities by the number of rows.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``. The mean divides by the number of rows that are not ignored,
+            with ``weight`` by the sum of the weights of their classes; of probabilities by the number of rows.
 
     Returns:
-        Under ``"none"`` the loss of each row, otherwise a scalar; float32, of float64 inputs float64. The mean of no rows
-        is NaN, as in torch.
+        Under ``"none"`` the loss of each row, otherwise a scalar; float32, of float64 inputs float64. The mean of no
+        rows is NaN, as in torch.
 
     Raises:
         ValueError: ``gamma``, ``label_smoothing``, ``ignore_index`` or ``reduction`` out of range, or a ``weight`` that
             requires grad.
         TypeError: an argument of another kind.
-        RuntimeError: shapes, dtypes or devices that do not go together; on the CPU a class number that is none. On other
-            devices such a row is NaN.
+        RuntimeError: shapes, dtypes or devices that do not go together; on the CPU a class number that is none. On
+            other devices such a row is NaN.
 
     Example:
         >>> softmax_focal_loss(torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 2]))
@@ -101,8 +101,8 @@ class SoftmaxFocalLoss(RowLossModule):
 
 
 def softmax_focal_loss_reference(log_probabilities: Tensor, gamma: float) -> Tensor:
-    """Plain PyTorch, the loss of each class were it the target. To be trusted because it is the paper's formula; 1 - p is
-    kept from 0, where a power below 1 has no slope."""
+    """Plain PyTorch, the loss of each class were it the target. To be trusted because it is the paper's formula; 1 - p
+    is kept from 0, where a power below 1 has no slope."""
     others = -torch.expm1(log_probabilities)
     return -(others.clamp(min=torch.finfo(others.dtype).tiny) ** gamma) * log_probabilities
 
