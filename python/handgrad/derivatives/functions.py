@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from handgrad.derivatives.references import References
-from handgrad.derivatives.roles import argument_of
+from handgrad.derivatives.roles import argument_of, has_gradient
 
 
 class Functions(References):
@@ -117,12 +117,10 @@ class Functions(References):
                 made.append(None)  # integers have no gradient, and what stands for it no tangent
             elif name in total:
                 made.append(total[name])
-            elif not asked_for:
+            elif not asked_for or not has_gradient(arguments, name):
                 made.append(tensors[0].new_zeros(0))
-            elif argument is not None:
-                made.append(torch.zeros_like(argument))
             else:
-                made.append(self.like_omitted(name, arguments) if name in self.omitted else tensors[0].new_zeros(0))
+                made.append(self.like_omitted(name, arguments) if argument is None else torch.zeros_like(argument))
         return made[0] if len(made) == 1 else tuple(made)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from handgrad.arguments import check_like
 from handgrad.derivatives.described import Described
-from handgrad.derivatives.roles import Op, argument_of
+from handgrad.derivatives.roles import Op, argument_of, has_gradient
 
 
 class References(Described):
@@ -71,7 +71,7 @@ class References(Described):
         """The arguments whose gradients ``results`` are, where they are asked for and there."""
         for result in results:
             name = argument_of(result)
-            if named["output_mask"][op.results.index(result)] and named.get(name, ()) is not None:
+            if named["output_mask"][op.results.index(result)] and has_gradient(named, name):
                 yield name
 
     def _filled_in(self, op: Op, named: Mapping[str, Any], made: Mapping[str, Tensor]) -> Any:
@@ -81,7 +81,7 @@ class References(Described):
         for result in op.results:
             name = argument_of(result)
             grad = made.get(name)
-            like = model if named.get(name) is None else named[name]
+            like = named[name] if name in named and has_gradient(named, name) else model
             results.append(like.new_empty(0) if grad is None else grad)
         return results[0] if len(results) == 1 else tuple(results)
 

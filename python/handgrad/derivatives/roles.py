@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +93,14 @@ class Call:
         mask = self.others.get("output_mask")
         if mask is not None and not mask[self.op.results.index(result)]:
             return False
-        return self.tensors.get(argument_of(result), ()) is not None
+        return has_gradient(self.tensors, argument_of(result))
+
+
+def has_gradient(tensors: Mapping[str, Any], name: str) -> bool:
+    """Whether there is a gradient with respect to ``name``: of a tensor that is left out, or of integers (class
+    numbers, say), there is none. What is no tensor's name counts as the output's."""
+    tensor = tensors.get(name, ())
+    return tensor is not None and (not isinstance(tensor, Tensor) or tensor.is_floating_point())
 
 
 def argument_of(name: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
     from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
+    from handgrad.losses.softmax_focal_loss import SoftmaxFocalLoss, softmax_focal_loss
     from handgrad.losses.tversky_loss import TverskyLoss, tversky_loss
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
     from handgrad.losses.wing_loss import WingLoss, wing_loss
@@ -39,6 +40,7 @@ __all__ = [
     "QualityFocalLoss",
     "ScyllaBoxIoULoss",
     "SigmoidFocalLoss",
+    "SoftmaxFocalLoss",
     "TverskyLoss",
     "VarifocalLoss",
     "WingLoss",
@@ -57,6 +59,7 @@ __all__ = [
     "quality_focal_loss",
     "scylla_box_iou_loss",
     "sigmoid_focal_loss",
+    "softmax_focal_loss",
     "tversky_loss",
     "varifocal_loss",
     "wing_loss",

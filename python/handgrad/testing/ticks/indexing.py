@@ -62,11 +62,12 @@ def _sums_of_many(spec: OpSpec, root: Path) -> None:
     # What is summed: an element, or a row where a loss is one of rows.
     losses = spec.call(*first.tensors, **{**first.kwargs, "reduction": "none"})
     by_rows = losses.shape != first.tensors[0].shape
-    one = tuple((tensor if by_rows else tensor.flatten())[:1].float() for tensor in first.tensors)
+    one = first.map(lambda tensor: (tensor if by_rows else tensor.flatten())[:1]).to(torch.float32).tensors
+    count = _MANY // one[0][0].numel()
     expected = spec.call(*one, **kwargs)
     hint = f"{spec.name}: a sum of many elements must go on in double; look at {sources(spec, root)} and its kind"
     for arrange in (_expanded, _filled):
-        actual = spec.call(*map(arrange, one), **kwargs)
+        actual = spec.call(*(arrange(tensor, count) for tensor in one), **kwargs)
         torch.testing.assert_close(actual, expected, rtol=_ONE_UNIT, atol=0, msg=after(hint))
 
 
@@ -74,9 +75,9 @@ def _sums_of_many(spec: OpSpec, root: Path) -> None:
 _MANY, _ONE_UNIT = 2**25, 1.3e-7
 
 
-def _expanded(one: Tensor) -> Tensor:
-    return one.expand(_MANY // one[0].numel(), *one.shape[1:])
+def _expanded(one: Tensor, count: int) -> Tensor:
+    return one.expand(count, *one.shape[1:])
 
 
-def _filled(one: Tensor) -> Tensor:
-    return _expanded(one).contiguous()
+def _filled(one: Tensor, count: int) -> Tensor:
+    return _expanded(one, count).contiguous()

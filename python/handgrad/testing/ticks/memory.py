@@ -33,6 +33,8 @@ def _saves_only_inputs(spec: OpSpec) -> None:
     for sample in (*spec.samples, spec.large):
         leaves = sample.leaves()
         moving = [leaf for leaf in leaves if leaf.requires_grad]
+        # A weight that has no gradient is given by name.
+        given = (*leaves, *(value for value in sample.kwargs.values() if isinstance(value, Tensor)))
         saved: list[Tensor] = []
 
         def keep(tensor: Tensor, saved: list[Tensor] = saved) -> Tensor:
@@ -41,15 +43,16 @@ def _saves_only_inputs(spec: OpSpec) -> None:
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             outputs = as_tuple(spec.call(*leaves, **sample.kwargs))
-            _saved_beside(spec, saved, leaves, "the inputs")
+            _saved_beside(spec, saved, given, "the inputs")
             along = directions(outputs)
             torch.autograd.grad(outputs, moving, along, create_graph=True)
-            _saved_beside(spec, saved, (*leaves, *along), "the inputs and grad_output, for the second backward,")
+            _saved_beside(spec, saved, (*given, *along), "the inputs and grad_output, for the second backward,")
 
 
 def _saved_beside(spec: OpSpec, saved: list[Tensor], allowed: tuple[Tensor, ...], meaning: str) -> None:
     inputs = _storages(allowed)
-    foreign = [tensor for tensor in saved if tensor.untyped_storage().data_ptr() not in inputs]
+    # A number, as the divisor of a mean is, is no intermediate of their size.
+    foreign = [tensor for tensor in saved if tensor.dim() and tensor.untyped_storage().data_ptr() not in inputs]
     assert _bytes(tuple(foreign)) <= spec.saves, (
         f"saved beside {meaning}: tensors of {[tuple(tensor.shape) for tensor in foreign]}"
     )

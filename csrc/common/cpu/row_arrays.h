@@ -1,0 +1,174 @@
+// What one thread has of a run of rows while it works on them (cpu/rows.h): the arrays of a tile's classes, and what
+// belongs to each row. Nothing here knows a formula.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "cpu/row_tiles.h"
+
+namespace handgrad {
+
+// Hard: only the class that is the target has a loss.
+template <class C, bool Hard>
+class RowArrays {
+ public:
+  using Index = LaneIndex<C>;
+
+  RowArrays(const RowViews<C>& rows, const RowPlan& plan, std::atomic<int64_t>& invalid)
+      : rows_(rows),
+        plan_(plan),
+        tile_(plan),
+        invalid_(invalid),
+        target_(static_cast<size_t>(plan.pitch)),
+        scale_(static_cast<size_t>(plan.pitch)),
+        grad_(static_cast<size_t>(plan.pitch)) {
+    constexpr int64_t arrays = Hard ? 3 : 5;
+    const int64_t room = (plan.elements() + 63) / 64 * 64;
+    memory_.resize(static_cast<size_t>(arrays * room));
+    C** const pointers[] = {&x_, &e_, &v_, &a_, &u_};
+    for (int64_t k = 0; k < arrays; ++k) *pointers[k] = memory_.data() + k * room;
+  }
+
+ protected:
+  // ---- between memory and the arrays --------------------------------------------------------------------------------
+
+  [[gnu::noinline]] void load(RowPass pass, const RowRun& run) {
+    load_rows(plan_, rows_.inputs, run, -std::numeric_limits<C>::infinity(), x_);
+    load_targets(run);
+    if (pass == RowPass::value) return;
+    for (int64_t row = 0; row < run.count; ++row) {
+      const bool counts = target_[static_cast<size_t>(row)] >= 0;
+      grad_[static_cast<size_t>(row)] =
+          counts && rows_.grad_output ? *rows_.grad_output.at(run.sample, run.first + row) : C(0);
+    }
+    if (pass == RowPass::gradient) return;
+    load_direction(rows_.direction_inputs, run, v_);
+    if constexpr (!Hard) {
+      load_direction(rows_.direction_targets, run, u_);
+      weigh_rows(plan_, rows_.weight, C(0), rows_.kept, u_);
+    }
+  }
+
+  void load_targets(const RowRun& run) {
+    if constexpr (!Hard) {
+      if (!rows_.indices) {
+        std::fill(target_.begin(), target_.end(), Index(0));
+        load_rows(plan_, rows_.probabilities, run, C(0), a_);
+      } else {
+        std::fill(a_, a_ + plan_.elements(), C(0));
+      }
+    }
+    for (int64_t row = 0; rows_.indices && row < run.count; ++row) load_index(run, row);
+    if constexpr (!Hard) weigh_rows(plan_, rows_.weight, rows_.spread, rows_.kept, a_);
+  }
+
+  // The gradients, where they are asked for.
+  [[gnu::noinline]] void store(const RowRun& run) {
+    if (rows_.grad_inputs) store_rows(plan_, x_, run, rows_.grad_inputs);
+    if constexpr (!Hard) {
+      if (rows_.grad_targets) {
+        weigh_rows(plan_, rows_.weight, C(0), rows_.kept, a_);
+        store_rows(plan_, a_, run, rows_.grad_targets);
+      }
+    }
+  }
+
+  // Of a row that does not count the target is -1, and its logits, which may be NaN, are 0.
+  void load_index(const RowRun& run, int64_t row) {
+    const int64_t target = *rows_.indices.at(run.sample, run.first + row);
+    const bool ignored = target == rows_.ignore_index, valid = target >= 0 && target < rows_.classes;
+    if (!ignored && !valid) invalid_.store(target, std::memory_order_relaxed);
+    const size_t lane = static_cast<size_t>(row);
+    if (ignored || !valid) {
+      target_[lane] = -1;
+      scale_[lane] = 0;
+      for (int64_t c = 0; c < plan_.classes; ++c) x_[tile_.element(c, row)] = 0;
+      return;
+    }
+    target_[lane] = static_cast<Index>(target);
+    scale_[lane] = rows_.weight ? *rows_.weight.at(target) : C(1);
+    if constexpr (!Hard) a_[tile_.element(target, row)] = 1;
+  }
+
+  void load_direction(const StoredView<const C, 3>& direction, const RowRun& run, C* to) {
+    if (direction) {
+      load_rows(plan_, direction, run, C(0), to);
+    } else {
+      std::fill(to, to + plan_.elements(), C(0));
+    }
+  }
+
+  double store_losses(const RowRun& run, const C* losses) {
+    double total = 0;
+    for (int64_t row = 0; row < tile_.rows; ++row) {
+      const C loss = target(row) < 0 ? C(0) : losses[row];
+      total += static_cast<double>(loss);
+      if (rows_.loss) *rows_.loss.at(run.sample, run.first + tile_.first + row) = loss;
+    }
+    return total;
+  }
+
+  // ---- a tile -------------------------------------------------------------------------------------------------------
+
+  [[gnu::noinline]] void begin_tile(const RowRun& run, int64_t first) {
+    tile_.first = first;
+    tile_.rows = std::min(kRowLanes, run.count - first);
+    tile_.find_largest(at(x_));
+    tile_.take_exponentials(at(x_), at(e_));
+  }
+
+  C* at(C* array) const { return std::assume_aligned<kCacheLine>(array + tile_.offset()); }
+  Index target(int64_t row) const { return target_[static_cast<size_t>(tile_.first + row)]; }
+  int64_t element_of_target(int64_t row) const { return tile_.element(std::max(Index(0), target(row)), row); }
+  // Lanes that a loop over rows goes over.
+  int64_t row_lanes() const { return plan_.along_classes ? 1 : kRowLanes; }
+  // The gradient of the loss of a lane's row.
+  void find_grads(C* lanes) const { spread_over_lanes(grad_, lanes); }
+
+  // The class that is the target of each row.
+  struct Targets {
+    alignas(kCacheLine) C below[kRowLanes] = {}, e[kRowLanes], scale[kRowLanes], grad[kRowLanes];
+    alignas(kCacheLine) Index is_peak[kRowLanes] = {};
+  };
+  [[gnu::noinline]] void find_targets(Targets& targets) const {
+    spread_over_lanes(scale_, targets.scale);
+    spread_over_lanes(grad_, targets.grad);
+    for (int64_t row = 0; row < tile_.rows; ++row) {
+      const int64_t element = element_of_target(row);
+      targets.below[row] = tile_.largest[row] - at(x_)[element];
+      targets.e[row] = at(e_)[element];
+      targets.is_peak[row] = tile_.peak[row] == target(row);
+    }
+    std::fill(targets.e + tile_.rows, targets.e + kRowLanes, C(0));
+  }
+  ClassPoint<C> point_of(const Targets& targets, int64_t lane) const {
+    return tile_.softmax(lane).at(targets.below[lane], targets.e[lane], targets.is_peak[lane] != 0);
+  }
+  ClassPoint<C> point_of_peak(int64_t row) const { return tile_.softmax(row).at(C(0), C(1), true); }
+
+  const RowViews<C>& rows_;
+  const RowPlan& plan_;
+  RowTile<C> tile_;
+  // The arrays of logits, exponentials, the direction of the logits; of coefficients a_c, the direction of the targets.
+  C *x_ = nullptr, *e_ = nullptr, *v_ = nullptr, *a_ = nullptr, *u_ = nullptr;
+
+ private:
+  std::atomic<int64_t>& invalid_;
+  // Of the rows of a run: the class, -1 for none; its weight; the gradient of the loss.
+  std::vector<Index> target_;
+  ScratchVector<C> scale_, grad_;
+  ScratchVector<C> memory_;
+
+  void spread_over_lanes(const ScratchVector<C>& from, C* lanes) const {
+    const C* first = from.data() + tile_.first;
+    if (plan_.along_classes) {
+      std::fill(lanes, lanes + kRowLanes, C(*first));
+    } else {
+      std::copy(first, first + kRowLanes, lanes);
+    }
+  }
+};
+
+}  // namespace handgrad

@@ -1,0 +1,257 @@
+// Rows of classes in tiles, as cpu/rows.h walks over them: kRowLanes numbers side by side, in as many steps as it
+// takes.
+//
+// Where positions lie densely in memory, a lane is a position and a step a class. Where classes do, a tile is one row
+// and its lanes are classes, kRowLanes at a step; what is summed or compared along steps is then combined over lanes,
+// and every lane gets the result. So one loop serves both, and is always vectorised.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "cpu/parallel.h"
+#include "cpu/row_operands.h"
+#include "cpu/scratch.h"
+#include "math/softmax_row.h"
+
+namespace handgrad {
+
+inline constexpr int64_t kRowLanes = 32;
+// Bytes of one of the arrays that a block of rows is worked on in.
+inline constexpr int64_t kRowBlockBytes = 24 * 1024;
+
+// As wide as C, so that a loop over both is vectorised.
+template <class C>
+using LaneIndex = std::conditional_t<sizeof(C) == sizeof(int32_t), int32_t, int64_t>;
+
+// How the work is cut: blocks of neighbouring positions of a sample, all classes of them.
+struct RowPlan {
+  bool along_classes;
+  int64_t classes, positions, width, blocks_per_sample, blocks;
+  // Of a tile: how many steps, and how far apart they are.
+  int64_t steps, pitch;
+
+  template <class C>
+  explicit RowPlan(const RowViews<C>& rows) : classes(rows.classes), positions(rows.positions) {
+    // A tile that is mostly empty costs more than reading classes one by one.
+    along_classes = rows.classes_innermost() && classes >= 4 * kRowLanes;
+    const int64_t fitting = kRowBlockBytes / static_cast<int64_t>(sizeof(C)) / std::max<int64_t>(1, classes);
+    width = along_classes ? std::max<int64_t>(1, fitting) : std::max(kRowLanes, fitting / kRowLanes * kRowLanes);
+    width = std::max<int64_t>(1, std::min(width, positions));
+    pitch = along_classes ? kRowLanes : (width + kRowLanes - 1) / kRowLanes * kRowLanes;
+    steps = along_classes ? (classes + kRowLanes - 1) / kRowLanes : classes;
+    blocks_per_sample = (positions + width - 1) / width;
+    blocks = rows.batch * blocks_per_sample;
+  }
+
+  // From step to step, said so that the compiler sees whole vectors.
+  int64_t stride() const { return pitch & -kRowLanes; }
+  // Elements of one array.
+  int64_t elements() const { return steps * pitch; }
+};
+
+// Neighbouring rows that are in the arrays at once: all of a block, or one.
+struct RowRun {
+  int64_t sample, first, count;
+};
+
+// b where either is NaN.
+template <class C>
+HANDGRAD_MATH C larger_of(C a, C b) {
+  return a > b ? a : b;
+}
+
+// All lanes in one number, by a tree: half of them with the other half, and so on.
+template <class C, class Fold>
+C folded(const C* lanes, const Fold& fold) {
+  alignas(kCacheLine) C half[kRowLanes / 2];
+  HANDGRAD_SIMD
+  for (int64_t k = 0; k < kRowLanes / 2; ++k) half[k] = fold(lanes[k], lanes[k + kRowLanes / 2]);
+  for (int64_t width = kRowLanes / 4; width > 0; width /= 2) {
+    for (int64_t k = 0; k < width; ++k) half[k] = fold(half[k], half[k + width]);
+  }
+  return half[0];
+}
+
+// The lanes of a tile, and what each knows of its row.
+template <class C>
+struct RowTile {
+  using Index = LaneIndex<C>;
+
+  const RowPlan& plan;
+  int64_t first = 0, rows = 0;  // of a run: the tile's first row, and how many rows it has
+  // The largest logit; the step that it is at (-1: in another lane); its class, by row.
+  alignas(kCacheLine) C largest[kRowLanes];
+  alignas(kCacheLine) Index peak_step[kRowLanes], peak[kRowLanes];
+  alignas(kCacheLine) C rest[kRowLanes], log_sum[kRowLanes], inverse[kRowLanes];
+
+  explicit RowTile(const RowPlan& plan) : plan(plan) {}
+
+  // Where the tile's first step begins in an array, and where a class of a row is from there.
+  int64_t offset() const { return plan.along_classes ? 0 : first; }
+  int64_t element(int64_t c, int64_t row) const { return plan.along_classes ? c : c * plan.pitch + row; }
+  SoftmaxRow<C> softmax(int64_t lane) const { return {rest[lane], log_sum[lane], inverse[lane]}; }
+
+  // Every lane of a row gets the sum over them, in an order that is always the same.
+  void combine(C* lanes) const {
+    if (!plan.along_classes) return;
+    const C total = folded(lanes, [](C a, C b) { return a + b; });
+    std::fill(lanes, lanes + kRowLanes, total);
+  }
+
+  // The largest logits; NaN is passed over, and found again by take_exponentials.
+  void find_largest(const C* __restrict x) {
+    // From one half to the other and back: where a number is replaced by a larger one or by itself, compilers write it
+    // under a condition, and branch.
+    alignas(kCacheLine) C halves[2][kRowLanes];
+    std::fill(halves[0], halves[0] + kRowLanes, -std::numeric_limits<C>::infinity());
+    int64_t step = 0, now = 0;
+    for (int64_t i = 0; step < plan.steps; step += 4, i += 4 * plan.stride(), now = 1 - now) {
+      const C* __restrict from = halves[now], * __restrict row = x + i;
+      C* __restrict to = halves[1 - now];
+      const int64_t next = step + 1 < plan.steps ? plan.stride() : 0, third = step + 2 < plan.steps ? 2 * next : 0;
+      const int64_t last = step + 3 < plan.steps ? 3 * next : 0;
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < kRowLanes; ++lane) {
+        const C first = larger_of(row[lane], row[lane + next]), second = larger_of(row[lane + third], row[lane + last]);
+        to[lane] = larger_of(larger_of(first, second), from[lane]);
+      }
+    }
+    std::copy(halves[now], halves[now] + kRowLanes, largest);
+    if (plan.along_classes) std::fill(largest, largest + kRowLanes, folded(largest, larger_of<C>));
+  }
+
+  // e = exp(largest - x), the sum of all but the peak's, and where that is. A row without a finite largest logit is
+  // NaN.
+  void take_exponentials(const C* __restrict x, C* __restrict e) {
+    alignas(kCacheLine) C sum[kRowLanes], most[kRowLanes], peaks[kRowLanes] = {};
+    alignas(kCacheLine) Index found[kRowLanes];
+    std::copy(largest, largest + kRowLanes, most);
+    std::fill(found, found + kRowLanes, Index(-1));
+    for (int64_t lane = 0; lane < kRowLanes; ++lane) sum[lane] = most[lane] - most[lane];
+    for (int64_t step = 0, i = 0; step < plan.steps; ++step, i += plan.stride()) {
+      const Index here = static_cast<Index>(step);
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < kRowLanes; ++lane) {
+        const C below = most[lane] - x[i + lane], power = exp_decay(below);
+        const bool is_peak = below == 0;
+        e[i + lane] = power;
+        sum[lane] += is_peak ? C(0) : power;
+        peaks[lane] += is_peak ? C(1) : C(0);
+        found[lane] = std::max(found[lane], is_peak ? here : Index(-1));
+      }
+    }
+    combine(sum);
+    combine(peaks);
+    choose_peaks(found);
+    // Of several peaks one is the peak, and the others are others.
+    for (int64_t lane = 0; lane < kRowLanes; ++lane) sum[lane] += std::max(C(0), peaks[lane] - 1);
+    finish(sum);
+  }
+
+  // The sum of the array weighted by the probabilities, after the peak's own has been taken away from all: differences
+  // to the peak are exact where it has nearly all of the probability.
+  void centre(const C* __restrict e, C* __restrict v, C* mean) const {
+    alignas(kCacheLine) C at_peak[kRowLanes] = {};
+    for (int64_t row = 0; row < rows; ++row) at_peak[row] = v[element(peak[row], row)];
+    if (plan.along_classes) std::fill(at_peak, at_peak + kRowLanes, C(at_peak[0]));
+    std::fill(mean, mean + kRowLanes, C(0));
+    for (int64_t step = 0, i = 0; step < plan.steps; ++step, i += plan.stride()) {
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < kRowLanes; ++lane) {
+        v[i + lane] -= at_peak[lane];
+        mean[lane] += e[i + lane] * v[i + lane];
+      }
+    }
+    combine(mean);
+    for (int64_t lane = 0; lane < kRowLanes; ++lane) mean[lane] *= inverse[lane];
+  }
+
+ private:
+  // Where nothing was found, in a row of NaN, the first.
+  void choose_peaks(const Index* found) {
+    if (plan.along_classes) {
+      const int64_t lane = std::max_element(found, found + kRowLanes) - found;
+      const Index step = std::max(Index(0), found[lane]);
+      std::fill(peak_step, peak_step + kRowLanes, Index(-1));
+      peak_step[lane] = step;
+      peak[0] = static_cast<Index>(step * kRowLanes + lane);
+    } else {
+      for (int64_t lane = 0; lane < kRowLanes; ++lane) peak[lane] = peak_step[lane] = std::max(Index(0), found[lane]);
+    }
+  }
+  void finish(const C* sum) {
+    HANDGRAD_SIMD
+    for (int64_t lane = 0; lane < kRowLanes; ++lane) {
+      const SoftmaxRow<C> row(sum[lane]);
+      rest[lane] = sum[lane];
+      log_sum[lane] = row.log_sum;
+      inverse[lane] = row.inverse;
+    }
+  }
+};
+
+// A sum over all classes of a row but the peak, and the peak's own.
+template <class C>
+struct SumAroundPeak {
+  alignas(kCacheLine) C others[kRowLanes] = {}, peak[kRowLanes] = {};
+
+  void combine(const RowTile<C>& tile) {
+    tile.combine(others);
+    tile.combine(peak);
+  }
+};
+
+// ---- between memory and the arrays ----------------------------------------------------------------------------------
+
+// What is beyond the rows, or beyond the classes of a row, is `padding`.
+template <class C>
+void load_rows(const RowPlan& plan, const StoredView<const C, 3>& from, const RowRun& run, C padding, C* to) {
+  dispatch_storage<C>(from.first.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const T* data = from.first.template as<T>() + run.sample * from.strides[0] + run.first * from.strides[2];
+    if (plan.along_classes) {
+      load_run(data, from.strides[1], plan.classes, to);
+      std::fill(to + plan.classes, to + plan.elements(), padding);
+      return;
+    }
+    for (int64_t c = 0; c < plan.classes; ++c, to += plan.pitch) {
+      load_run(data + c * from.strides[1], from.strides[2], run.count, to);
+      std::fill(to + run.count, to + plan.pitch, padding);
+    }
+  });
+}
+
+template <class C>
+void store_rows(const RowPlan& plan, const C* from, const RowRun& run, const StoredView<C, 3>& to) {
+  dispatch_storage<C>(to.first.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    T* data = to.first.template as<T>() + run.sample * to.strides[0] + run.first * to.strides[2];
+    if (plan.along_classes) {
+      store_run(from, plan.classes, data, to.strides[1]);
+      return;
+    }
+    for (int64_t c = 0; c < plan.classes; ++c, from += plan.pitch) {
+      store_run(from, run.count, data + c * to.strides[1], to.strides[2]);
+    }
+  });
+}
+
+// x = weight (added + factor x) for each class of all rows.
+template <class C>
+void weigh_rows(const RowPlan& plan, const View<const C, 1>& weight, C added, C factor, C* x) {
+  for (int64_t step = 0; step < plan.steps; ++step, x += plan.pitch) {
+    if (!plan.along_classes) {
+      const C scale = weight ? *weight.at(step) : C(1);
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < plan.pitch; ++i) x[i] = scale * (added + factor * x[i]);
+      continue;
+    }
+    const int64_t begin = step * kRowLanes, count = std::min(kRowLanes, plan.classes - begin);
+    HANDGRAD_SIMD
+    for (int64_t i = 0; i < count; ++i) x[i] = added + factor * x[i];
+    for (int64_t i = 0; weight && i < count; ++i) x[i] *= *weight.at(begin + i);
+  }
+}
+
+}  // namespace handgrad
