@@ -489,16 +489,13 @@ class _Attending(nn.Module):
 
 
 @pytest.mark.tiers("whole")
-@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("avoided", [(), ("GridSample",)], ids=["grid_sample", "gather"])
-def test_onnx_by_either_road(avoided, batch, tmp_path):
+def test_onnx_by_either_road(avoided, tmp_path):
     """TensorRT computes GridSample wrongly (vision#9260, TensorRT#4646): the other road is without."""
     import handgrad.onnx
 
     with handgrad.onnx.without(*avoided):
-        exported = handgrad.onnx.export(
-            _Attending(), module_inputs(batch=batch), tmp_path / "attention.onnx", verify=True
-        )
+        exported = handgrad.onnx.export(_Attending(), module_inputs(batch=1), tmp_path / "attention.onnx", verify=True)
     operators = [node.op_type for node in exported.program.model.graph]
     assert operators.count("GridSample") == (0 if avoided else 2)
 
