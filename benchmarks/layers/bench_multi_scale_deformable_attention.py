@@ -34,6 +34,10 @@ def _case(
             locations = locations + torch.randn(locations.shape, device=device) * 2 / side
         else:
             locations = torch.rand(batch, count, _HEADS, 4, _POINTS, 2, device=device)
+        # Away from the centres of pixels, where derivatives jump, and peers round to the other side.
+        sizes = torch.tensor([size for size, _ in shapes], device=device)[:, None, None]
+        pixels = locations * sizes - 0.5
+        locations = (pixels.floor() + (pixels - pixels.floor()).clamp(0.01, 0.99) + 0.5) / sizes
         weights = torch.rand(batch, count, _HEADS, 4 * _POINTS, device=device).softmax(-1)
         weights = weights.unflatten(-1, (4, _POINTS))
         return tuple(tensor.requires_grad_() for tensor in (value, locations, weights))
@@ -79,8 +83,7 @@ def _case(
         # Forward: all tensors read, the output written. Backward: they and its gradient read, their gradients written.
         forward_bytes=value_bytes + sample_bytes + output_bytes,
         backward_bytes=2 * value_bytes + 2 * sample_bytes + output_bytes,
-        # Where a point is rounded to the other side of a pixel's centre, the gradient of its location jumps.
-        tolerance=2e-2,
+        tolerance=1e-3 if dtype is torch.float32 else 2e-2,
     )
 
 
