@@ -50,8 +50,9 @@ void differentiate_channels(int64_t count, const C* const (&x)[4], const C (&wei
 // The same but for columns, of Count channels, a multiple of 16: the sums in a tree, where a compiler that must keep to
 // an order adds what is left of a vector one by one.
 template <int64_t Count, bool Scatter, bool Sums, class C>
-void differentiate_channels(const C* const (&x)[4], const C (&weight)[4], const C* __restrict grad,
-                            C* const (&grad_x)[4], C (&sums)[4]) {
+[[gnu::always_inline]] inline void differentiate_channels(const C* const (&x)[4], const C (&weight)[4],
+                                                          const C* __restrict grad, C* const (&grad_x)[4],
+                                                          C (&sums)[4]) {
   constexpr int64_t kLanes = 16;
   static_assert(Count % kLanes == 0);
   C eights[32];

@@ -107,6 +107,11 @@ class Differentiation {
   }
 
   void query(int64_t n, int64_t query, int64_t head, int64_t l, const C* grad) {
+    // The results are contiguous.
+    const View<C, 6>& of_locations = operands_.grad_locations;
+    const View<C, 5>& of_weights = operands_.grad_weights;
+    C* const locations = of_locations ? of_locations.at(n, query, head, l, 0, 0) : nullptr;
+    C* const attention = of_weights ? of_weights.at(n, query, head, l, 0) : nullptr;
     for_each_point(geometry_, operands_, n, query, head, l, [&](int64_t p, const AttendedSample<C>& sample) {
       const C* corners[4] = {};
       C* grad_corners[4] = {};
@@ -121,13 +126,10 @@ class Differentiation {
         differentiate_channels<Channels::value, Scatter, Sums>(corners, weights, grad, grad_corners, sums);
       }
       if constexpr (!Sums) return;
-      if (operands_.grad_locations) {
-        C* const location = operands_.grad_locations.at(n, query, head, l, p, 0);
-        location[0] = sample.grad_location_x(sums), location[1] = sample.grad_location_y(sums);
+      if (locations) {
+        locations[2 * p] = sample.grad_location_x(sums), locations[2 * p + 1] = sample.grad_location_y(sums);
       }
-      if (operands_.grad_weights) {
-        *operands_.grad_weights.at(n, query, head, l, p) = sample.grad_attention(sums);
-      }
+      if (attention) attention[p] = sample.grad_attention(sums);
     });
   }
 
