@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import handgrad
-from handgrad.layers import LocalResponseNorm
+from handgrad.layers import LocalResponseNorm, RoIAlign
 from handgrad.losses import SigmoidFocalLoss
 from handgrad.registration import OPERATORS, register
 
@@ -550,3 +550,21 @@ def test_operator_names_a_bad_attribute():
     for value in (None, [], {"a": 1}, 1j):
         with pytest.raises(TypeError, match="operator: attributes must be integers, floats, strings or non-empty"):
             hg_onnx.operator("Relu", [x], {"alpha": value}, dtype=x.dtype, shape=x.shape)
+
+
+def test_without_an_operator(tmp_path):
+    """For a runtime that computes it wrongly; and only inside the block, nested ones together."""
+    image, model = torch.rand(2, 3, 8, 8), RoIAlign(2, sampling_ratio=1)
+    args, path = (image, torch.tensor([[0.0, 1.0, 1.0, 5.0, 6.0]])), tmp_path / "roi.onnx"
+
+    def operators() -> set[str]:
+        hg_onnx.export(model, args, path, dynamic_batch=False, verify=True)
+        return {node.op_type for node in onnx.load(path).graph.node}
+
+    with hg_onnx.without("RoiAlign", "GridSample"):
+        assert "RoiAlign" not in operators()
+        with hg_onnx.without("DeformConv"):
+            assert "RoiAlign" not in operators()
+    with pytest.raises(TypeError, match=r"op_types must be names .* got 16"), hg_onnx.without("DeformConv", 16):
+        pass
+    assert "RoiAlign" in operators()

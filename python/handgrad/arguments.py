@@ -39,6 +39,23 @@ def check_tensor(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: {name} must be a dense tensor; got one of layout {value.layout}")
 
 
+def computed_dtype(tensor: Tensor) -> torch.dtype:
+    """The type that kernels compute the elements of ``tensor`` in."""
+    return torch.float64 if tensor.dtype is torch.float64 else torch.float32
+
+
+def as_computed(op: str, name: str, tensor: Tensor, model_name: str, model: Tensor) -> Tensor:
+    """``tensor``, of a floating-point type that the one which ``model`` is computed in can hold, in that type."""
+    computed = computed_dtype(model)
+    if not tensor.is_floating_point() or (tensor.dtype is torch.float64 and computed is torch.float32):
+        wide = "float64, " if computed is torch.float64 else ""
+        raise TypeError(
+            f"{op}: {name} must be of {wide}float32, bfloat16 or float16 beside {model_name} that is computed in "
+            f"{str(computed).removeprefix('torch.')}; got {str(tensor.dtype).removeprefix('torch.')}"
+        )
+    return tensor if tensor.dtype is computed else tensor.to(computed)
+
+
 def check_like(op: str, name: str, tensor: Tensor, model_name: str, model: Tensor) -> None:
     """``tensor`` goes elementwise with ``model``; for fake kernels."""
     torch._check(

@@ -27,7 +27,7 @@ import importlib.util, json, sys
 import torch
 from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms
-from handgrad.layers import local_response_norm, roi_align
+from handgrad.layers import local_response_norm, multi_scale_deformable_attention, roi_align
 from handgrad.losses import sigmoid_focal_loss
 from handgrad.transforms import resized_crop
 
@@ -87,7 +87,15 @@ pixels = torch.randint(256, (1, 1, 40, 300), dtype=torch.uint8, generator=genera
 def of_crop():
     return tuple(resized_crop(pixels, 0, 0, 40, 300, size) for size in ((36, 270), (8, 60)))
 
-calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
+# More samples than a warp has lanes, and more in a level than a block has threads.
+value = torch.randn(1, 14, 1, 2, dtype=torch.float64, generator=generator, requires_grad=True)
+places = torch.rand(1, 60, 1, 7, 5, 2, dtype=torch.float64, generator=generator, requires_grad=True)
+weights = torch.rand(1, 60, 1, 7, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+def of_attention():
+    y = multi_scale_deformable_attention(value, [(1, 2)] * 7, places, weights)
+    return y, *torch.autograd.grad(y.square().sum(), (value, places, weights))
+
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_attention]
 expected = [call() for call in calls]
 
 def noticed():

@@ -16,6 +16,18 @@ __device__ __forceinline__ double warp_sum(double value) {
   return value;
 }
 
+// Four sums over the threads of a warp at the price of little more than one: sum q in the eight threads from 8 q on.
+template <class C>
+__device__ __forceinline__ C warp_sum_of_four(const C (&values)[4]) {
+  const bool later = threadIdx.x & 16, odd = threadIdx.x & 8;
+  const C first = (later ? values[2] : values[0]) + __shfl_xor_sync(0xffffffffu, later ? values[0] : values[2], 16);
+  const C second = (later ? values[3] : values[1]) + __shfl_xor_sync(0xffffffffu, later ? values[1] : values[3], 16);
+  C sum = (odd ? second : first) + __shfl_xor_sync(0xffffffffu, odd ? first : second, 8);
+#pragma unroll
+  for (int distance = 4; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+  return sum;
+}
+
 // The sum over all threads of the block, in thread 0. All threads must call it.
 template <int Threads>
 __device__ __forceinline__ double block_sum(double value) {

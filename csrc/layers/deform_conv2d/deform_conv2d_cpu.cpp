@@ -78,7 +78,7 @@ class Forward {
       for (int64_t t = 0; t < geometry_.taps; ++t) {
         for (const Segment& segment : segments) {
           const int64_t plane = segment.offset_group * geometry_.taps + t;
-          const BilinearSample<C> sample(memory.y.at(plane, i), memory.x.at(plane, i), geometry_.height,
+          const DeformedSample<C> sample(memory.y.at(plane, i), memory.x.at(plane, i), geometry_.height,
                                          geometry_.width);
           const C* corners[4];
           C weights[4];

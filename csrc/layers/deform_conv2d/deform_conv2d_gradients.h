@@ -204,7 +204,7 @@ class Differentiation {
   void differentiate_sample(const Segment& segment, int64_t t, int64_t i, int64_t done, Memory& memory,
                             Rows& rows) const {
     const int64_t plane = segment.offset_group * geometry_.taps + t;
-    const BilinearSample<C> sample(memory.y.at(plane, i), memory.x.at(plane, i), geometry_.height, geometry_.width);
+    const DeformedSample<C> sample(memory.y.at(plane, i), memory.x.at(plane, i), geometry_.height, geometry_.width);
     const C mask = memory.mask.at(plane, i);
     const C* corners[4];
     C* grad_corners[4] = {};
@@ -217,7 +217,7 @@ class Differentiation {
     if constexpr (Sums) {
       memory.grad_y.at(plane, i) += sample.grad_y(mask, sums);
       memory.grad_x.at(plane, i) += sample.grad_x(mask, sums);
-      memory.grad_mask.at(plane, i) += sample.grad_mask(sums);
+      memory.grad_mask.at(plane, i) += sample.grad_factor(sums);
     }
   }
 
@@ -225,7 +225,7 @@ class Differentiation {
   void differentiate_sample_twice(const Segment& segment, int64_t t, int64_t i, int64_t done, Memory& memory,
                                   Rows& rows) const {
     const int64_t plane = segment.offset_group * geometry_.taps + t;
-    const BilinearSample<C> sample(memory.y.at(plane, i), memory.x.at(plane, i), geometry_.height, geometry_.width);
+    const DeformedSample<C> sample(memory.y.at(plane, i), memory.x.at(plane, i), geometry_.height, geometry_.width);
     const C mask = memory.mask.at(plane, i), v_y = memory.v_y.at(plane, i), v_x = memory.v_x.at(plane, i);
     const C v_mask = memory.v_mask.at(plane, i);
     const C *corners[4], *v_corners[4];

@@ -30,7 +30,7 @@ struct Sample {
   // The image; the offset group and the tap; the position in the chunk, and in the image.
   int64_t n, group, tap, in_chunk, out_y, out_x;
   C mask;
-  BilinearSample<C> point;
+  DeformedSample<C> point;
 
   // Sample i of a chunk: positions innermost, then taps, then offset groups.
   __device__ Sample(const Geometry& geometry, const Chunk& chunk, const Sampled<T>& sampled, uint32_t i)
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
   const int64_t i = thread_index();
   if (i >= geometry.offset_groups * geometry.taps * chunk.count) return;
   const Sample<T> sample(geometry, chunk, sampled, static_cast<uint32_t>(i));
-  const BilinearSample<C>& point = sample.point;
+  const DeformedSample<C>& point = sample.point;
   const C mask = sample.mask;
   const SampleMotion<C> v(geometry, moved, sample);
   C of_input[4] = {}, of_v[4] = {}, of_h[4] = {};
@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
     sample.write(grad_offset, 2 * plane + 1, grad_x);
   }
   if (grad_mask) {
-    const C grad = Twice ? point.second_grad_mask(v.y, v.x, of_input, of_v, of_h) : point.grad_mask(of_input);
+    const C grad = Twice ? point.second_grad_mask(v.y, v.x, of_input, of_v, of_h) : point.grad_factor(of_input);
     sample.write(grad_mask, plane, grad);
   }
 }

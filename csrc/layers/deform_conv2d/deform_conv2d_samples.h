@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "cpu/bilinear.h"
 #include "deform_conv2d_tiles.h"
 
 namespace handgrad::deform_conv2d {
@@ -74,7 +75,7 @@ class PixelRows {
   }
 
   // Channel c of the four corners of a sample.
-  void corners(const BilinearSample<C>& sample, int64_t c, const C* (&to)[4]) const {
+  void corners(const DeformedSample<C>& sample, int64_t c, const C* (&to)[4]) const {
     const C* from = base_ + (sample.row - first_) * row_stride_ + sample.column * pixel_stride_ + c;
     for (int q = 0; q < 4; ++q) {
       to[q] = sample.has(q) ? from + q / 2 * row_stride_ + q % 2 * pixel_stride_ : zeros_.data() + c;
@@ -100,7 +101,7 @@ class GradRows {
         sums_(static_cast<size_t>((rows.last - rows.first) * row_stride_)),
         unread_(static_cast<size_t>(4 * pixel_stride_)) {}
 
-  void corners(const BilinearSample<C>& sample, int64_t c, C* (&to)[4]) {
+  void corners(const DeformedSample<C>& sample, int64_t c, C* (&to)[4]) {
     for (int q = 0; q < 4; ++q) {
       to[q] = sample.has(q) ? sums_.data() + (sample.row - rows_.first + q / 2) * row_stride_ +
                                   (sample.column + q % 2) * pixel_stride_ + c
@@ -147,36 +148,6 @@ class GradRowStore {
 };
 
 // ---- innermost loops: all channels of one sample --------------------------------------------------------------------
-
-template <class C>
-void sample_channels(int64_t count, const C* const (&x)[4], const C (&weight)[4], C* __restrict column) {
-  const C *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
-  const C w0 = weight[0], w1 = weight[1], w2 = weight[2], w3 = weight[3];
-  HANDGRAD_SIMD
-  for (int64_t c = 0; c < count; ++c) column[c] = w0 * x0[c] + w1 * x1[c] + w2 * x2[c] + w3 * x3[c];
-}
-
-// What is made of one sample in a derivative, as constants of the loop over its channels: the sample itself, for the
-// gradient of the weight; what it adds to the gradients of its corners; and the sums of its gradient times the corners,
-// for the gradients of offset and mask.
-template <bool Columns, bool Scatter, bool Sums, class C>
-void differentiate_channels(int64_t count, const C* const (&x)[4], const C (&weight)[4], const C* __restrict grad,
-                            C* __restrict column, C* const (&grad_x)[4], C (&sums)[4]) {
-  const C *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
-  const C w0 = weight[0], w1 = weight[1], w2 = weight[2], w3 = weight[3];
-  C* __restrict g0 = grad_x[0], * __restrict g1 = grad_x[1], * __restrict g2 = grad_x[2], * __restrict g3 = grad_x[3];
-  C s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-  for (int64_t c = 0; c < count; ++c) {
-    if constexpr (Columns) column[c] = w0 * x0[c] + w1 * x1[c] + w2 * x2[c] + w3 * x3[c];
-    if constexpr (Scatter || Sums) {
-      const C g = grad[c];
-      if constexpr (Sums) s0 += g * x0[c], s1 += g * x1[c], s2 += g * x2[c], s3 += g * x3[c];
-      if constexpr (Scatter) g0[c] += w0 * g, g1[c] += w1 * g, g2[c] += w2 * g, g3[c] += w3 * g;
-    }
-  }
-  sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
-}
 
 // One step further. v: corners of grad_grad_input; change: how the weights change; h: the gradient of the column with
 // respect to grad_grad_weight.

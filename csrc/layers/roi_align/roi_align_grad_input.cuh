@@ -10,6 +10,7 @@
 // sums; BoxesOfTile, the boxes that reach the tile; the kernel.
 #pragma once
 
+#include "cuda/in_order.cuh"
 #include "roi_align_kernels.cuh"
 
 namespace handgrad::roi_align {
@@ -168,7 +169,7 @@ struct Pixel {
 // Of the next boxes, as many as a block has threads, those that reach a tile, in order.
 struct BoxesOfTile {
   int32_t boxes[kThreads];
-  int counts[kThreads / kWarpSize];
+  InOrder<kThreads> in_order;
 
   // How many there are. All threads must call it; none reads the boxes of the last call after that.
   template <class C, class T>
@@ -181,17 +182,9 @@ struct BoxesOfTile {
       hit = box.image == image && box.axis_h.may_touch(first_y, first_y + kSide) &&
             box.axis_w.may_touch(first_x, first_x + kSide);
     }
-    const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-    const uint32_t hits = __ballot_sync(0xffffffffu, hit);
-    if (lane == 0) counts[warp] = __popc(hits);
-    __syncthreads();
-    int before = 0, total = 0;
-#pragma unroll
-    for (int w = 0; w < kThreads / kWarpSize; ++w) {
-      if (w == warp) before = total;
-      total += counts[w];
-    }
-    if (hit) boxes[before + __popc(hits & ((1u << lane) - 1))] = mine;
+    int rank = 0;
+    const int total = in_order.count(hit, rank);
+    if (hit) boxes[rank] = mine;
     __syncthreads();
     return total;
   }

@@ -7,6 +7,10 @@ from handgrad.sdk import lazy
 if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.local_response_norm import LocalResponseNorm, local_response_norm
+    from handgrad.layers.multi_scale_deformable_attention import (
+        MultiScaleDeformableAttention,
+        multi_scale_deformable_attention,
+    )
     from handgrad.layers.quick_gelu import QuickGELU, quick_gelu
     from handgrad.layers.roi_align import RoIAlign, roi_align
 
@@ -14,10 +18,12 @@ __all__ = [
     "DeformConv2d",
     "DeformConv2dPack",
     "LocalResponseNorm",
+    "MultiScaleDeformableAttention",
     "QuickGELU",
     "RoIAlign",
     "deform_conv2d",
     "local_response_norm",
+    "multi_scale_deformable_attention",
     "quick_gelu",
     "roi_align",
 ]

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from handgrad._layout import empty_image
-from handgrad.arguments import FLOAT_MAX, INT32_MAX, check_bool, check_int, check_pair, check_range, check_tensor
+from handgrad.arguments import (
+    FLOAT_MAX,
+    INT32_MAX,
+    as_computed,
+    check_bool,
+    check_int,
+    check_pair,
+    check_range,
+    check_tensor,
+    computed_dtype,
+)
 from handgrad.derivatives import BATCHED, Call, Derivatives, Role, unfold_batch
 from handgrad.tracing import traceable
 
@@ -95,7 +105,6 @@ def _checked_numbers(
 
 def _as_table(input: Tensor, boxes: Any) -> Tensor:
     """(boxes, 5) in the type that ``input`` is computed in."""
-    computed = torch.float64 if input.dtype is torch.float64 else torch.float32
     if isinstance(boxes, (list, tuple)):
         if not all(isinstance(of_image, Tensor) for of_image in boxes):
             kinds = sorted({type(of_image).__name__ for of_image in boxes})
@@ -104,30 +113,19 @@ def _as_table(input: Tensor, boxes: Any) -> Tensor:
             raise ValueError(
                 f"{_OP}: boxes must be one tensor for each image of input, {input.shape[0]}; got {len(boxes)}"
             )
-        rows = [input.new_empty((0, 5), dtype=computed)]
+        rows = [input.new_empty((0, 5), dtype=computed_dtype(input))]
         for image, of_image in enumerate(boxes):
-            _check_boxes(f"boxes[{image}]", of_image, computed)
+            check_tensor(_OP, f"boxes[{image}]", of_image)
+            # The number of the image never passes through a type that cannot hold it.
+            of_image = as_computed(_OP, f"boxes[{image}]", of_image, "an input", input)
             if of_image.dim() != 2 or of_image.shape[1] != 4:
                 raise RuntimeError(
                     f"{_OP}: boxes[{image}] must have shape (boxes, 4): x1, y1, x2, y2; got {tuple(of_image.shape)}"
                 )
-            # The number of the image never passes through a type that cannot hold it.
-            of_image = of_image.to(computed)
             rows.append(torch.cat([torch.full_like(of_image[:, :1], image), of_image], 1))
         return torch.cat(rows)
     check_tensor(_OP, "boxes", boxes)
-    _check_boxes("boxes", boxes, computed)
-    return boxes if boxes.dtype is computed else boxes.to(computed)
-
-
-def _check_boxes(name: str, boxes: Tensor, computed: torch.dtype) -> None:
-    check_tensor(_OP, name, boxes)
-    if not boxes.is_floating_point() or (boxes.dtype is torch.float64 and computed is torch.float32):
-        wide = "float64, " if computed is torch.float64 else ""
-        raise TypeError(
-            f"{_OP}: {name} must be of {wide}float32, bfloat16 or float16 beside an input that is computed in "
-            f"{str(computed).removeprefix('torch.')}; got {str(boxes.dtype).removeprefix('torch.')}"
-        )
+    return as_computed(_OP, "boxes", boxes, "an input", input)
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ What is exported how: docs/onnx.md.
 
 from handgrad.onnx import classic
 from handgrad.onnx.exporting import Exported, export
-from handgrad.onnx.operators import ExportError, decompositions, operator, unknown_size
+from handgrad.onnx.operators import ExportError, decompositions, operator, unknown_size, without
 from handgrad.onnx.verification import VerificationError, verify
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "operator",
     "unknown_size",
     "verify",
+    "without",
 ]
 
 classic.register_all()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -172,11 +172,42 @@ class LaterOpset(Exception):  # noqa: N818 (no error: it chooses the road)
         self.since = since
 
 
+class Avoided(LaterOpset):
+    """An operator is not to be used, in any version."""
+
+
 # The versions that are being written, the innermost last.
 _opsets: list[int] = []
+# The operators that are not to be used, for each block of :func:`without`.
+_avoided: list[frozenset[str]] = []
+
+
+@contextmanager
+def without(*op_types: str) -> Iterator[None]:
+    """Exports inside the block, by any exporter, do without these ONNX operators: an op that would become one of them
+    becomes its reference, plain operators. For a runtime that computes an operator wrongly.
+
+    Args:
+        op_types: names of ONNX operators.
+
+    Example::
+
+        >>> with handgrad.onnx.without("GridSample"):
+        ...     handgrad.onnx.export(model, args, "model.onnx")
+    """
+    for op_type in op_types:
+        if not isinstance(op_type, str):
+            raise TypeError(f"without: op_types must be names of ONNX operators; got {op_type!r}")
+    _avoided.append(frozenset(op_types))
+    try:
+        yield
+    finally:
+        _avoided.pop()
 
 
 def _check_version(op_type: str, attributes: frozenset[str], since: int) -> None:
+    if _opsets and any(op_type in avoided for avoided in _avoided):
+        raise Avoided(0)
     if _opsets and "::" not in op_type:
         since = max(since, _first_version(op_type, attributes))
         if _opsets[-1] < since:
@@ -214,7 +245,7 @@ def in_torch(
         try:
             result = op.onnx(*args)
         except LaterOpset as missing:
-            if later is not None:
+            if later is not None and missing.since:
                 later.append(missing.since)
         finally:
             _opsets.pop()
