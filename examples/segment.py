@@ -1,4 +1,4 @@
-"""Train a small U-Net with handgrad's overlap losses, count the nuclei it finds, and compare losses.
+"""Train a small U-Net with handgrad's overlap losses, count the nuclei that it finds, and compare losses.
 
     python examples/segment.py                       # nuclei under a microscope
     python examples/segment.py --data my/images      # images/NAME.tif, masks/NAME.tif
@@ -42,14 +42,14 @@ COLUMNS = ("Dice", "IoU", "F1")
 class Settings:
     data: str | None = None
     test: list[str] = field(default_factory=list)
-    loss: str = "dice"
-    compare: str | list[str] = "dice+cross_entropy,cross_entropy"
+    loss: str = "dice+cross_entropy"
+    compare: str | list[str] = "dice,cross_entropy"
     repeats: int = 3
     size: int = 128
     steps: int = 200
     batch: int = 4
-    width: int = 16
-    lr: float = 0.004
+    width: int = 8
+    lr: float = 0.01
     seed: int = 0
     out: str = "runs/segment"
     cache: str = field(default_factory=lambda: str(default_cache()))

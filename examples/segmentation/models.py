@@ -61,7 +61,8 @@ def _convolutions(channels: int, width: int) -> nn.Sequential:
 
 def build(width: int, seed: int) -> UNet:
     torch.manual_seed(seed)
-    return UNet(width)
+    # Channels last: convolutions of few channels take two thirds of the time then.
+    return UNet(width).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
