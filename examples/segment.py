@@ -35,7 +35,8 @@ except ImportError as broken:
     print(f"segment: {broken}", file=sys.stderr)
     sys.exit(2)
 
-COLUMNS = ("Dice", "IoU", "F1")
+# IoU orders losses as Dice does.
+COMPARED = ("Dice", "F1")
 
 
 @dataclass
@@ -195,8 +196,8 @@ def run(settings: Settings, console: Console) -> None:
         title = (
             f"on the test part, {settings.steps} steps each; mean of {len(compared[settings.loss])} (least to largest)"
         )
-        console.print(report.comparison_table(title, compared, COLUMNS))
-        for column in COLUMNS[1:]:
+        console.print(report.comparison_table(title, compared, COMPARED))
+        for column in COMPARED:
             say(report.verdict(compared, column))
     say(f"\nwritten to {folder}: {', '.join(sorted(files))}")
 

@@ -36,7 +36,7 @@ def results_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
 def comparison_table(title: str, runs: dict[str, list[dict[str, float]]], columns: Sequence[str]) -> Table:
     """The mean over each loss's runs, with the least and the largest."""
     table = Table(title=title, title_justify="left")
-    table.add_column("loss")
+    table.add_column("loss", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for name, some in runs.items():
