@@ -215,6 +215,17 @@ def test_a_single_image_is_split_along_its_longer_side_with_a_gap(segment, image
     assert train.pixels.shape == train.nuclei.shape
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P"])
+def test_images_of_every_mode_are_read_alike(segment, images, tmp_path, mode):
+    grey = Image.fromarray((np.arange(64 * 64) % 251).astype(np.uint8).reshape(64, 64))
+    (images / "images/second.tif").unlink()
+    grey.convert(mode).save(images / "images/second.png")
+    pictures = segment.data.open_pictures(images, ["second"], gap=0, cache=tmp_path)
+    low, high = np.percentile(np.array(grey), (1, 99))
+    expected = (np.array(grey, dtype=np.float64) - low) / (high - low)
+    np.testing.assert_allclose(pictures.test[0].pixels.numpy(), expected, atol=1e-5)
+
+
 def picture_of(segment, numbers: np.ndarray):
     nuclei = torch.from_numpy(numbers.astype(np.int64))
     return segment.data.Picture("picture", torch.rand(nuclei.shape, generator=torch.Generator().manual_seed(0)), nuclei)

@@ -85,9 +85,9 @@ def _pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _read(image: Path, mask: Path) -> tuple[np.ndarray, np.ndarray]:
-    pixels, nuclei = (_array(path) for path in (image, mask))
-    if pixels.ndim == 3:  # colours, perhaps with opacity
-        pixels = pixels[..., :3].mean(-1)
+    pixels, nuclei = _array(image, ("L", "I", "F", "I;16", "I;16B")), _array(mask)
+    if pixels.ndim == 3:
+        pixels = pixels.mean(-1)
     if nuclei.ndim != 2 or nuclei.dtype.kind not in "iub":
         raise UserError(f"the mask {mask} must hold the number of the thing at each pixel, 0 where there is none")
     if nuclei.shape != pixels.shape:
@@ -98,10 +98,11 @@ def _read(image: Path, mask: Path) -> tuple[np.ndarray, np.ndarray]:
     return pixels.astype(np.float32), nuclei.astype(np.int64)
 
 
-def _array(path: Path) -> np.ndarray:
+def _array(path: Path, grey: Sequence[str] = ()) -> np.ndarray:
+    """Numbers as they are in the file; but where ``grey`` names modes, what has none of them becomes colours."""
     try:
         with Image.open(path) as opened:
-            return np.array(opened)
+            return np.array(opened.convert("RGB") if grey and opened.mode not in grey else opened)
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"the image {path} cannot be read: {error}") from error
 
