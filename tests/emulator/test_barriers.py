@@ -28,7 +28,7 @@ import torch
 from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import local_response_norm, multi_scale_deformable_attention, roi_align
-from handgrad.losses import sigmoid_focal_loss
+from handgrad.losses import sigmoid_focal_loss, softmax_focal_loss
 from handgrad.transforms import resized_crop
 
 def imported(path):
@@ -95,7 +95,15 @@ def of_attention():
     y = multi_scale_deformable_attention(value, [(1, 2)] * 7, places, weights)
     return y, *torch.autograd.grad(y.square().sum(), (value, places, weights))
 
-calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_attention]
+# So many classes that a block has a row.
+rows = torch.randn(2, 2_100, dtype=torch.float64, generator=generator, requires_grad=True)
+likely = torch.rand(2, 2_100, dtype=torch.float64, generator=generator, requires_grad=True)
+def of_rows():
+    y = softmax_focal_loss(rows, likely, reduction="none")
+    first = torch.autograd.grad(y.square().sum(), (rows, likely), create_graph=True)
+    return y, *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (rows, likely))
+
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_attention, of_rows]
 expected = [call() for call in calls]
 
 def noticed():

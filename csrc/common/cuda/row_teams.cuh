@@ -67,18 +67,18 @@ struct RowTeam {
     static_assert(N <= RowMeeting<C>::kNumbers);
     for (int32_t distance = (is_block() ? kWarpSize : size) / 2; distance > 0; distance /= 2) {
 #pragma unroll
-      for (int n = 0; n < N; ++n) values[n] += __shfl_xor_sync(0xffffffffu, values[n], distance);
+      for (int k = 0; k < N; ++k) values[k] += __shfl_xor_sync(0xffffffffu, values[k], distance);
     }
     if (!is_block()) return;
     if (is_first_of_warp()) {
 #pragma unroll
-      for (int n = 0; n < N; ++n) meeting.numbers[n][warp()] = values[n];
+      for (int k = 0; k < N; ++k) meeting.numbers[k][warp()] = values[k];
     }
     __syncthreads();
 #pragma unroll
-    for (int n = 0; n < N; ++n) {
-      values[n] = 0;
-      for (int w = 0; w < kRowWarps; ++w) values[n] += meeting.numbers[n][w];
+    for (int k = 0; k < N; ++k) {
+      values[k] = 0;
+      for (int w = 0; w < kRowWarps; ++w) values[k] += meeting.numbers[k][w];
     }
     __syncthreads();
   }

@@ -142,8 +142,10 @@ class RowLoss(ReducedLoss):
         if weight is not None:
             counts = counts * weight.to(inputs.dtype).view(-1, *[1] * (inputs.dim() - 2))
         log_p = torch.log_softmax(torch.where(ignored, 0, inputs), 1)
-        # A class that does not count costs nothing, however impossible it is.
-        nothing = ((counts == 0) & (log_p == -torch.inf)) | ignored
+        # A class that does not count costs nothing, however impossible it is. (Without ==, which older versions of ONNX
+        # have of integers only.)
+        impossible = log_p < torch.finfo(log_p.dtype).min
+        nothing = (impossible & (counts <= 0) & (counts >= 0)) | ignored
         terms = counts * self.of_class(torch.where(nothing, -1, log_p), *numbers)
         return torch.where(nothing, 0, terms).sum(1)
 

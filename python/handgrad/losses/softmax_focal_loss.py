@@ -102,8 +102,9 @@ class SoftmaxFocalLoss(RowLossModule):
 
 def softmax_focal_loss_reference(log_probabilities: Tensor, gamma: float) -> Tensor:
     """Plain PyTorch, the loss of each class were it the target. To be trusted because it is the paper's formula; 1 - p
-    is kept from 0, where a power below 1 has no slope."""
-    others = -torch.expm1(log_probabilities)
+    is written as ONNX has words for it, without a difference of numbers near 1, and kept from 0, where a power below 1
+    has no slope."""
+    others = -torch.tanh(log_probabilities / 2) * (1 + torch.exp(log_probabilities))
     return -(others.clamp(min=torch.finfo(others.dtype).tiny) ** gamma) * log_probabilities
 
 
