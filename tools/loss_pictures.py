@@ -69,11 +69,11 @@ def with_gradient(loss: Loss, inputs: Tensor, targets: Tensor) -> tuple[Tensor, 
     return values.detach(), gradient
 
 
-def curves(ax: Axes, over: Callable[[Loss], Tensor], x: Tensor, of: dict[str, Loss], title: str, label: str) -> None:
-    for number, (name, loss) in enumerate(of.items()):
+def curves(ax: Axes, x: Tensor, values: dict[str, Tensor], title: str, label: str) -> None:
+    for number, (name, curve) in enumerate(values.items()):
         # Of losses that are equal here, the last is drawn over the others: thinner, so that they show.
         style = {"color": "grey", "linestyle": "--"} if number == 0 else {"linewidth": 4.2 - 0.6 * number}
-        ax.plot(x, over(loss), label=name, **style)
+        ax.plot(x, curve, label=name, **style)
     ax.set(title=title, xlabel=label)
     ax.grid(alpha=0.3)
 
@@ -84,14 +84,8 @@ def draw_classification() -> None:
     for column, target in zip(axes.T, (1.0, 0.0, 0.6), strict=True):
         targets = torch.full_like(logits, target)
         for ax, part, what in zip(column, (0, 1), ("loss", "gradient"), strict=True):
-            curves(
-                ax,
-                lambda loss, part=part, targets=targets: with_gradient(loss, logits, targets)[part],
-                logits,
-                CLASSIFICATION,
-                f"{what}, target {target:g}",
-                "logit" if part else "",
-            )
+            values = {name: with_gradient(loss, logits, targets)[part] for name, loss in CLASSIFICATION.items()}
+            curves(ax, logits, values, f"{what}, target {target:g}", "logit" if part else "")
         column[0].set_ylim(-0.1, 4)
     axes[0, 0].legend(fontsize=8)
     save(figure, "classification.png")
@@ -135,7 +129,7 @@ def draw_overlap() -> None:
         (axes[1], shifts, disc(torch.full_like(shifts, 12), shifts), "shift of the prediction, in pixels"),
     ):
         truth = disc(torch.full_like(x_axis, 12), torch.zeros_like(x_axis))
-        curves(ax, lambda loss, p=predicted, t=truth: loss(p, t), x_axis, OVERLAP, "loss", label)
+        curves(ax, x_axis, {name: loss(predicted, truth) for name, loss in OVERLAP.items()}, "loss", label)
     axes[0].set_ylim(-0.03, 1.3)
     axes[1].legend(fontsize=8)
     save(figure, "overlap.png")
@@ -155,14 +149,8 @@ def draw_landmarks() -> None:
     for column, (x_axis, target, of, label) in zip(axes.T, cases, strict=True):
         targets = torch.full_like(x_axis, target)
         for ax, part, what in zip(column, (0, 1), ("loss", "gradient"), strict=True):
-            curves(
-                ax,
-                lambda loss, part=part, x=x_axis, t=targets: with_gradient(loss, x, t)[part],
-                x_axis,
-                of,
-                what,
-                label if part else "",
-            )
+            values = {name: with_gradient(loss, x_axis, targets)[part] for name, loss in of.items()}
+            curves(ax, x_axis, values, what, label if part else "")
         column[0].legend(fontsize=8)
     save(figure, "landmarks.png")
 

@@ -39,7 +39,8 @@ def as_starts(op: str, value: Tensor, shapes: list[tuple[int, int]], level_start
         starts = [0]
         for height, width in shapes:
             starts.append(starts[-1] + height * width)
-        if value.dim() == 4 and value.shape[1] != starts[-1]:
+        # (What TorchScript's tracer records of a size is no number to be compared.)
+        if not torch.jit.is_tracing() and value.dim() == 4 and value.shape[1] != starts[-1]:
             raise ValueError(
                 f"{op}: spatial_shapes must have as many pixels as value has positions, {value.shape[1]}; got "
                 f"{starts[-1]}"

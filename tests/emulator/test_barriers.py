@@ -28,7 +28,7 @@ import torch
 from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import local_response_norm, multi_scale_deformable_attention, roi_align
-from handgrad.losses import sigmoid_focal_loss, softmax_focal_loss
+from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss
 from handgrad.transforms import resized_crop
 
 def imported(path):
@@ -103,7 +103,16 @@ def of_rows():
     first = torch.autograd.grad(y.square().sum(), (rows, likely), create_graph=True)
     return y, *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (rows, likely))
 
-calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_attention, of_rows]
+# More positions than a tile has.
+masks = torch.randn(1, 3, 600, dtype=torch.float64, generator=generator, requires_grad=True)
+soft = torch.rand(1, 3, 600, dtype=torch.float64, generator=generator, requires_grad=True)
+def of_overlaps():
+    y = overlap_sums(masks, soft, "softmax")
+    first = torch.autograd.grad(y.square().sum(), (masks, soft), create_graph=True)
+    return y, *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (masks, soft))
+
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
+calls += [of_attention, of_rows, of_overlaps]
 expected = [call() for call in calls]
 
 def noticed():

@@ -90,8 +90,7 @@ struct Block {
     for (int32_t j = threadIdx.x; j < tile.width; j += kTileThreads) body(j);
   }
 
-  // ---- a target
-  // ------------------------------------------------------------------------------------------------------
+  // ---- a target ----------------------------------------------------------------------------------------------------
 
   __device__ bool is_counted(int32_t j, int32_t index) const {
     return operands.classes ? scratch.classes[j] != C(-1) : scratch.t[index] != operands.ignored;
@@ -108,8 +107,7 @@ struct Block {
     return {g[0], g[1], g[2]};
   }
 
-  // ---- loading and activating
-  // ----------------------------------------------------------------------------------------
+  // ---- loading and activating --------------------------------------------------------------------------------------
 
   __device__ void begin(int64_t n) {
     tile.n = n;
@@ -178,8 +176,7 @@ struct Block {
     }
   }
 
-  // ---- the sums
-  // ------------------------------------------------------------------------------------------------------
+  // ---- the sums ----------------------------------------------------------------------------------------------------
 
   // Of the tile to those of the chunk: a warp for each channel, always the same one.
   __device__ void add_sums() const {
@@ -211,8 +208,7 @@ struct Block {
       store(operands.partial + item * sums + i, scratch.totals[i]);
   }
 
-  // ---- the gradients
-  // -------------------------------------------------------------------------------------------------
+  // ---- the gradients -----------------------------------------------------------------------------------------------
 
   // With respect to p, and the derivative of that along the directions.
   __device__ C of_prediction(int32_t c, int32_t j, int32_t i) const {
@@ -271,8 +267,7 @@ struct Block {
   }
 };
 
-// ---- kernels
-// ---------------------------------------------------------------------------------------------------------
+// ---- kernels -------------------------------------------------------------------------------------------------------
 
 // The sums, or of the first derivative the gradients; Second: of the second derivative both. `global` is null where the
 // scratch is shared memory.
@@ -295,8 +290,8 @@ __global__ void __launch_bounds__(kTileThreads, kMinBlocks)
       if constexpr (!Summed || Second) block.write_gradients();
       __syncthreads();
     }
+    // Each thread stores, and clears for the next item, the same sums: nobody has to wait.
     if (Summed || operands.partial) block.store_sums(item);
-    __syncthreads();
   }
 }
 
