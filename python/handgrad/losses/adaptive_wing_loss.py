@@ -107,8 +107,8 @@ def adaptive_wing_loss_reference(
     at_theta = (theta / epsilon) ** power
     slope = omega / (1 + at_theta) * power * (theta / epsilon) ** (power - 1) / epsilon
     straight = slope * size - (theta * slope - omega * torch.log1p(at_theta))
-    # At 0 itself the loss is 0, whatever the target.
-    return torch.where(inside, bent, torch.where(size == 0, 0, straight))
+    # At 0 itself the loss is 0, as size is, whatever the target; and NaN where that is.
+    return torch.where(inside, bent, torch.where(size > 0, straight, size))
 
 
 # ---- registration: the kind derives all else from the reference ------------------------------------------------------
