@@ -84,7 +84,7 @@ def _by_events(call: Callable[[], Any], rounds: int = 50) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("only", nargs="?", default="", help="a part of the names of bench files; none: all")
+    parser.add_argument("only", nargs="*", help="names of bench files, or parts of them; none: all")
     parser.add_argument("--once", action="store_true", help="call everything once and time nothing")
     parser.add_argument("--small", action="store_true", help="tiny inputs on the CPU, each call once")
     options = parser.parse_args(arguments)

@@ -270,10 +270,19 @@ def test_bench_files_are_found_and_declare_a_benchmark() -> None:
         assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("name", ["sigmoid_focal_loss", "local_response_norm", "bench_nms", "soft_nms"])
+def test_bench_files_are_chosen_by_their_names_or_by_parts_of_them() -> None:
+    def chosen(*only: str) -> set[str]:
+        return {path.stem.removeprefix("bench_") for path in running.bench_files(BENCHMARKS, only)}
+
+    assert chosen("nms", "quick") == {"nms", "quick_gelu"}
+    assert {"nms", "soft_nms"} == chosen("_nms", "nms")
+    assert {"sigmoid_focal_loss", "varifocal_loss"} <= chosen("focal") < chosen()
+
+
+@pytest.mark.parametrize("name", ["sigmoid_focal_loss", "local_response_norm", "nms", "soft_nms"])
 def test_ours_and_eager_peers_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    (benchmark,) = running.collect(running.bench_files(BENCHMARKS, name), quick=True)
+    (benchmark,) = running.collect(running.bench_files(BENCHMARKS, [name]), quick=True)
     swept = [sweep.case(value) for sweep in benchmark.sweeps for value in sweep.values]
     for one in [*benchmark.cases, *swept]:
         runners, errors = peers.prepare(one, CPU)

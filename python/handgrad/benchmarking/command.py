@@ -48,7 +48,9 @@ def main(folder: Path, package: str, arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny inputs, few rounds: does it work? Not for figures.")
     committed = folder / "results"
-    parser.add_argument("--only", default="", metavar="NAME", help="bench files whose name contains NAME")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="the bench file NAME, or those whose names contain it"
+    )
     parser.add_argument(
         "--device", choices=("all", "cpu", "cuda"), default="all", help="all: a GPU too, if there is one"
     )
@@ -64,7 +66,7 @@ def main(folder: Path, package: str, arguments: list[str] | None = None) -> int:
     paths = bench_files(folder, options.only)
     if not paths:
         known = ", ".join(path.stem.removeprefix("bench_") for path in bench_files(folder))
-        parser.error(f"no bench file's name contains {options.only!r}; there are {known}")
+        parser.error(f"no bench file's name contains {' or '.join(map(repr, options.only))}; there are {known}")
     settings = Settings.for_quick(package) if options.quick else Settings(package=package)
     run = Run(settings, log=lambda line: print(line, file=sys.stderr, flush=True), devices=here(options.device))
     try:

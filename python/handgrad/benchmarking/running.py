@@ -153,9 +153,17 @@ def _set_threads(threads: int) -> None:
 # ---- the files -------------------------------------------------------------------------------------------------------
 
 
-def bench_files(root: Path, only: str = "") -> list[Path]:
-    """The bench files whose name contains ``only``."""
-    return [path for path in sorted(root.rglob("bench_*.py")) if only in path.stem]
+def bench_files(root: Path, only: Sequence[str] = ()) -> list[Path]:
+    """All bench files; or for each of the names in ``only`` the one of that name, or those whose names contain it."""
+    files = sorted(root.rglob("bench_*.py"))
+    names = {path: path.stem.removeprefix("bench_") for path in files}
+    if not only:
+        return files
+    return [path for path in files if any(_chosen(names[path], name, names.values()) for name in only)]
+
+
+def _chosen(name: str, wanted: str, names: Iterable[str]) -> bool:
+    return name == wanted or (wanted in name and wanted not in names)
 
 
 def load(path: Path) -> ModuleType:
