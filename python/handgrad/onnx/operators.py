@@ -193,7 +193,7 @@ def without(*op_types: str) -> Iterator[None]:
     Example::
 
         >>> with handgrad.onnx.without("GridSample"):
-        ...     handgrad.onnx.export(model, args, "model.onnx")
+        ...     exported = handgrad.onnx.export(model, torch.rand(1, 3, 32, 32), "model.onnx")
     """
     for op_type in op_types:
         if not isinstance(op_type, str):
