@@ -2,6 +2,7 @@
 // (batch, channels, positions…).
 #pragma once
 
+#include "abi/check.h"
 #include "abi/tensor.h"
 
 namespace handgrad {
@@ -44,6 +45,10 @@ inline Tensor empty_in_layout_of(const Tensor& model) { return empty_in_layout_o
 // A gradient of `tensor`, or what stands for one that nobody asked for.
 inline Tensor empty_gradient(bool wanted, const Tensor& tensor) {
   return wanted ? empty_in_layout_of(tensor) : empty_placeholder(tensor);
+}
+// The same of an argument that may be of integers, which have no gradient: what stands for it is then like `inputs`.
+inline Tensor empty_gradient_beside(bool wanted, const Tensor& tensor, const Tensor& inputs) {
+  return is_floating(tensor.scalar_type()) ? empty_gradient(wanted, tensor) : empty_placeholder(inputs);
 }
 
 }  // namespace handgrad

@@ -144,11 +144,6 @@ inline void set_gradients(RowOperands& operands, bool of_inputs, const Tensor& g
   if (of_targets) operands.grad_targets = ChannelTensor(grad_targets);
 }
 
-// A gradient of the targets, or what stands for one.
-inline Tensor empty_grad_targets(bool wanted, const Tensor& targets, const Tensor& inputs) {
-  return is_floating(targets.scalar_type()) ? empty_gradient(wanted, targets) : empty_placeholder(inputs);
-}
-
 // Which gradients are asked for; class numbers have none.
 template <size_t N>
 std::array<bool, N> wanted(const char* op, const std::vector<bool>& output_mask, const Tensor& targets) {
@@ -192,7 +187,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     const Rows rows = check_backward(Op::name, grad_output, inputs, targets, weight, reduction);
     const std::array<bool, 2> need = wanted<2>(Op::name, output_mask, targets);
     const Tensor grad_inputs = empty_gradient(need[0], inputs);
-    const Tensor grad_targets = empty_grad_targets(need[1], targets, inputs);
+    const Tensor grad_targets = empty_gradient_beside(need[1], targets, inputs);
     if (!need[0] && !need[1]) return {grad_inputs, grad_targets};
     RowOperands operands = operands_of(inputs, targets, weight, ignore_index, label_smoothing);
     set_grad_output(operands, rows, grad_output);
@@ -216,7 +211,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     const std::array<bool, 3> need = wanted<3>(Op::name, output_mask, targets);
     const Tensor grad_grad_output = need[0] ? rows.empty_loss() : empty_placeholder(inputs);
     const Tensor grad_inputs = empty_gradient(need[1], inputs);
-    const Tensor grad_targets = empty_grad_targets(need[2], targets, inputs);
+    const Tensor grad_targets = empty_gradient_beside(need[2], targets, inputs);
     if (!need[0] && !need[1] && !need[2]) return {grad_grad_output, grad_inputs, grad_targets};
     RowOperands operands = operands_of(inputs, targets, weight, ignore_index, label_smoothing);
     if (grad_grad_inputs) operands.direction_inputs = ChannelTensor(*grad_grad_inputs);

@@ -134,7 +134,8 @@ struct Entries {
     const Tensor dense_grad = check_grad_output(grad_output, inputs);
     std::array<bool, 2> need = as_output_mask<2>(kOp, output_mask);
     need[1] = need[1] && is_differentiable(targets);
-    const Tensor grad_inputs = empty_gradient(need[0], inputs), grad_targets = empty_gradient(need[1], targets);
+    const Tensor grad_inputs = empty_gradient(need[0], inputs);
+    const Tensor grad_targets = empty_gradient_beside(need[1], targets, inputs);
     if (!need[0] && !need[1]) return {grad_inputs, grad_targets};
     Tensors tensors(inputs, targets);
     tensors.set_gradients(need[0], grad_inputs, need[1], grad_targets);
@@ -155,7 +156,8 @@ struct Entries {
     std::array<bool, 3> need = as_output_mask<3>(kOp, output_mask);
     need[2] = need[2] && is_differentiable(targets);
     const Tensor sums = need[0] ? empty_sums(inputs) : empty_placeholder(grad_output);
-    const Tensor grad_inputs = empty_gradient(need[1], inputs), grad_targets = empty_gradient(need[2], targets);
+    const Tensor grad_inputs = empty_gradient(need[1], inputs);
+    const Tensor grad_targets = empty_gradient_beside(need[2], targets, inputs);
     if (!need[0] && !need[1] && !need[2]) return {sums, grad_inputs, grad_targets};
     Tensors tensors(inputs, targets);
     tensors.set_directions(grad_grad_inputs, grad_grad_targets);

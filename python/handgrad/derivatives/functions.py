@@ -110,12 +110,10 @@ class Functions(References):
                 if wanted:
                     total[name] = total[name] + product if name in total else product
         arguments = dict(zip(self.backward_op.tensors[1:], tensors, strict=True))
-        made: list[Tensor | None] = []
+        made: list[Tensor] = []
         for name, asked_for in zip(self.differentiable, ctx.mask, strict=True):
             argument = arguments.get(name)
-            if argument is not None and not argument.is_floating_point():
-                made.append(None)  # integers have no gradient, and what stands for it no tangent
-            elif name in total:
+            if name in total and has_gradient(arguments, name):
                 made.append(total[name])
             elif not asked_for or not has_gradient(arguments, name):
                 made.append(tensors[0].new_zeros(0))
