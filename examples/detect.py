@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import io
 import json
 import statistics
 import sys
@@ -31,7 +30,9 @@ try:
     from detection import data, evaluation, models, report
     from handgrad import transfer
     from shared.files import UserError, default_cache, make_folder, write_whole
-    from shared.options import Parser, known_name, number
+    from shared.options import Parser, add_option, exit_status, known_name, number
+    from shared.reports import results_table
+    from shared.weights import write_state
 except ModuleNotFoundError as missing:
     print(f'detect: {missing.name} is not installed: pip install "handgrad[examples]"', file=sys.stderr)
     sys.exit(2)
@@ -59,7 +60,7 @@ class Settings:
 def read_settings(arguments: Sequence[str] | None) -> Settings:
     defaults = Settings()
     parser = Parser(prog="detect.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    add = functools.partial(_add, parser, defaults)
+    add = functools.partial(add_option, parser, defaults)
     add("data", "a folder of photos with a Pascal VOC .xml file beside each (default: trees, from a package)")
     add("test", "a photo to keep from training and measure on, by its name without suffix; may be repeated", many=True)
     add("weights", "package (ImageNet) or none", known_name("weights", ("package", "none")))
@@ -73,14 +74,6 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
     add("out", "folder that everything is written to")
     add("cache", "where files taken out of packages are kept")
     return Settings(**vars(parser.parse_args(arguments)))
-
-
-def _add(parser: Parser, defaults: Settings, name: str, text: str, kind: Any = str, many: bool = False) -> None:
-    default = getattr(defaults, name)
-    if default not in (None, []) and name != "cache":
-        text += f" (default: {default})"
-    action = "append" if many else "store"
-    parser.add_argument(f"--{name}", type=kind, default=default, help=text, action=action)
 
 
 def train(model: FasterRCNN, photos: list[data.Photo], settings: Settings, console: Console) -> list[float]:
@@ -192,7 +185,7 @@ def run(settings: Settings, console: Console) -> None:
         files.append(f"{photo.name}.png")
         report.draw(photo, matched, folder / files[-1])
     compared = compare_ops(model, photos, settings)
-    _save(model, folder / "detector.pt")
+    write_state(model.state_dict(), folder / "detector.pt")
     results = {
         "classes": photos.classes,
         "measured": measured,
@@ -205,7 +198,7 @@ def run(settings: Settings, console: Console) -> None:
     }
     write_whole(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     console.print(
-        report.results_table(f"{', '.join(photos.classes)}; precision and recall at {settings.threshold:g}", measured)
+        results_table(f"{', '.join(photos.classes)}; precision and recall at {settings.threshold:g}", measured)
     )
     verdict = "the same" if compared["same"] else "NOT the same"
     say(f"torchvision's ops and handgrad's give {verdict} {compared['detections']} detections on four views")
@@ -214,22 +207,8 @@ def run(settings: Settings, console: Console) -> None:
     say(f"\nwritten to {folder}: {', '.join(sorted(files))}")
 
 
-def _save(model: FasterRCNN, path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    write_whole(path, buffer.getvalue())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        run(read_settings(arguments), Console())
-    except UserError as error:
-        print(f"detect: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("detect: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("detect", lambda: run(read_settings(arguments), Console()))
 
 
 if __name__ == "__main__":

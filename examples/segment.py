@@ -10,7 +10,6 @@ See docs/segment.md for the data, the network and what is measured.
 from __future__ import annotations
 
 import functools
-import io
 import json
 import statistics
 import sys
@@ -27,7 +26,9 @@ try:
 
     from segmentation import data, evaluation, losses, models, report
     from shared.files import UserError, default_cache, make_folder, write_whole
-    from shared.options import Parser, number
+    from shared.options import Parser, add_option, exit_status, number
+    from shared.reports import results_table
+    from shared.weights import write_state
 except ModuleNotFoundError as missing:
     print(f'segment: {missing.name} is not installed: pip install "handgrad[examples]"', file=sys.stderr)
     sys.exit(2)
@@ -59,7 +60,7 @@ class Settings:
 def read_settings(arguments: Sequence[str] | None) -> Settings:
     defaults = Settings()
     parser = Parser(prog="segment.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    add = functools.partial(_add, parser, defaults)
+    add = functools.partial(add_option, parser, defaults)
     add("data", "a folder with the folders images and masks, files of the same names (default: nuclei, from a package)")
     add("test", "an image to keep from training and measure on, by its name without suffix; may be repeated", many=True)
     add("loss", f"{', '.join(losses.LOSSES)}, or several, joined by +", losses.loss_name)
@@ -74,14 +75,6 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
     add("out", "folder that everything is written to")
     add("cache", "where files taken out of packages are kept")
     return Settings(**vars(parser.parse_args(arguments)))
-
-
-def _add(parser: Parser, defaults: Settings, name: str, text: str, kind: Any = str, many: bool = False) -> None:
-    default = getattr(defaults, name)
-    if default not in (None, []) and name != "cache":
-        text += f" (default: {default})"
-    action = "append" if many else "store"
-    parser.add_argument(f"--{name}", type=kind, default=default, help=text, action=action)
 
 
 @dataclass(frozen=True)
@@ -177,9 +170,7 @@ def run(settings: Settings, console: Console) -> None:
     for picture, matched in zip(pictures.test, first.matches["test"], strict=True):
         files.append(f"{picture.name}.png")
         report.draw(picture, matched, folder / files[-1])
-    buffer = io.BytesIO()
-    torch.save(first.model.state_dict(), buffer)
-    write_whole(folder / "unet.pt", buffer.getvalue())
+    write_state(first.model.state_dict(), folder / "unet.pt")
     compared = {name: [one.measured["test"] for one in some] for name, some in runs.items()}
     results = {
         "measured": first.measured,
@@ -191,7 +182,7 @@ def run(settings: Settings, console: Console) -> None:
         "versions": {"torch": torch.__version__},
     }
     write_whole(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-    console.print(report.results_table(f"{settings.loss}; nuclei count as found at an IoU above 0.5", first.measured))
+    console.print(results_table(f"{settings.loss}; nuclei count as found at an IoU above 0.5", first.measured))
     if len(runs) > 1:
         title = (
             f"on the test part, {settings.steps} steps each; mean of {len(compared[settings.loss])} (least to largest)"
@@ -203,15 +194,7 @@ def run(settings: Settings, console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        run(read_settings(arguments), Console())
-    except UserError as error:
-        print(f"segment: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("segment: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("segment", lambda: run(read_settings(arguments), Console()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables and the picture."""
+"""The picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from rich.table import Table
 from torch import Tensor
 
 from shared.files import write_whole
@@ -16,16 +15,6 @@ from .data import Photo
 from .evaluation import Matched
 
 RIGHT, WRONG, MISSED = (64, 224, 96), (255, 72, 48), (64, 144, 255)
-
-
-def results_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for column in next(iter(rows.values())):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, row in rows.items():
-        table.add_row(name, *(f"{value:.3f}" for value in row.values()))
-    return table
 
 
 def draw(photo: Photo, matched: Matched, path: Path) -> None:

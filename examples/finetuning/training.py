@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import pickle
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from handgrad.losses import SigmoidFocalLoss
-from shared.files import UserError, write_whole
+from shared.files import UserError
+from shared.weights import write_state
 
 from .data import TRAIN, VALIDATION, Images, augmentation, feed, seeds
 from .evaluation import mean_average_precision
@@ -283,10 +283,7 @@ def save_checkpoint(path: Path, run: Run, done: Trained, network: nn.Module, opt
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
     }
-    # By way of memory: torch.save into a file that cannot grow fails with an error that does not tell the reason.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_whole(path, buffer.getvalue())
+    write_state(state, path)
 
 
 def load_checkpoint(path: Path, run: Run, network: nn.Module, optimizer: Any, scheduler: Any) -> Trained:

@@ -22,17 +22,6 @@ WRONG = (255, 40, 40)
 _HEADER, _BETWEEN = 16, 6
 
 
-def results_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for column in next(iter(rows.values())):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, row in rows.items():
-        cells = (f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values())
-        table.add_row(name, *cells)
-    return table
-
-
 def comparison_table(title: str, runs: dict[str, list[dict[str, float]]], columns: Sequence[str]) -> Table:
     """The mean over each loss's runs, with the least and the largest."""
     table = Table(title=title, title_justify="left")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from .files import UserError
@@ -46,3 +47,25 @@ def number(kind: type, low: float, high: float, low_allowed: bool = True) -> Any
         return value
 
     return parse
+
+
+def add_option(parser: Parser, defaults: Any, name: str, text: str, kind: Any = str, many: bool = False) -> None:
+    """The option of a name, whose default is that attribute of ``defaults``; ``many``: it may be repeated."""
+    default = getattr(defaults, name)
+    if default not in (None, []) and name != "cache":
+        text += f" (default: {default})"
+    action = "append" if many else "store"
+    parser.add_argument(f"--{name}", type=kind, default=default, help=text, action=action)
+
+
+def exit_status(program: str, run: Callable[[], None]) -> int:
+    """Runs a program; what the user can set right, or has stopped, is told in one line."""
+    try:
+        run()
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
+    return 0

