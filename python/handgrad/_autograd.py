@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -24,11 +23,10 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
         vmap: the op's vmap rule.
     """
 
-    def of_moving(ctx: Any, tensors: Any) -> tuple[Callable[..., Any], list[int], list[bool]]:
+    def of_moving(ctx: Any, tensors: Any) -> tuple[Callable[..., Any], list[int]]:
         """The reference as a function of the tensors that have derivatives, and which of all they are: integers have
-        none. So it is with its results: once it has run, the list says which it has returned."""
+        none."""
         moving = [index for index, tensor in enumerate(tensors) if tensor.is_floating_point()]
-        returned: list[bool] = []
 
         def function(*moved: torch.Tensor) -> Any:
             given = list(tensors)
@@ -37,13 +35,9 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
             filled = list(ctx.constants)
             for position, tensor in zip(ctx.positions, given, strict=True):
                 filled[position] = tensor
-            results = reference(*filled)
-            if isinstance(results, torch.Tensor):
-                return results
-            returned[:] = (result.is_floating_point() for result in results)
-            return tuple(itertools.compress(results, returned))
+            return reference(*filled)
 
-        return function, moving, returned
+        return function, moving
 
     class Through(torch.autograd.Function):
         @staticmethod
@@ -56,12 +50,11 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Any) -> Any:
             tensors = ctx.saved_tensors
-            function, moving, returned = of_moving(ctx, tensors)
+            function, moving = of_moving(ctx, tensors)
             outputs, pull_back = torch.func.vjp(function, *(tensors[index] for index in moving))[:2]
             single = isinstance(outputs, torch.Tensor)
-            along = grad_outputs[0] if single else tuple(itertools.compress(grad_outputs, returned))
             grads: list[Any] = [None] * len(ctx.constants)
-            for index, grad in zip(moving, pull_back(along), strict=True):
+            for index, grad in zip(moving, pull_back(grad_outputs[0] if single else grad_outputs), strict=True):
                 grads[ctx.positions[index]] = grad
             return tuple(grads)
 
@@ -69,15 +62,13 @@ def through_reference(reference: Callable[..., Any], vmap: Callable[..., Any]) -
         def jvp(ctx: Any, *tangents: Any) -> Any:
             # A tensor with a tangent must not be an expanded view.
             tensors = tuple(tensor.contiguous() for tensor in ctx.saved_tensors)
-            function, moving, returned = of_moving(ctx, tensors)
+            function, moving = of_moving(ctx, tensors)
             primals = tuple(tensors[index] for index in moving)
             given = (tangents[ctx.positions[index]] for index in moving)
             filled = tuple(
                 torch.zeros_like(t) if d is None else d.contiguous() for t, d in zip(primals, given, strict=True)
             )
-            moved = torch.func.jvp(function, primals, filled)[1]
-            rest = iter(moved)
-            return tuple(next(rest) if there else None for there in returned) if returned else moved
+            return torch.func.jvp(function, primals, filled)[1]
 
     Through.vmap = staticmethod(vmap)  # type: ignore[method-assign]
     return Through

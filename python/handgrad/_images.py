@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,11 @@ def checked_flips(op: str, name: str, flip: Any, boxes: Tensor) -> tuple[Tensor 
     if flip.device != boxes.device:
         raise RuntimeError(f"{op}: {name} must be on the device of boxes, {boxes.device}; got {flip.device}")
     return flip, 0
+
+
+def can_normalise(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Whether the kernel takes these numbers, which :func:`checked_statistics` would otherwise refuse."""
+    return all(abs(value) < 1e38 for value in (*mean, *std)) and min(std, default=0) >= 1e-37
 
 
 def checked_statistics(op: str, mean: Any, std: Any) -> tuple[list[float], list[float]]:

@@ -13,3 +13,12 @@ def empty_image(tensor: Tensor, shape: Any, model: Tensor) -> Tensor:
     empty = tensor.new_empty(shape)
     last = not model.is_contiguous() and model.is_contiguous(memory_format=torch.channels_last)
     return empty.contiguous(memory_format=torch.channels_last) if last else empty
+
+
+def empty_gradient(tensor: Tensor) -> Tensor:
+    """A gradient of (batch, channels, ...) of any rank: channels innermost where they are so in ``tensor``, otherwise
+    contiguous."""
+    last = tensor.movedim(1, -1)
+    if tensor.is_contiguous() or not last.is_contiguous():
+        return tensor.new_empty(tensor.shape)
+    return tensor.new_empty(last.shape).movedim(-1, 1)

@@ -30,6 +30,19 @@ def reduce_samples(values: Tensor, reduction: int) -> Tensor:
     return values.mean(dims) if reduction == MEAN else values.sum(dims)
 
 
+def reduce_or_zero(values: Tensor, reduction: int) -> Tensor:
+    """As :func:`reduce`, but the mean of nothing is 0."""
+    return values.sum() / max(1, values.numel()) if reduction == MEAN else reduce(values, reduction)
+
+
+def reduce_samples_or_zero(values: Tensor, reduction: int) -> Tensor:
+    """As :func:`reduce_samples`, but the mean of nothing is 0."""
+    dims = list(range(1, values.dim()))
+    if reduction != MEAN or not dims:
+        return reduce_samples(values, reduction)
+    return values.sum(dims) / max(1, values[0].numel())
+
+
 def sample_scale(grad_output: Tensor, inputs: Tensor, reduction: int) -> Tensor:
     """Each sample's ``grad_output`` as the gradient of its unreduced losses: a view of the shape of ``inputs``, which
     has the batch in front."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from handgrad._boxes import check_boxes, dequantized, rounded_down
-from handgrad.arguments import check_range, check_tensor
+from handgrad.arguments import check_range, check_tensor, computed_dtype
 from handgrad.boxes.nms_onnx import non_max_suppression
 from handgrad.registration import dynamic_size, register, without_derivatives
 from handgrad.tracing import traceable
@@ -95,7 +95,7 @@ def nms_reference(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_thresh
     itself, drops those after it that it overlaps too much. It never asks for a value on the way, so it runs on a device
     without waiting for it."""
     order = scores.sort(descending=True, stable=True).indices
-    dtype = torch.float64 if boxes.dtype is torch.float64 else torch.float32
+    dtype = computed_dtype(boxes)
     boxes = boxes.to(dtype).index_select(0, order)
     classes = None if idxs is None else idxs.index_select(0, order)
     low, high = boxes[:, :2], boxes[:, 2:]

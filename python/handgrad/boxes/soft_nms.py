@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from handgrad._boxes import check_boxes, dequantized
-from handgrad.arguments import FLOAT_MAX, check_choice, check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_choice, check_range, check_tensor, computed_dtype
 from handgrad.registration import dynamic_size, register, without_derivatives
 from handgrad.tracing import traceable
 
@@ -81,7 +81,7 @@ def soft_nms_reference(
 ) -> tuple[Tensor, Tensor]:
     """Plain PyTorch. To be trusted because it is the definition, one choice after the other. It never asks for a value
     on the way: choices go on until all boxes are through, and those too low are left out in the end."""
-    dtype = torch.float64 if boxes.dtype is torch.float64 else torch.float32
+    dtype = computed_dtype(boxes)
     low, high = boxes.to(dtype).split(2, 1)
     areas = (high - low).prod(1)
     proper = (high > low).all(1) & (areas < torch.inf)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.arguments import FLOAT_MAX, check_like, check_range, check_tensor, is_sharded
+from handgrad.arguments import FLOAT_MAX, check_like, check_range, check_tensor, computed_dtype, is_sharded
 from handgrad.derivatives import ELEMENTWISE
 from handgrad.kinds.reduced_loss import LossModule, ReducedLoss, reduced
-from handgrad.reductions import MEAN, NONE, SUM, reduction_code
+from handgrad.reductions import MEAN, NONE, SUM, reduce_or_zero, reduce_samples_or_zero, reduction_code
 
 __all__ = ["BoxLoss", "BoxLossModule", "BoxPair"]
 
@@ -39,7 +39,7 @@ class BoxLoss(ReducedLoss):
     def __init__(self, name: str, reference: Callable[..., Tensor]) -> None:
         super().__init__(
             name,
-            reference=reduced(_in_computed_type(reference), _reduce),
+            reference=reduced(_in_computed_type(reference), reduce_or_zero),
             fake=self.fake_loss,
             roles=ELEMENTWISE,
             autocast=torch.float32,
@@ -66,17 +66,13 @@ class BoxLoss(ReducedLoss):
             ),
         )
         check_like(self.title, "boxes2", boxes2, "boxes1", boxes1)
-        return boxes1.new_empty(boxes1.shape[:-1] if numbers[-1] == NONE else (), dtype=computed_in(boxes1))
+        return boxes1.new_empty(boxes1.shape[:-1] if numbers[-1] == NONE else (), dtype=computed_dtype(boxes1))
 
     def losses_like(self, tensors: Mapping[str, Any]) -> Tensor:
         return tensors["boxes1"][..., 0]
 
     def reduce_samples(self, losses: Tensor, reduction: int) -> Tensor:
-        dims = list(range(1, losses.dim()))
-        if reduction == NONE or not dims:
-            return losses
-        total = losses.sum(dims)
-        return total / max(1, losses[0].numel()) if reduction == MEAN else total
+        return reduce_samples_or_zero(losses, reduction)
 
     def every_dimension_but_the_last(self, boxes1: Any, reduction: int, **_: Any) -> list[dict[str, int | None]]:
         """A sum over shards is a partial sum; the mean never gets here sharded, see ``__call__``."""
@@ -150,24 +146,13 @@ def _angle(width: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
     return point, torch.atan2(sign * width, torch.where(point, 1, sign * height))
 
 
-def computed_in(boxes: Tensor) -> torch.dtype:
-    return torch.float64 if boxes.dtype is torch.float64 else torch.float32
-
-
 def _in_computed_type(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(reference)
     def computed(boxes1: Tensor, boxes2: Tensor, *numbers: Any) -> Tensor:
-        dtype = computed_in(boxes1)
+        dtype = computed_dtype(boxes1)
         return reference(boxes1.to(dtype), boxes2.to(dtype), *numbers)
 
     return computed
-
-
-def _reduce(losses: Tensor, reduction: int) -> Tensor:
-    if reduction == NONE:
-        return losses
-    # The mean of no pairs is 0.
-    return losses.sum() / max(1, losses.numel()) if reduction == MEAN else losses.sum()
 
 
 def promoted(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.arguments import check_tensor
+from handgrad.arguments import check_tensor, computed_dtype
 from handgrad.derivatives import ELEMENTWISE, Derivatives
-from handgrad.kinds.box_loss import BoxPair, computed_in, promoted
+from handgrad.kinds.box_loss import BoxPair, promoted
 
 __all__ = ["BoxMatrix", "BoxPairs", "part_of"]
 
@@ -68,7 +68,7 @@ class BoxMatrix(Derivatives):
             boxes1.device == boxes2.device,
             lambda: f"{self.title}: boxes2 must be on the device of boxes1, {boxes1.device}; got {boxes2.device}",
         )
-        return boxes1.new_empty((*boxes1.shape[:-1], boxes2.shape[-2]), dtype=computed_in(boxes1))
+        return boxes1.new_empty((*boxes1.shape[:-1], boxes2.shape[-2]), dtype=computed_dtype(boxes1))
 
     def batches_rows_and_columns(self, boxes1: Any, **_: Any) -> list[dict[str, int | None]]:
         """A shard of either table has the matrix' rows or columns, and a share of the other's gradient."""
@@ -128,7 +128,7 @@ def _of_one_batch(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
 def _in_computed_type(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(reference)
     def computed(boxes1: Tensor, boxes2: Tensor, *numbers: Any) -> Tensor:
-        dtype = computed_in(boxes1)
+        dtype = computed_dtype(boxes1)
         return reference(boxes1.to(dtype), boxes2.to(dtype), *numbers)
 
     return computed

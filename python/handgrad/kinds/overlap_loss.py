@@ -18,7 +18,7 @@ from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_range,
 from handgrad.derivatives import ELEMENTWISE
 from handgrad.kinds.reduced_loss import ReducedLoss
 from handgrad.losses.overlap_sums import check_activation, sums_for
-from handgrad.reductions import MEAN, NONE, SUM, reduction_code
+from handgrad.reductions import MEAN, NONE, SUM, reduce_or_zero, reduce_samples_or_zero, reduction_code
 
 __all__ = ["OverlapLoss", "OverlapLossModule", "check_positive"]
 
@@ -101,10 +101,7 @@ class OverlapLoss(ReducedLoss):
             else:
                 losses = reference(sums, *numbers[:-2])
                 losses = torch.where(sums[..., 2].bool(), losses, 0) if numbers[-2] else losses
-            if numbers[-1] == NONE:
-                return losses
-            # The mean of no losses is 0.
-            return losses.sum() / max(1, losses.numel()) if numbers[-1] == MEAN else losses.sum()
+            return reduce_or_zero(losses, numbers[-1])
 
         # Whose it is: registration names the op's public function by its module.
         reduced.__module__ = reference.__module__
@@ -117,11 +114,7 @@ class OverlapLoss(ReducedLoss):
         return tensors["sums"][..., 0, 0] if self.together else tensors["sums"][..., 0]
 
     def reduce_samples(self, losses: Tensor, reduction: int) -> Tensor:
-        dims = list(range(1, losses.dim()))
-        if reduction == NONE or not dims:
-            return losses
-        total = losses.sum(dims)
-        return total / max(1, losses[0].numel()) if reduction == MEAN else total
+        return reduce_samples_or_zero(losses, reduction)
 
     def leading_dimensions(self, sums: Any, reduction: int, **_: Any) -> list[dict[str, int | None]]:
         """A sum over shards is a partial sum; the mean never gets here sharded, see ``__call__``."""

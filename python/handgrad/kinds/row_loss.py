@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.arguments import INT64_MAX, check_int, check_range, check_tensor, is_sharded
+from handgrad._layout import empty_gradient
+from handgrad.arguments import INT64_MAX, check_int, check_range, check_tensor, computed_dtype, is_sharded
 from handgrad.derivatives import BATCHED, WHOLE
 from handgrad.kinds.reduced_loss import LossModule, ReducedLoss
 from handgrad.reductions import MEAN, NONE, SUM, reduction_code
@@ -44,7 +45,7 @@ class RowLoss(ReducedLoss):
             reference=self._named_after(reference),
             fake=self.fake_loss,
             roles={"inputs": BATCHED, "targets": BATCHED, "weight": WHOLE, "output": BATCHED},
-            gradient_like=_gradient_like,
+            gradient_like=empty_gradient,
             autocast=torch.float32,
             splits=self.every_dimension_but_the_classes,
         )
@@ -99,7 +100,7 @@ class RowLoss(ReducedLoss):
                 f"{self.title}: weight must not require grad, because there is no derivative with respect to it (as in "
                 "torch); got a tensor that does. Pass weight.detach()"
             )
-        weight = weight.to(_computed_in(inputs)) if weight.is_floating_point() else weight
+        weight = weight.to(computed_dtype(inputs)) if weight.is_floating_point() else weight
         if is_sharded(inputs) and not is_sharded(weight):
             from torch.distributed.tensor import DTensor, Replicate
 
@@ -111,7 +112,7 @@ class RowLoss(ReducedLoss):
         """How many rows there are, or the sum of the weights of their targets; rows that are ignored do not count."""
         if targets.is_floating_point():
             # A tensor, since of no rows the mean is NaN.
-            return torch.full((), inputs.numel() // inputs.shape[1], dtype=_computed_in(inputs), device=inputs.device)
+            return torch.full((), inputs.numel() // inputs.shape[1], dtype=computed_dtype(inputs), device=inputs.device)
         counted = targets != ignore_index
         if weight is None:
             return counted.sum()
@@ -130,7 +131,7 @@ class RowLoss(ReducedLoss):
     def losses(self, inputs: Tensor, targets: Tensor, weight: Tensor | None, *others: Any) -> Tensor:
         """Each row's loss in plain PyTorch: a sum over classes, written out."""
         *numbers, ignore_index, label_smoothing = others
-        classes, inputs = inputs.shape[1], inputs.to(_computed_in(inputs))
+        classes, inputs = inputs.shape[1], inputs.to(computed_dtype(inputs))
         ignored = torch.zeros_like(inputs[:, :1], dtype=torch.bool)
         if targets.is_floating_point():
             probabilities = targets.to(inputs.dtype)
@@ -167,7 +168,7 @@ class RowLoss(ReducedLoss):
             targets.device == inputs.device,
             lambda: f"{self.title}: targets must be on the device of inputs, {inputs.device}; got {targets.device}",
         )
-        return inputs.new_empty(rows if others[-1] == NONE else (), dtype=_computed_in(inputs))
+        return inputs.new_empty(rows if others[-1] == NONE else (), dtype=computed_dtype(inputs))
 
     def losses_like(self, tensors: Mapping[str, Any]) -> Tensor:
         return tensors["inputs"].select(2, 0)
@@ -228,14 +229,3 @@ class RowLossModule(LossModule):
 def check_row_numbers(op: str, ignore_index: int, label_smoothing: float) -> int:
     check_range(op, "label_smoothing", label_smoothing, 0, 1, "a number in [0, 1]")
     return check_int(op, "ignore_index", ignore_index, -INT64_MAX, expected="a whole number")
-
-
-def _computed_in(inputs: Tensor) -> torch.dtype:
-    return torch.float64 if inputs.dtype is torch.float64 else torch.float32
-
-
-def _gradient_like(tensor: Tensor) -> Tensor:
-    """Channels_last where the tensor is, contiguous everywhere else."""
-    if tensor.is_contiguous() or tensor.movedim(1, -1).is_contiguous():
-        return tensor.new_empty_strided(tensor.shape, tensor.stride())
-    return tensor.new_empty(tensor.shape)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.arguments import INT64_MAX, check_bool, check_choice, check_int, check_tensor
+from handgrad._layout import empty_gradient
+from handgrad.arguments import INT64_MAX, check_bool, check_choice, check_int, check_tensor, computed_dtype
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
 
@@ -108,7 +109,7 @@ def overlap_sums_reference(
     inputs: Tensor, targets: Tensor, activation: int, ignore_index: int | None, squared: bool
 ) -> Tensor:
     """Plain PyTorch. To be trusted because it is the definition: all predictions, all targets, three sums."""
-    dtype, channels = _computed_in(inputs), inputs.shape[1]
+    dtype, channels = computed_dtype(inputs), inputs.shape[1]
     p = inputs.to(dtype).unsqueeze(-1)
     p = {"none": lambda x: x, "sigmoid": torch.sigmoid, "softmax": lambda x: torch.softmax(x, 1)}[_NAMES[activation]](p)
     given = targets.unsqueeze(-1)
@@ -128,24 +129,12 @@ def overlap_sums_reference(
 _NAMES = {code: name for name, code in _ACTIVATIONS.items()}
 
 
-def _computed_in(inputs: Tensor) -> torch.dtype:
-    return torch.float64 if inputs.dtype is torch.float64 else torch.float32
-
-
 # ---- fake ------------------------------------------------------------------------------------------------------------
 
 
 def _fake(inputs: Tensor, targets: Tensor, activation: int, ignore_index: int | None, squared: bool) -> Tensor:
     _check_shapes(_OP, inputs, targets)
-    return inputs.new_empty((inputs.shape[0], inputs.shape[1], 3), dtype=_computed_in(inputs))
-
-
-def _gradient_like(tensor: Tensor) -> Tensor:
-    """Channels innermost where they are so in ``tensor``, otherwise contiguous: as csrc/common/abi/layout.h has it."""
-    last = tensor.movedim(1, -1)
-    if tensor.is_contiguous() or not last.is_contiguous():
-        return tensor.new_empty(tensor.shape)
-    return tensor.new_empty(last.shape).movedim(-1, 1)
+    return inputs.new_empty((inputs.shape[0], inputs.shape[1], 3), dtype=computed_dtype(inputs))
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
@@ -155,6 +144,6 @@ _sums = Derivatives(
     reference=overlap_sums_reference,
     fake=_fake,
     roles=BATCHED,
-    gradient_like=_gradient_like,
+    gradient_like=empty_gradient,
     autocast=torch.float32,
 )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handgrad._images import can_normalise
 from handgrad.transforms.kernels import interpolation_name, resized_size
 
 
@@ -224,13 +225,9 @@ def _normalize(t: Any, v2: bool) -> Step:
         [float(x) for x in (values.flatten().tolist() if isinstance(values, Tensor) else values)]
         for values in (t.mean, t.std)
     )
-    if not all(map(_is_finite, (*mean, *std))) or min(std, default=0) < 1e-37:
+    if not can_normalise(mean, std):
         raise UnfusableError("its deviations must be greater than 0, and all of its numbers finite")
     return Normalize(t, v2, mean=mean, std=std)
-
-
-def _is_finite(value: float) -> bool:
-    return abs(value) < 1e38
 
 
 _READERS: dict[str, Callable[[Any, bool], Step]] = {

@@ -14,8 +14,7 @@ from handgrad.transforms import _pillow, _steps
 from handgrad.transforms._recipes import Kind, Recipe, recipe
 from handgrad.transforms._steps import Plan, Step, UnfusableError
 from handgrad.transforms._torchvision import HINT
-
-_DTYPES = (torch.uint8, torch.float32, torch.float64)
+from handgrad.transforms.kernels import DTYPES
 
 
 def fuse(pipeline: Any, explain: bool = True, exact: bool = True) -> Fused:
@@ -248,7 +247,7 @@ def kind_of(image: Any) -> Kind:
         if image.mode not in _pillow.CHANNELS:
             raise UnfusableError(f"an image of Pillow's mode {image.mode}, whose pixels are not levels side by side")
         return Kind("picture", torch.uint8, _pillow.CHANNELS[image.mode], "cpu")
-    if image.dtype not in _DTYPES or image.dim() not in (3, 4) or image.layout is not torch.strided:
+    if image.dtype not in DTYPES or image.dim() not in (3, 4) or image.layout is not torch.strided:
         raise UnfusableError(f"a tensor of {image.dim()} dimensions of {image.dtype}")
     if torch.compiler.is_compiling():
         raise UnfusableError("torch.compile fuses by itself")

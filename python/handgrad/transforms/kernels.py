@@ -3,17 +3,18 @@ does, and hands the others to the kernel that it replaces."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from handgrad._images import can_normalise
 from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-_DTYPES = (torch.uint8, torch.float32, torch.float64)
+#: What the kernel computes as torchvision does.
+DTYPES = (torch.uint8, torch.float32, torch.float64)
 _Kernel = Callable[..., Any]
 
 
@@ -91,7 +92,7 @@ def normalize(theirs: _Kernel, inpt: Any, mean: Sequence[float], std: Sequence[f
         channels, height, width = inpt.shape[-3:]
         means, stds = [float(x) for x in mean], [float(x) for x in std]
         fits = all(len(numbers) in (1, channels) for numbers in (means, stds))
-        if fits and all(map(math.isfinite, (*means, *stds))) and min(stds) > 1e-37:
+        if fits and can_normalise(means, stds):
             return _by_kernel(inpt, 0, 0, height, width, (height, width), "nearest", mean=means, std=stds)
     return theirs(inpt, mean=mean, std=std, inplace=inplace)
 
@@ -104,7 +105,7 @@ def _is_picture(inpt: Any) -> bool:
     """Whether the kernel takes it: an image or a video of a type that it computes as torchvision does."""
     from torchvision.tv_tensors import Image, Video
 
-    return type(inpt) in (Tensor, Image, Video) and inpt.dtype in _DTYPES and inpt.dim() >= 3 and inpt.numel() > 0
+    return type(inpt) in (Tensor, Image, Video) and inpt.dtype in DTYPES and inpt.dim() >= 3 and inpt.numel() > 0
 
 
 def _by_kernel(inpt: Tensor, *numbers: Any, **others: Any) -> Tensor:
