@@ -8,23 +8,29 @@
 
 namespace handgrad {
 
-// How it lies in memory, if the positions of a channel are a fixed stride apart: what NCHW, channels_last, slices of
-// them and expanded scalars all are.
-inline std::optional<std::array<int64_t, 3>> strides_of_channels(const Tensor& tensor) {
+// The stride of positions, the dimensions from `first` on, if it is a fixed one; 0 for a single position.
+inline std::optional<int64_t> stride_of_positions(const Tensor& tensor, size_t first) {
   const Sizes sizes = tensor.sizes(), strides = tensor.strides();
-  int64_t position_stride = 0, next = 0;
-  bool first = true;
-  for (size_t d = sizes.size(); d-- > 2;) {
+  std::optional<int64_t> stride;
+  int64_t next = 0;
+  for (size_t d = sizes.size(); d-- > first;) {
     if (sizes[d] == 1) continue;
-    if (first) {
-      position_stride = strides[d];
-      first = false;
+    if (!stride) {
+      stride = strides[d];
     } else if (strides[d] != next) {
       return std::nullopt;
     }
     next = strides[d] * sizes[d];
   }
-  return std::array<int64_t, 3>{strides[0], strides[1], position_stride};
+  return stride.value_or(0);
+}
+
+// How it lies in memory, if the positions of a channel are a fixed stride apart: what NCHW, channels_last, slices of
+// them and expanded scalars all are.
+inline std::optional<std::array<int64_t, 3>> strides_of_channels(const Tensor& tensor) {
+  const std::optional<int64_t> stride = stride_of_positions(tensor, 2);
+  if (!stride) return std::nullopt;
+  return std::array<int64_t, 3>{tensor.strides()[0], tensor.strides()[1], *stride};
 }
 
 // Such a tensor; one whose positions lie otherwise is copied.

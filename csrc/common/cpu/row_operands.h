@@ -16,29 +16,8 @@ struct RowTensor {
   std::array<int64_t, 2> strides{};
 
   explicit RowTensor(const Tensor& any) : tensor(any) {
-    if (!find_strides()) {
-      tensor = torch::stable::contiguous(any);
-      find_strides();
-    }
-  }
-
- private:
-  bool find_strides() {
-    const Sizes sizes = tensor.sizes(), all = tensor.strides();
-    int64_t stride = 0, next = 0;
-    bool first = true;
-    for (size_t d = sizes.size(); d-- > 1;) {
-      if (sizes[d] == 1) continue;
-      if (first) {
-        stride = all[d];
-        first = false;
-      } else if (all[d] != next) {
-        return false;
-      }
-      next = all[d] * sizes[d];
-    }
-    strides = {all[0], stride};
-    return true;
+    if (!stride_of_positions(tensor, 1)) tensor = torch::stable::contiguous(any);
+    strides = {tensor.strides()[0], *stride_of_positions(tensor, 1)};
   }
 };
 

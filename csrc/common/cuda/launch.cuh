@@ -89,6 +89,8 @@ inline Blocks blocks_for(int64_t count, int threads_per_block) {
   return {(count + threads_per_block - 1) / threads_per_block, dim3(static_cast<unsigned>(threads_per_block), 1, 1), 0};
 }
 
+// Where shared memory is too small: so many blocks have scratch in global memory, each taking piece after piece.
+inline constexpr int64_t kGlobalScratchBlocks = 512;
 // What a block gets without asking.
 inline constexpr int64_t kSharedWithoutAsking = 48 * 1024;
 

@@ -19,8 +19,6 @@
 namespace handgrad {
 
 inline constexpr int kSlabThreads = 256;
-// So many blocks share scratch in global memory, each taking slab after slab.
-inline constexpr int64_t kGlobalScratchBlocks = 512;
 // More channels than a slab can hold with 32-bit indices.
 inline constexpr int64_t kMostSlabChannels = int64_t{1} << 28;
 

@@ -10,8 +10,6 @@ using namespace overlap_sums;
 
 // Tiles in a chunk: partial sums are then a hundredth of the bytes that are summed.
 constexpr int64_t kTilesPerChunk = 4;
-// So many blocks share scratch in global memory, each taking chunk after chunk.
-constexpr int64_t kGlobalScratchBlocks = 512;
 constexpr int64_t kWidest = 256, kNarrowest = 8;
 
 // The launch of one kernel: its geometry, its blocks, and its scratch if that is in global memory.
