@@ -41,7 +41,7 @@ build: .venv/.built  ## the virtual environment .venv with handgrad in it, edita
 	@touch $@
 
 .venv/.built: .venv/.torch $(SOURCES)
-	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS=-DHANDGRAD_EMULATED=ON \
+	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS="-DHANDGRAD_EMULATED=ON -DHANDGRAD_NO_SPILLS=ON" \
 	  $(BIN)/pip install $(PIP_FLAGS) --no-build-isolation -e ".[dev]"
 	@touch $@
 

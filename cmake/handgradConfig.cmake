@@ -29,6 +29,7 @@ endif()
 set(HANDGRAD_CUDA_ARCHS "${architectures}" CACHE STRING
     "CUDA architectures to build, for example 80;90; of several, PTX for all from 80 on too; none: no CUDA library")
 option(HANDGRAD_EMULATED "Build the CUDA kernels for the emulator" OFF)
+option(HANDGRAD_NO_SPILLS "Refuse CUDA kernels whose registers spill into memory" OFF)
 set(HANDGRAD_SANITIZER "" CACHE STRING "address: all libraries under AddressSanitizer and UBSan; checked: the emulator's own checks")
 
 # The headers lie beside this file in the installed package, and in csrc/ in handgrad's own source tree.
@@ -162,6 +163,9 @@ function(handgrad_add_library name)
       set(compress --compress-mode=size)
     endif()
     target_compile_options(${name}_cuda PRIVATE -O3 --expt-relaxed-constexpr ${compress} -Xcompiler=-fopenmp-simd)
+    if(HANDGRAD_NO_SPILLS)
+      target_compile_options(${name}_cuda PRIVATE -Xptxas=-warn-spills,-Werror)
+    endif()
     target_link_libraries(${name}_cuda PRIVATE "${HANDGRAD_TORCH_CUDA}")
   endif()
 

@@ -4,15 +4,17 @@ python tests/cuda_report.py                     every kernel, for the architectu
 python tests/cuda_report.py --archs 75,120      for others
 python tests/cuda_report.py norm                only sources with this in their names
 
-The machine code is what nvcc and nvdisasm say: registers, bytes that registers spill, static shared memory, the widths
+The machine code is read by cuobjdump and nvdisasm: registers, the stack of local arrays, static shared memory, the widths
 of loads and stores of global memory in bytes, and the share of its threads that a multiprocessor can run at once
-(dynamic shared memory, which a launch chooses, left aside). The bytes are counted by the emulator, on the large sample
+(dynamic shared memory, which a launch chooses, left aside). It is the library's own where that has been built for the
+architecture; for others the sources are compiled now, and as in the build a register that spills is an error. The bytes are counted by the emulator, on the large sample
 of each op's spec in float32, beside the fewest that could do.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -28,13 +30,13 @@ from typing import Any
 
 import torch
 
-from handgrad.sdk.loading import LOADED
+from handgrad.sdk.loading import LOADED, folder_of
 from handgrad.testing import OpSpec, Sample
 from ops_table import specs
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(path for path in ROOT.glob("csrc/*/*/*_cuda.cu"))
-#: Architectures whose machine code must not spill.
+#: Those that are looked at unless others are named.
 ARCHITECTURES = (80, 90, 100)
 
 
@@ -76,7 +78,7 @@ class Kernel:
     architecture: int
     threads: int
     registers: int
-    spills: int
+    stack: int  #: bytes of local memory for arrays; registers never spill into it
     shared: int
     loads: tuple[int, ...]
     stores: tuple[int, ...]
@@ -90,68 +92,78 @@ def nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def nvdisasm() -> str | None:
-    """From the package nvidia-cuda-nvdisasm, or wherever it is found."""
+def _tool(name: str) -> str | None:
+    """Of the package nvidia-cuda-<name>, or wherever it is found."""
     nvidia = importlib.util.find_spec("nvidia")
-    packaged = [
-        path
-        for folder in (nvidia.submodule_search_locations if nvidia else ())
-        for path in Path(folder).glob("*/bin/nvdisasm")
-    ]
-    return str(packaged[0]) if packaged else shutil.which("nvdisasm")
+    folders = nvidia.submodule_search_locations if nvidia else ()
+    packaged = [path for folder in folders for path in Path(folder).glob(f"*/bin/{name}")]
+    return str(packaged[0]) if packaged else shutil.which(name)
 
 
-def compiled(source: Path, architecture: int) -> list[Kernel]:
-    """Every kernel of `source`, compiled with the flags of CMakeLists.txt."""
+def tools() -> bool:
+    """Whether what reads machine code is there."""
+    return bool(_tool("cuobjdump") and _tool("nvdisasm"))
+
+
+def _said(*command: str | Path, **kwargs: Any) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, **kwargs).stdout
+
+
+def kernels(source: Path, architecture: int) -> list[Kernel]:
+    """Every kernel of `source`: as the library in use has it, or compiled now where that is for other architectures."""
+    cubin = _built(architecture).get(source.stem)
+    return _read(cubin, architecture) if cubin else _compiled(source, architecture)
+
+
+@functools.cache
+def _built(architecture: int) -> dict[str, bytes]:
+    """The machine code in handgrad's library, by the name of the source: one piece each."""
+    library = next(iter(folder_of("handgrad").glob("libhandgrad_cuda.*")), None)
+    pieces = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if library:
+            _said(_tool("cuobjdump"), "-xelf", f"sm_{architecture}", library, cwd=folder)
+        for path in Path(folder).iterdir():
+            code = path.read_bytes()
+            # nvcc names each file's anonymous namespace after the file and the number of its letters.
+            pieces[re.search(rb"_\d+_(\w+_cuda)_cu", code)[1].decode()] = code
+    return pieces
+
+
+def _compiled(source: Path, architecture: int) -> list[Kernel]:
+    """With the flags of CMakeLists.txt."""
     include = Path(torch.__file__).parent / "include"
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
         command = [nvcc(), "-std=c++20", "-O3", "-DNDEBUG", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
         command += ["--expt-relaxed-constexpr", f"-I{ROOT / 'csrc/common'}", "-isystem", include]
-        command += [
-            f"-arch=sm_{architecture}",
-            "-cubin",
-            "--keep",
-            f"--keep-dir={folder}",
-            "-Xptxas=-v",
-            source,
-            "-o",
-            cubin,
-        ]
+        command += [f"-arch=sm_{architecture}", "-cubin", "-Xptxas=-warn-spills,-Werror", source, "-o", cubin]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"nvcc cannot compile {source.name} for sm_{architecture}:\n{done.stderr}")
-        (ptx,) = Path(folder).glob("*.ptx")
-        threads = dict(re.findall(r"\.entry (\w+)\(.*?\.maxntid (\d+)", ptx.read_text(), re.S))
-        code = subprocess.run([nvdisasm(), cubin], capture_output=True, text=True, check=True).stdout
+        return _read(cubin.read_bytes(), architecture)
+
+
+def _read(code: bytes, architecture: int) -> list[Kernel]:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernels.cubin"
+        cubin.write_bytes(code)
+        used = _said(_tool("cuobjdump"), "-res-usage", cubin)
+        notes = _said(_tool("cuobjdump"), "-elf", cubin)
+        instructions = _said(_tool("nvdisasm"), cubin)
+    threads = dict(re.findall(r"^\.nv\.info\.(\w+)\n(?:(?!\n\.).)*?MAX_THREADS.*?Value:\s+(0x\w+)", notes, re.M | re.S))
     accesses = {}
-    for section in re.split(r"^\s*\.section\s+\.text\.", code, flags=re.M)[1:]:
+    for section in re.split(r"^\s*\.section\s+\.text\.", instructions, flags=re.M)[1:]:
         accesses[re.match(r"\w+", section)[0]] = (
             _widths("LDG?", section),
             # An atomic addition writes too.
             _widths("(?:STG?|REDG?|ATOMG?)", section),
         )
-    kernels = []
-    for text in done.stderr.split("Compiling entry function '")[1:]:
-        mangled = re.match(r"\w+", text)[0]
-        shared = re.search(r"(\d+) bytes smem", text)
-        kernels.append(
-            Kernel(
-                name=mangled,
-                architecture=architecture,
-                threads=int(threads[mangled]),
-                registers=int(re.search(r"Used (\d+) registers", text)[1]),
-                spills=sum(map(int, re.findall(r"(\d+) bytes spill", text))),
-                shared=int(shared[1]) if shared else 0,
-                loads=accesses[mangled][0],
-                stores=accesses[mangled][1],
-            )
-        )
-    names = subprocess.run(
-        ["c++filt"], input="\n".join(k.name for k in kernels), capture_output=True, text=True, check=True
-    )
+    found = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", used)
+    names = _said("c++filt", input="\n".join(name for name, *_ in found)).splitlines()
     return [
-        Kernel(**{**vars(k), "name": _short(name)}) for k, name in zip(kernels, names.stdout.splitlines(), strict=True)
+        Kernel(_short(name), architecture, int(threads[mangled], 16), *map(int, resources), *accesses[mangled])
+        for name, (mangled, *resources) in zip(names, found, strict=True)
     ]
 
 
@@ -262,27 +274,30 @@ def main() -> None:
     if arguments.count is not None:
         print(json.dumps([vars(row) for row in _count(arguments.count)]))
         return
-    if not nvcc() or not nvdisasm():
-        sys.exit("cuda-report needs nvcc, from a CUDA toolkit, and nvdisasm (pip install nvidia-cuda-nvdisasm).")
+    if not (nvcc() and tools()):
+        sys.exit(
+            "cuda-report needs nvcc, from a CUDA toolkit, and cuobjdump and nvdisasm "
+            "(pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)."
+        )
     rows = []
     for source in SOURCES:
         if arguments.sources and not any(part in source.name for part in arguments.sources):
             continue
         for architecture in map(int, re.findall(r"\d+", arguments.archs)):
-            for kernel in sorted(compiled(source, architecture), key=lambda kernel: kernel.name):
+            for kernel in sorted(kernels(source, architecture), key=lambda kernel: kernel.name):
                 widths = ["/".join(map(str, widths)) or "none" for widths in (kernel.loads, kernel.stores)]
                 rows.append(
                     [
                         f"sm_{architecture}",
                         kernel.name,
                         kernel.registers,
-                        kernel.spills,
+                        kernel.stack,
                         kernel.shared,
                         f"{kernel.occupancy:.0%}",
                         *widths,
                     ]
                 )
-    print(tabulate(rows, ["", "kernel", "registers", "spilled", "shared", "occupancy", "loads", "stores"]))
+    print(tabulate(rows, ["", "kernel", "registers", "stack", "shared", "occupancy", "loads", "stores"]))
     print()
     rows = [
         [row.op, row.pass_name, row.counted, row.floor, f"{row.factor:.2f}", f"{row.allowed:.2f}"]

@@ -8,15 +8,12 @@ from handgrad.sdk.loading import folder_of
 ARCHITECTURE = 90
 
 
-@pytest.mark.skipif(not (cuda_report.nvcc() and cuda_report.nvdisasm()), reason="no nvcc or no nvdisasm")
+@pytest.mark.skipif(not (cuda_report.nvcc() and cuda_report.tools()), reason="no nvcc, no cuobjdump or no nvdisasm")
 @pytest.mark.parametrize("source", cuda_report.SOURCES, ids=lambda path: path.stem)
 def test_machine_code(source):
-    kernels = cuda_report.compiled(source, ARCHITECTURE)
+    # That no register spills is the build's to say: HANDGRAD_NO_SPILLS in cmake/handgradConfig.cmake.
+    kernels = cuda_report.kernels(source, ARCHITECTURE)
     assert kernels
-    spilling = {kernel.name: kernel.spills for kernel in kernels if kernel.spills}
-    assert not spilling, (
-        f"bytes spilled on sm_{ARCHITECTURE}; does __launch_bounds__ name the blocks that must fit? {spilling}"
-    )
     for kernel in kernels:
         assert kernel.occupancy > 0, f"{kernel.name} does not fit a multiprocessor"
         assert kernel.stores, f"{kernel.name} writes nothing"
