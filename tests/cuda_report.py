@@ -1,14 +1,14 @@
 """What nvcc makes of the CUDA kernels, and the bytes they move, without a device: `make cuda-report`.
 
-python tests/cuda_report.py                     every kernel, for the architectures that must be free of spills
+python tests/cuda_report.py                     every kernel, for sm_80, sm_90 and sm_100
 python tests/cuda_report.py --archs 75,120      for others
 python tests/cuda_report.py norm                only sources with this in their names
 
-The machine code is read by cuobjdump and nvdisasm: registers, the stack of local arrays, static shared memory, the widths
-of loads and stores of global memory in bytes, and the share of its threads that a multiprocessor can run at once
+The machine code is read by cuobjdump and nvdisasm: registers, the stack of local arrays, static shared memory, the
+widths of loads and stores of global memory in bytes, and the share of its threads that a multiprocessor can run at once
 (dynamic shared memory, which a launch chooses, left aside). It is the library's own where that has been built for the
-architecture; for others the sources are compiled now, and as in the build a register that spills is an error. The bytes are counted by the emulator, on the large sample
-of each op's spec in float32, beside the fewest that could do.
+architecture; for others the sources are compiled now, and as in the build a register that spills is an error. The bytes
+are counted by the emulator, on the large sample of each op's spec in float32, beside the fewest that could do.
 """
 
 from __future__ import annotations

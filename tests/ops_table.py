@@ -10,6 +10,7 @@ benchmarks/results says how fast it is, and its SPEC which promises it keeps.
 import argparse
 import functools
 import importlib.util
+import itertools
 import json
 import re
 from pathlib import Path
@@ -48,12 +49,11 @@ NOT_MEASURED = "not measured"
 def table() -> str:
     """What README shows: each op, what it stands in place of, what is new in it, and how fast it is."""
     runs = [json.loads(path.read_text()) for path in RESULTS]
-    lines = ["| op | in place of | new | faster than the best peer |", "|---|---|---|---|"]
-    for name in specs():
-        family, op = name.split(".")
-        page = f"docs/{family}/{op}.md"
-        replaced, new = front(ROOT / page)
-        lines.append(f"| [`{op}`]({page}) | {replaced} | {new} | {speed_of_runs(runs, op)} |")
+    lines = []
+    for family, names in itertools.groupby(specs(), lambda name: name.split(".")[0]):
+        lines += [f"### {family.capitalize()}", ""]
+        lines += ["| op | in place of | new | faster than the best peer |", "|---|---|---|---|"]
+        lines += [row(runs, *name.split(".")) for name in names] + [""]
     note = (
         "Faster: the least and the most over all cases of the op's benchmark, each against the fastest of its peers, "
         "compiled ones included, and the peer that comes closest; forward+backward where there is a backward, on "
@@ -62,7 +62,13 @@ def table() -> str:
     for mark, run, path in zip(MARKS, runs[1:], RESULTS[1:], strict=False):
         folder = path.parent.relative_to(ROOT)
         note += f" {mark} on {machine(run)}: [{folder}]({folder}/results.md)."
-    return "\n".join([*lines, "", note])
+    return "\n".join([*lines, note])
+
+
+def row(runs: list[dict], family: str, op: str) -> str:
+    page = f"docs/{family}/{op}.md"
+    replaced, new = front(ROOT / page)
+    return f"| [`{op}`]({page}) | {replaced} | {new} | {speed_of_runs(runs, op)} |"
 
 
 def machine(run: dict) -> str:
