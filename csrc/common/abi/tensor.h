@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "abi/huge_pages.h"
 #include "abi/torch_version.h"
 
 #if defined(HANDGRAD_EMULATED)
@@ -33,15 +34,18 @@ inline Tensor empty_strided(Sizes sizes, Sizes strides, int32_t dtype, const Ten
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
                                                          strides.data(), dtype, device_type, device_index, &handle));
-#if defined(HANDGRAD_EMULATED)
-  // NaN everywhere: what no kernel writes, a test sees.
+  Tensor tensor(handle);
+  if (device_type != aoti_torch_device_type_cpu()) return tensor;
   void* memory = nullptr;
   int64_t bytes = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(handle, &memory));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(handle, &bytes));
+  prefer_huge_pages(memory, bytes);
+#if defined(HANDGRAD_EMULATED)
+  // NaN everywhere: what no kernel writes, a test sees.
   emulator::poison(memory, static_cast<size_t>(bytes));
 #endif
-  return Tensor(handle);
+  return tensor;
 }
 
 inline Tensor empty_strided(Sizes sizes, Sizes strides, const Tensor& like) {
