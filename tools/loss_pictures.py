@@ -6,19 +6,14 @@ python -m tools.loss_pictures   # writes docs/losses/*.png
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import matplotlib
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
-matplotlib.use("Agg")  # figures go to files; a display may not be there
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-
 from handgrad import losses
+from tools.pictures import DOCS, plt, save
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs/losses"
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 CLASSIFICATION: dict[str, Loss] = {
@@ -88,7 +83,7 @@ def draw_classification() -> None:
             curves(ax, logits, values, f"{what}, target {target:g}", "logit" if part else "")
         column[0].set_ylim(-0.1, 4)
     axes[0, 0].legend(fontsize=8)
-    save(figure, "classification.png")
+    save(figure, DOCS / "losses/classification.png")
 
 
 def draw_boxes() -> None:
@@ -109,7 +104,7 @@ def draw_boxes() -> None:
         ax.set(title=name, xlabel="centre x", aspect="equal")
     axes[0].set_ylabel("centre y")
     figure.colorbar(image, ax=axes, label="loss")
-    save(figure, "boxes.png")
+    save(figure, DOCS / "losses/boxes.png")
 
 
 def draw_overlap() -> None:
@@ -132,7 +127,7 @@ def draw_overlap() -> None:
         curves(ax, x_axis, {name: loss(predicted, truth) for name, loss in OVERLAP.items()}, "loss", label)
     axes[0].set_ylim(-0.03, 1.3)
     axes[1].legend(fontsize=8)
-    save(figure, "overlap.png")
+    save(figure, DOCS / "losses/overlap.png")
 
 
 def draw_landmarks() -> None:
@@ -152,13 +147,7 @@ def draw_landmarks() -> None:
             values = {name: with_gradient(loss, x_axis, targets)[part] for name, loss in of.items()}
             curves(ax, x_axis, values, what, label if part else "")
         column[0].legend(fontsize=8)
-    save(figure, "landmarks.png")
-
-
-def save(figure: plt.Figure, name: str) -> None:
-    figure.savefig(FOLDER / name, dpi=90)
-    plt.close(figure)
-    print(FOLDER / name)
+    save(figure, DOCS / "losses/landmarks.png")
 
 
 def main() -> None:
