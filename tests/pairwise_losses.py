@@ -85,3 +85,25 @@ def bad_calls(function: Callable[..., Tensor], names: tuple[str, str], tensors: 
             f"{names[1]} must have the dtype of {names[0]}, float32; got float16",
         ),
     ]
+
+
+def bad_calls_of_one(function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> list[Bad]:
+    """What losses of one set of embeddings refuse."""
+    rows, *others = tensors
+    return [
+        Bad("normalize", lambda: function(*tensors, normalize=1), TypeError, "normalize must be True or False; got 1"),
+        Bad("reduction", lambda: function(*tensors, reduction="avg"), ValueError, "reduction must be .* got 'avg'"),
+        Bad("group", lambda: function(*tensors, group="world"), TypeError, "group must be .* got str"),
+        Bad(
+            "no_features",
+            lambda: function(rows[..., :0], *others),
+            RuntimeError,
+            "embeddings must have shape .* with a feature at least; got",
+        ),
+        Bad(
+            "one_row_alone",
+            lambda: function(rows[0, 0], *others),
+            RuntimeError,
+            r"embeddings must have shape \(rows, features\), .*; got \(",
+        ),
+    ]
