@@ -74,7 +74,7 @@ SPEC = OpSpec(
     widens=True,
     channels_last=False,
     # Rows divided by their lengths, of small samples.
-    saves=2048,
+    saves=8192,
     # Rows of the matrix, and sums of each.
     device_scratch=2**20,
     bad=[

@@ -1,10 +1,11 @@
 """Losses of all pairs of queries and keys, whose matrix is never stored: all but the rule of which pairs count.
 
-The op's schema is ``foo(Tensor queries, Tensor keys, Tensor scale, int offset, int reduction) -> Tensor``, where labels
-decide ``foo(Tensor queries, Tensor keys, Tensor labels, Tensor key_labels, Tensor scale, ...)``, and with a bias
-``foo(Tensor queries, Tensor keys, Tensor scale, Tensor bias, ...)``; queries are (batch, N, features), keys (batch, M,
-features), scale and bias (batch,). Its private ops' schemas are as :mod:`handgrad.derivatives` has them; the C++ half
-is ``csrc/common/kinds/pairwise_loss.h``. The ops know the reductions none and sum: a mean is divided here.
+The op's schema is ``foo(Tensor queries, Tensor? keys, Tensor scale, int offset, int reduction) -> Tensor``, where
+labels decide ``foo(Tensor queries, Tensor? keys, Tensor labels, Tensor? key_labels, Tensor scale, ...)``, and with a
+bias ``foo(Tensor queries, Tensor? keys, Tensor scale, Tensor bias, ...)``; queries are (batch, N, features), keys
+(batch, M, features), scale and bias (batch,). Keys that are None are the queries: their gradient is then the sum of
+both sides', rounded once. Its private ops' schemas are as :mod:`handgrad.derivatives` has them; the C++ half is
+``csrc/common/kinds/pairwise_loss.h``. The ops know the reductions none and sum: a mean is divided here.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class PairwiseLoss(ReducedLoss):
         # (A tensor, since of no rows the mean is NaN, as torch's is.)
         return loss / (args[0].shape[0] * args[0].shape[1]) if code == MEAN else loss
 
-    def fake_loss(self, queries: Tensor, keys: Tensor, *others: Any) -> Tensor:
+    def fake_loss(self, queries: Tensor, keys: Tensor | None, *others: Any) -> Tensor:
+        keys = queries if keys is None else keys
         torch._check(
             queries.dim() == keys.dim() == 3,
             lambda: (
@@ -235,9 +237,9 @@ def row_numbers(queries: Tensor, keys: Tensor, offset: int) -> tuple[Tensor, Ten
 
 
 def _reduced(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def with_reduction(queries: Tensor, keys: Tensor, *others: Any) -> Tensor:
-        dtype = computed_dtype(queries)
-        losses = reference(queries.to(dtype), keys.to(dtype), *others[:-1])
+    def with_reduction(queries: Tensor, keys: Tensor | None, *others: Any) -> Tensor:
+        queries = queries.to(computed_dtype(queries))
+        losses = reference(queries, queries if keys is None else keys.to(queries.dtype), *others[:-1])
         return losses if others[-1] == NONE else losses.sum()
 
     # Whose it is: registration names the op's public function by its module.
