@@ -28,7 +28,7 @@ import torch
 from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import local_response_norm, multi_scale_deformable_attention, roi_align
-from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss
+from handgrad.losses import margin_softmax_loss, overlap_sums, sigmoid_focal_loss, softmax_focal_loss
 from handgrad.transforms import resized_crop
 
 def imported(path):
@@ -111,8 +111,14 @@ def of_overlaps():
     first = torch.autograd.grad(y.square().sum(), (masks, soft), create_graph=True)
     return y, *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (masks, soft))
 
+# More classes than a warp has lanes.
+faces = torch.randn(2, 3, dtype=torch.float64, generator=generator)
+centres = torch.randn(300, 3, dtype=torch.float64, generator=generator)
+def of_margins():
+    return (margin_softmax_loss(faces, centres, torch.tensor([0, 299]), 4.0),)
+
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
-calls += [of_attention, of_rows, of_overlaps]
+calls += [of_attention, of_rows, of_overlaps, of_margins]
 expected = [call() for call in calls]
 
 def noticed():

@@ -19,6 +19,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.info_nce_loss import InfoNCELoss, info_nce_loss
     from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
     from handgrad.losses.nt_xent_loss import NTXentLoss, nt_xent_loss
+    from handgrad.losses.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
@@ -45,6 +46,7 @@ __all__ = [
     "InfoNCELoss",
     "JaccardLoss",
     "NTXentLoss",
+    "MarginSoftmaxLoss",
     "QualityFocalLoss",
     "ScyllaBoxIoULoss",
     "SigLipLoss",
@@ -68,6 +70,7 @@ __all__ = [
     "info_nce_loss",
     "jaccard_loss",
     "nt_xent_loss",
+    "margin_softmax_loss",
     "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",
