@@ -42,7 +42,8 @@ Item* sort_by_key(Item* items, Item* moved, size_t count) {
     return items;
   }
   using Key = decltype(key_of(*items));
-  constexpr int kBits = 11, kDigits = (8 * sizeof(Key) + kBits - 1) / kBits;
+  // Buckets that a first-level cache holds a line of: ten bits are faster than eleven, though they may be a pass more.
+  constexpr int kBits = 10, kDigits = (8 * sizeof(Key) + kBits - 1) / kBits;
   constexpr size_t kBuckets = size_t{1} << kBits;
   std::vector<std::array<size_t, kBuckets>> counts(kDigits);
   for (auto& of_digit : counts) of_digit.fill(0);

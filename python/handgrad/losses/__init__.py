@@ -16,6 +16,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.generalized_box_iou_loss import GeneralizedBoxIoULoss, generalized_box_iou_loss
     from handgrad.losses.generalized_dice_loss import GeneralizedDiceLoss, generalized_dice_loss
     from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
+    from handgrad.losses.lovasz_hinge_loss import LovaszHingeLoss, lovasz_hinge_loss
     from handgrad.losses.lovasz_softmax_loss import LovaszSoftmaxLoss, lovasz_softmax_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
@@ -38,6 +39,7 @@ __all__ = [
     "GeneralizedBoxIoULoss",
     "GeneralizedDiceLoss",
     "JaccardLoss",
+    "LovaszHingeLoss",
     "LovaszSoftmaxLoss",
     "QualityFocalLoss",
     "ScyllaBoxIoULoss",
@@ -57,6 +59,7 @@ __all__ = [
     "generalized_box_iou_loss",
     "generalized_dice_loss",
     "jaccard_loss",
+    "lovasz_hinge_loss",
     "lovasz_softmax_loss",
     "overlap_sums",
     "quality_focal_loss",
