@@ -79,11 +79,20 @@ def it_is_the_largest_of_all_orders():
 
 
 def numel_beyond_int32():
-    """Samples share memory; each is sorted by itself."""
-    inputs, targets = numbered(1, 2, 3, dtype=torch.float32)
-    samples = 2**12
-    many = lovasz_softmax_loss(inputs.expand(samples, 2, 3), targets.expand(samples, 3), per_image=True)
-    torch.testing.assert_close(many, lovasz_softmax_loss(inputs, targets))
+    """Many classes, of which two are there."""
+    classes, positions = 2**17 + 8, 2**14
+    inputs, targets = torch.full((1, 1, 1), 0.25), torch.arange(positions)[None] % 2
+    expected = lovasz_softmax_loss(inputs.expand(1, 2, positions), targets, from_logits=False)
+    many = inputs.expand(1, classes, positions)
+    torch.testing.assert_close(lovasz_softmax_loss(many, targets * (classes - 1), from_logits=False), expected)
+
+
+def sums_of_many():
+    """Where all is wrong by a quarter, the weights add up to 1."""
+    targets = torch.arange(50_000)[None] % 2
+    inputs = torch.where(torch.arange(2)[:, None] == targets, 0.75, 0.25)[None]
+    loss = lovasz_softmax_loss(inputs, targets, from_logits=False)
+    torch.testing.assert_close(loss, torch.tensor(0.25), rtol=1.3e-7, atol=0)
 
 
 INPUTS, TARGETS = numbered(4, 3, 5)
@@ -125,7 +134,7 @@ SPEC = OpSpec(
             "shapes",
             lambda: lovasz_softmax_loss(INPUTS, TARGETS[:, :2]),
             RuntimeError,
-            r"targets must be the class at each position, of shape \(4, 5\) for inputs of \(4, 3, 5\); got \(4, 2\)",
+            r"targets must be .* integers of shape \(4, 5\) for inputs of \(4, 3, 5\); got \(4, 2\) of torch.int64",
         ),
         Bad(
             "one_class",
@@ -147,6 +156,9 @@ SPEC = OpSpec(
         "largest": it_is_the_largest_of_all_orders,
     },
     numel_beyond_int32=numel_beyond_int32,
+    sums_of_many=sums_of_many,
+    # Of a list of classes, which of them are in it.
+    saves=64,
 )
 
 test_matrix = matrix(SPEC)

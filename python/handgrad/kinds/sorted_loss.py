@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.arguments import INT64_MAX, check_bool, check_int, check_tensor, computed_dtype, is_sharded
+from handgrad.arguments import INT64_MAX, check_bool, check_int, computed_dtype
 from handgrad.derivatives import BATCHED, WHOLE, Derivatives
 from handgrad.kinds.reduced_loss import LossModule
 from handgrad.reductions import NONE, reduce_or_zero, reduction_code
@@ -145,6 +145,9 @@ class SortedLossModule(LossModule):
         self, function: Callable[..., Tensor], check_numbers: Callable[..., Any], reduction: str, **settings: Any
     ) -> None:
         super().__init__(function, lambda *_: check_numbers(**settings), reduction, **settings)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in (*self._numbers, "reduction"))
 
 
 def check_sorted_numbers(op: str, per_image: bool, ignore_index: int | None) -> int | None:

@@ -62,7 +62,7 @@ def lovasz_softmax_loss(
     Example:
         >>> logits = torch.tensor([[[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]]])
         >>> lovasz_softmax_loss(logits, torch.tensor([[0, 1, 1]]))
-        tensor(0.2065)
+        tensor(0.1772)
     """
     _check_numbers(classes, per_image, ignore_index, from_logits)
     check_tensor(_OP, "inputs", inputs)
@@ -99,18 +99,16 @@ def _check_shapes(inputs: Tensor, targets: Tensor, from_logits: bool) -> None:
     wanted, given = tuple(inputs.shape), tuple(targets.shape)
     if len(wanted) < 2 or wanted[1] == 0:
         raise RuntimeError(f"{_OP}: inputs must have shape (N, C, ...), of one class at least; got {wanted}")
-    if given != wanted[:1] + wanted[2:]:
+    if given != wanted[:1] + wanted[2:] or targets.is_floating_point() or targets.is_complex():
         raise RuntimeError(
-            f"{_OP}: targets must be the class at each position, of shape {wanted[:1] + wanted[2:]} for inputs of "
-            f"{wanted}; got {given}"
+            f"{_OP}: targets must be the class at each position, integers of shape {wanted[:1] + wanted[2:]} for "
+            f"inputs of {wanted}; got {given} of {targets.dtype}"
         )
     if wanted[1] == 1 and from_logits:
         raise ValueError(
             f"{_OP}: inputs must have two classes at least, whose softmax is not 1 everywhere; got {wanted}. For "
             "logits of a foreground there is lovasz_hinge_loss"
         )
-    if targets.is_complex():
-        raise RuntimeError(f"{_OP}: targets must be class numbers; got {targets.dtype}")
 
 
 def _listed(classes: str | Sequence[int], inputs: Tensor) -> Tensor | None:
@@ -143,7 +141,7 @@ class LovaszSoftmaxLoss(SortedLossModule):
     Example:
         >>> loss = LovaszSoftmaxLoss(ignore_index=255)
         >>> loss(torch.tensor([[[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]]]), torch.tensor([[0, 1, 255]]))
-        tensor(0.2300)
+        tensor(0.2315)
     """
 
     def __init__(
