@@ -46,9 +46,7 @@ def reference_losses(
 ) -> Tensor:
     """The kind's losses of (samples, classes, positions...) in plain PyTorch, and torch's reductions."""
     groups = 1 if options["per_image"] else 0
-    losses = loss.losses(
-        inputs.unsqueeze(groups), targets.unsqueeze(groups), weight, *numbers, options["ignore_index"]
-    )
+    losses = loss.losses(inputs.unsqueeze(groups), targets.unsqueeze(groups), weight, *numbers, options["ignore_index"])
     if options["reduction"] == "none":
         return losses
     losses = losses.sum() if options["reduction"] == "sum" else losses.sum() / max(1, losses.numel())

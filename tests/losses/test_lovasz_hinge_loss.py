@@ -76,8 +76,12 @@ SPEC = OpSpec(
     ],
     autocast=torch.float32,
     widens=True,
-    # Masks are of floating-point numbers more often than not.
-    lenient={"targets": lambda value: isinstance(value, torch.Tensor) and value.is_floating_point()},
+    lenient={
+        # Masks are of floating-point numbers more often than not.
+        "targets": lambda value: isinstance(value, torch.Tensor) and value.is_floating_point(),
+        # Without it what is neither 0 nor 1 is; on a device that is NaN, and nothing is waited for.
+        "ignore_index": lambda value: value is None or (isinstance(value, int) and value == -1000),
+    },
     bad=[
         Bad("per_image", lambda: LovaszHingeLoss(per_image="no"), TypeError, "per_image must be .* got 'no'"),
         Bad("reduction", lambda: LovaszHingeLoss(reduction="avg"), ValueError, "reduction must be .* got 'avg'"),
@@ -97,6 +101,10 @@ SPEC = OpSpec(
     },
     numel_beyond_int32=numel_beyond_int32,
     sums_of_many=sums_of_many,
+    # Of a mean, the gradient of each image's loss.
+    saves=64,
+    # Errors, sorted ones with their indices, and what torch's sort takes.
+    device_scratch=4 * 2**20,
 )
 
 test_matrix = matrix(SPEC)

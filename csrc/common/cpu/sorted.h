@@ -218,8 +218,8 @@ class SortedLoops {
 
   template <class Body>
   void for_each_run(bool directed, const Body& body) const {
-    runs_.for_each_run_with(
-        (directed ? 3 : 2) * problem_.classes, [&] { return SortedLines<C>(problem_.classes, directed); }, body);
+    runs_.for_each_run_with((directed ? 3 : 2) * problem_.classes,
+                            [&] { return SortedLines<C>(problem_.classes, directed); }, body);
   }
 
   void fill(const Weights& weights) const {
@@ -302,7 +302,8 @@ class SortedLoops {
     const C scale = problem_.softmax ? operands_.grad_output->template const_data_ptr<C>()[g] : C(0);
     const int32_t* const classes = runs_.classes(g, s, first);
     for (int64_t c = 0; c < problem_.classes; ++c) {
-      const C *const p = lines.p + c * kSortedRun, *const a = lines.a + c * kSortedRun, *const v = lines.v + c * kSortedRun;
+      const C *const p = lines.p + c * kSortedRun, *const a = lines.a + c * kSortedRun,
+                     *const v = lines.v + c * kSortedRun;
       const bool softmax = problem_.softmax;
       HANDGRAD_SIMD
       for (int64_t i = 0; i < count; ++i) {

@@ -1,5 +1,5 @@
-// What losses of sorted errors are made of on the CPU: the predictions and errors of a few neighbouring positions, and by
-// what classes count.
+// What losses of sorted errors are made of on the CPU: the predictions and errors of a few neighbouring positions, and
+// by what classes count.
 #pragma once
 
 #include <atomic>
@@ -144,7 +144,8 @@ class Runs {
   std::unique_ptr<C[]> largest_, scale_;
 };
 
-// ---- what classes count -----------------------------------------------------------------------------------------------
+// ---- what classes count
+// -----------------------------------------------------------------------------------------------
 
 // By what the loss of each class of each group is multiplied in the mean over classes; 0 for one that does not count.
 class ClassMeans {

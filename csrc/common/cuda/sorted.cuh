@@ -83,12 +83,10 @@ class SortedLaunches {
   }
 
   void sum_up(const Tensor& partial, int64_t lines, int64_t of_line, const double* scale) {
-    launch("sorted_losses", sorted_losses_kernel<C>, device_, blocks(problem_.groups),
-           partial.const_data_ptr<double>(), lines, of_line, scale, operands_.losses->mutable_data_ptr<C>());
+    launch("sorted_losses", sorted_losses_kernel<C>, device_, blocks(problem_.groups), partial.const_data_ptr<double>(),
+           lines, of_line, scale, operands_.losses->mutable_data_ptr<C>());
   }
-  static int32_t dtype() {
-    return std::is_same_v<C, double> ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
-  }
+  static int32_t dtype() { return std::is_same_v<C, double> ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(); }
 
   const SortedOperands& operands_;
   const SortedProblem& problem_;

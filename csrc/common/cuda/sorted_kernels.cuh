@@ -28,10 +28,10 @@ struct SortedViews {
   View<const int64_t, 3> targets;
   StoredView<C, 4> grad_inputs;
   const C *weight, *grad_output;
-  const C* sorted;         // [rows, members], by decreasing value
-  const int64_t* order;    // [rows, members]
-  C *errors, *weights;     // [rows, members]
-  int32_t* found;          // [groups, members]: the class of each position
+  const C* sorted;           // [rows, members], by decreasing value
+  const int64_t* order;      // [rows, members]
+  C *errors, *weights;       // [rows, members]
+  int32_t* found;            // [groups, members]: the class of each position
   int64_t *counts, *totals;  // [rows, chunks], [rows]: of foreground
   double *scale, *partial;   // [rows]; partial sums
 

@@ -19,8 +19,8 @@
 //
 //   handgrad::sorted_loss::implement<MyLossOp, handgrad::SortedOnCpu>(library);
 //
-// and its _cuda.cu the same with cuda/sorted.cuh and SortedOnCuda. The ops return the loss of each group; a reduction of
-// so few numbers is torch's.
+// and its _cuda.cu the same with cuda/sorted.cuh and SortedOnCuda. The ops return the loss of each group; a reduction
+// of so few numbers is torch's.
 #pragma once
 
 #include <optional>
@@ -48,15 +48,15 @@ inline SortedOperands check_arguments(const char* op, const Tensor& inputs, cons
   std::vector<int64_t> wanted(inputs.sizes().begin(), inputs.sizes().end());
   wanted.erase(wanted.begin() + 2);
   const Sizes sizes = targets.sizes();
-  HANDGRAD_CHECK(targets.scalar_type() == ScalarType::Long &&
-                     std::equal(sizes.begin(), sizes.end(), wanted.begin(), wanted.end()),
-                 op, ": targets must be int64 of shape ", shape_text(Sizes(wanted.data(), wanted.size())), "; got ",
-                 shape_text(targets), " of ", dtype_text(targets.scalar_type()));
+  HANDGRAD_CHECK(
+      targets.scalar_type() == ScalarType::Long && std::equal(sizes.begin(), sizes.end(), wanted.begin(), wanted.end()),
+      op, ": targets must be int64 of shape ", shape_text(Sizes(wanted.data(), wanted.size())), "; got ",
+      shape_text(targets), " of ", dtype_text(targets.scalar_type()));
   check_device(op, "targets", targets, "inputs", inputs);
   if (weight) {
     check_shape(op, "weight", *weight, {inputs.sizes()[2]}, "(classes,)");
-    HANDGRAD_CHECK(weight->scalar_type() == loss_dtype(inputs), op, ": weight must be ",
-                   dtype_text(loss_dtype(inputs)), "; got ", dtype_text(weight->scalar_type()));
+    HANDGRAD_CHECK(weight->scalar_type() == loss_dtype(inputs), op, ": weight must be ", dtype_text(loss_dtype(inputs)),
+                   "; got ", dtype_text(weight->scalar_type()));
     check_device(op, "weight", *weight, "inputs", inputs);
   }
   SortedProblem problem = options;
@@ -134,7 +134,8 @@ struct Entries<Op, Device, std::tuple<Number...>> {
                          const Tensor& inputs,                 // [G, S, C, ...]
                          const Tensor& targets,                // [G, S, ...] of int64
                          const std::optional<Tensor>& weight,  // [C]
-                         Number... numbers, const std::optional<int64_t>& ignore_index, const std::vector<bool>& output_mask) {
+                         Number... numbers, const std::optional<int64_t>& ignore_index,
+                         const std::vector<bool>& output_mask) {
     SortedOperands operands = operands_of(inputs, targets, weight, numbers..., ignore_index);
     set_grad_output(Op::name, operands, grad_output, inputs);
     if (!as_output_mask<1>(Op::name, output_mask)[0]) return empty_placeholder(inputs);
@@ -148,7 +149,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
   static std::tuple<Tensor, Tensor> double_backward(const std::optional<Tensor>& grad_grad_inputs,  // as inputs
                                                     const Tensor& grad_output,                      // [G]
                                                     const Tensor& inputs,                           // [G, S, C, ...]
-                                                    const Tensor& targets,  // [G, S, ...] of int64
+                                                    const Tensor& targets,                // [G, S, ...] of int64
                                                     const std::optional<Tensor>& weight,  // [C]
                                                     Number... numbers, const std::optional<int64_t>& ignore_index,
                                                     const std::vector<bool>& output_mask) {

@@ -1,9 +1,9 @@
 """Losses of the sorted errors of each class, the Lovász extension of the Jaccard loss: all but the errors.
 
 The op's schema is ``foo(Tensor inputs, Tensor targets, Tensor? weight, <numbers>, int? ignore_index) -> Tensor``, its
-private ops' are as :mod:`handgrad.derivatives` has them; the C++ half is ``csrc/common/kinds/sorted_loss.h``. Inputs are
-(groups, samples, classes, positions...), and all positions of all samples of a group are sorted together: a loss of each
-image by itself has groups of one sample, one of the batch a single group. The op returns the loss of each group.
+private ops' are as :mod:`handgrad.derivatives` has them; the C++ half is ``csrc/common/kinds/sorted_loss.h``. Inputs
+are (groups, samples, classes, positions...), and all positions of all samples of a group are sorted together: a loss of
+each image by itself has groups of one sample, one of the batch a single group. The op returns the loss of each group.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class SortedLoss(Derivatives):
 
     Args:
         name: ``"namespace::op"``.
-        predictions: what errors are made of in plain PyTorch, ``predictions(inputs, *numbers)``, classes at dimension 2.
+        predictions: what errors are made of in plain PyTorch, ``predictions(inputs, *numbers)``, classes at dimension
+            2.
         error: the error of predictions, ``error(predictions, foreground)``, ``foreground`` being 1 or 0. Errors below 0
             count as 0.
         first_class: the class number that is class 0.
@@ -35,7 +36,7 @@ class SortedLoss(Derivatives):
     Example::
 
         >>> _loss = SortedLoss("my_ops::my_loss", predictions, error, first_class=0)
-        >>> _loss(inputs, targets, None, from_logits, skip_absent, per_image=True, ignore_index=None, reduction="mean")
+        >>> _loss(inputs, targets, None, per_image, ignore_index, "mean", from_logits, skip_absent)
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class SortedLoss(Derivatives):
         self.predictions, self.error, self.first_class = predictions, error, first_class
         super().__init__(
             name,
-            reference=self._named_after(error),
+            reference=self._named_after(error, stable=True),
             fake=self.fake_loss,
             roles={"inputs": BATCHED, "targets": BATCHED, "weight": WHOLE, "output": BATCHED},
             gradient_like=_empty_gradient,
             autocast=torch.float32,
+            # The sort becomes TopK, which is stable; torch's exporter does not know the one that says so.
+            onnx=self._named_after(error, stable=False),
             splits=self.groups_of_one_sample,
         )
 
@@ -57,10 +60,10 @@ class SortedLoss(Derivatives):
         inputs: Tensor,
         targets: Tensor,
         weight: Tensor | None,
-        *numbers: bool,
         per_image: bool,
         ignore_index: int | None,
         reduction: str,
+        *numbers: bool,
     ) -> Tensor:
         """The loss of (samples, classes, positions...); numbers that a user typed are checked by the caller."""
         code = reduction_code(self.title, reduction)
@@ -85,47 +88,47 @@ class SortedLoss(Derivatives):
         )
         return inputs.new_empty(inputs.shape[0], dtype=computed_dtype(inputs))
 
-    def _named_after(self, error: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _named_after(self, error: Callable[..., Tensor], *, stable: bool) -> Callable[..., Tensor]:
         def groups(inputs: Tensor, targets: Tensor, weight: Tensor | None, *others: Any) -> Tensor:
-            return self.losses(inputs, targets, weight, *others)
+            return self.losses(inputs, targets, weight, *others, stable=stable)
 
         # Whose it is: registration names the op's public function by its module.
         groups.__module__ = error.__module__
         return groups
 
-    def losses(self, inputs: Tensor, targets: Tensor, weight: Tensor | None, *others: Any) -> Tensor:
+    def losses(
+        self, inputs: Tensor, targets: Tensor, weight: Tensor | None, *others: Any, stable: bool = True
+    ) -> Tensor:
         """Each group's loss in plain PyTorch: errors from the largest down, each times what it adds to the Jaccard loss
-        of those before it. ``others`` are the op's numbers and ``ignore_index``."""
+        of those before it. ``others`` are the op's numbers, the last of which is ``skip_absent``, and
+        ``ignore_index``."""
         *numbers, ignore_index = others
         classes = inputs.shape[2]
         numbered = torch.arange(classes, device=inputs.device) + self.first_class
         counted = torch.ones_like(targets, dtype=torch.bool) if ignore_index is None else targets != ignore_index
         wrong = counted & ((targets < 0) | (targets >= classes + self.first_class))
-        # (G, S, P, C), then (G, C, S P)
-        foreground = (targets.flatten(2).unsqueeze(-1) == numbered) & counted.flatten(2).unsqueeze(-1)
-        foreground = foreground.movedim(-1, 1).flatten(2)
-        counted, wrong = (mask.flatten(1).unsqueeze(1) for mask in (counted, wrong))
-        predictions = self.predictions(inputs.to(computed_dtype(inputs)), *numbers).flatten(3)
-        errors = self.error(predictions.movedim(2, 1).flatten(2), foreground.to(predictions.dtype)).relu()
+        counted, wrong, targets = (of.flatten(1).unsqueeze(1) for of in (counted, wrong, targets))  # (G, 1, S P)
+        foreground = (targets == numbered.view(-1, 1)) & counted  # (G, C, S P)
+        predictions = self.predictions(inputs.to(computed_dtype(inputs)), *numbers)
+        predictions = predictions.movedim(2, 1).flatten(2)
+        errors = self.error(predictions, foreground.to(predictions.dtype)).relu()
         errors = torch.where(wrong, torch.nan, torch.where(counted, errors, 0))
-        weights, order = self.weights(errors.detach(), foreground)
-        errors = errors.gather(-1, order)
-        losses = torch.where(weights == 0, 0, errors * weights.to(errors.dtype)).sum(-1)
-        counts = foreground.any(-1) if numbers[-1:] == [True] else torch.ones_like(losses, dtype=torch.bool)
-        scale = counts.to(losses.dtype) * (1 if weight is None else weight)
-        return (scale * torch.where(counts, losses, 0)).sum(1) / scale.sum(1).clamp(min=_TINY)
+        errors, order = errors.sort(dim=-1, descending=True, **({"stable": True} if stable else {}))
+        weights = _weights(foreground.gather(-1, order)).to(errors.dtype)
+        losses = torch.where(weights > 0, errors * weights, 0).sum(-1)
+        scale = torch.ones_like(losses) if weight is None else weight.expand_as(losses)
+        if numbers and numbers[-1]:
+            scale = torch.where(foreground.any(-1), scale, 0)
+        return torch.where(scale > 0, scale * losses, 0).sum(1) / scale.sum(1).clamp(min=_TINY)
 
-    def weights(self, errors: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
-        """What errors (..., P) are multiplied by, from the largest down, and their order; by the definition, from the
-        Jaccard loss of all sets of the largest errors."""
-        order = errors.argsort(dim=-1, descending=True, stable=True)
-        sorted_foreground = foreground.gather(-1, order).to(torch.float64)
-        every = sorted_foreground.sum(-1, keepdim=True)
-        missed = every - sorted_foreground.cumsum(-1)
-        joined = every + (1 - sorted_foreground).cumsum(-1)
-        jaccard = 1 - missed / joined
-        # Of no errors it is 0, also where there is no foreground.
-        return torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], -1), order
+
+def _weights(foreground: Tensor) -> Tensor:
+    """What errors (..., P) are multiplied by, from the largest down; by the definition, from the Jaccard losses of all
+    sets of the largest ones. Of no errors that is 0, also where there is no foreground."""
+    each = foreground.to(torch.float64)
+    every = each.sum(-1, keepdim=True)
+    jaccard = 1 - (every - each.cumsum(-1)) / (every + (1 - each).cumsum(-1))
+    return torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], -1)
 
 
 #: A divisor that is no 0, of sums that are 0 too.

@@ -61,9 +61,7 @@ def lovasz_hinge_loss(
     check_tensor(_OP, "targets", targets)
     if not torch.jit.is_tracing():  # there sizes are tensors, of which nothing is asked
         _check_shapes(inputs, targets)
-    return _loss(
-        inputs.unsqueeze(1), targets, None, per_image=per_image, ignore_index=ignore_index, reduction=reduction
-    )
+    return _loss(inputs.unsqueeze(1), targets, None, per_image, ignore_index, reduction)
 
 
 def _check_shapes(inputs: Tensor, targets: Tensor) -> None:
@@ -118,6 +116,4 @@ def lovasz_hinge_loss_error(logits: Tensor, foreground: Tensor) -> Tensor:
 
 # ---- registration: the kind derives all else from these --------------------------------------------------------------
 
-_loss = SortedLoss(
-    "handgrad::lovasz_hinge_loss", lovasz_hinge_loss_predictions, lovasz_hinge_loss_error, first_class=1
-)
+_loss = SortedLoss("handgrad::lovasz_hinge_loss", lovasz_hinge_loss_predictions, lovasz_hinge_loss_error, first_class=1)

@@ -71,21 +71,11 @@ def lovasz_softmax_loss(
         targets = targets.squeeze(1)
     if not torch.jit.is_tracing():  # there sizes are tensors, of which nothing is asked
         _check_shapes(inputs, targets, from_logits)
-    return _loss(
-        inputs,
-        targets,
-        _listed(classes, inputs),
-        bool(from_logits),
-        classes == "present",
-        per_image=per_image,
-        ignore_index=ignore_index,
-        reduction=reduction,
-    )
+    weight = _listed(classes, inputs)
+    return _loss(inputs, targets, weight, per_image, ignore_index, reduction, bool(from_logits), classes == "present")
 
 
-def _check_numbers(
-    classes: str | Sequence[int], per_image: bool, ignore_index: int | None, from_logits: bool
-) -> None:
+def _check_numbers(classes: str | Sequence[int], per_image: bool, ignore_index: int | None, from_logits: bool) -> None:
     check_sorted_numbers(_OP, per_image, ignore_index)
     check_bool(_OP, "from_logits", from_logits)
     if isinstance(classes, (list, tuple)):
@@ -118,7 +108,7 @@ def _listed(classes: str | Sequence[int], inputs: Tensor) -> Tensor | None:
     count = inputs.shape[1]
     if any(number >= count for number in classes):
         raise ValueError(f"{_OP}: classes must be below the {count} classes of inputs; got {list(classes)}")
-    numbers = [float(number in classes) for number in range(count)]
+    numbers = [1.0 if number in classes else 0.0 for number in range(count)]
     listed = torch.tensor(numbers, dtype=computed_dtype(inputs), device=inputs.device)
     if not is_sharded(inputs):
         return listed
