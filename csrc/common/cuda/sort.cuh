@@ -7,15 +7,23 @@
 
 namespace handgrad {
 
-// Indices of `values`, one-dimensional, by decreasing value; equal ones in their order, NaN before all others.
-inline Tensor decreasing_order(const Tensor& values) {
+// Numbers by decreasing value, and the indices that they had.
+struct Decreasing {
+  Tensor values, order;
+};
+
+// Sorts `values` along dimension `dim`; equal ones keep their order, and NaN comes before all others.
+inline Decreasing sort_decreasing(const Tensor& values, int64_t dim) {
   std::array<StableIValue, 4> stack{torch::stable::detail::from(values),
                                     torch::stable::detail::from(std::optional<bool>(true)),
-                                    torch::stable::detail::from(int64_t{0}), torch::stable::detail::from(true)};
+                                    torch::stable::detail::from(dim), torch::stable::detail::from(true)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  // The sorted values are not wanted; taking them is what frees them.
-  torch::stable::detail::to<Tensor>(stack[0]);
-  return torch::stable::detail::to<Tensor>(stack[1]);
+  // Taking a tensor from the stack is what frees it.
+  Tensor sorted = torch::stable::detail::to<Tensor>(stack[0]), order = torch::stable::detail::to<Tensor>(stack[1]);
+  return {sorted, order};
 }
+
+// Indices of `values`, one-dimensional, by decreasing value.
+inline Tensor decreasing_order(const Tensor& values) { return sort_decreasing(values, 0).order; }
 
 }  // namespace handgrad

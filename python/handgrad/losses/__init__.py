@@ -20,6 +20,8 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
     from handgrad.losses.nt_xent_loss import NTXentLoss, nt_xent_loss
     from handgrad.losses.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
+    from handgrad.losses.lovasz_hinge_loss import LovaszHingeLoss, lovasz_hinge_loss
+    from handgrad.losses.lovasz_softmax_loss import LovaszSoftmaxLoss, lovasz_softmax_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
@@ -47,6 +49,8 @@ __all__ = [
     "JaccardLoss",
     "NTXentLoss",
     "MarginSoftmaxLoss",
+    "LovaszHingeLoss",
+    "LovaszSoftmaxLoss",
     "QualityFocalLoss",
     "ScyllaBoxIoULoss",
     "SigLipLoss",
@@ -71,6 +75,8 @@ __all__ = [
     "jaccard_loss",
     "nt_xent_loss",
     "margin_softmax_loss",
+    "lovasz_hinge_loss",
+    "lovasz_softmax_loss",
     "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",
