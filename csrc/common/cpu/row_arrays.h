@@ -16,7 +16,8 @@ class RowArrays {
  public:
   using Index = LaneIndex<C>;
 
-  RowArrays(const RowViews<C>& rows, const RowPlan& plan, std::atomic<int64_t>& invalid)
+  // `invalid` gets a class number that is none; without it there are none.
+  RowArrays(const RowViews<C>& rows, const RowPlan& plan, std::atomic<int64_t>* invalid)
       : rows_(rows),
         plan_(plan),
         tile_(plan),
@@ -79,7 +80,7 @@ class RowArrays {
   void load_index(const RowRun& run, int64_t row) {
     const int64_t target = *rows_.indices.at(run.sample, run.first + row);
     const bool ignored = target == rows_.ignore_index, valid = target >= 0 && target < rows_.classes;
-    if (!ignored && !valid) invalid_.store(target, std::memory_order_relaxed);
+    if (!ignored && !valid && invalid_) invalid_->store(target, std::memory_order_relaxed);
     const size_t lane = static_cast<size_t>(row);
     if (ignored || !valid) {
       target_[lane] = -1;
@@ -155,7 +156,7 @@ class RowArrays {
   C *x_ = nullptr, *e_ = nullptr, *v_ = nullptr, *a_ = nullptr, *u_ = nullptr;
 
  private:
-  std::atomic<int64_t>& invalid_;
+  std::atomic<int64_t>* invalid_;
   // Of the rows of a run: the class, -1 for none; its weight; the gradient of the loss.
   std::vector<Index> target_;
   ScratchVector<C> scale_, grad_;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "cpu/parallel.h"
 #include "cpu/row_operands.h"
@@ -202,6 +203,28 @@ struct SumAroundPeak {
   }
 };
 
+// ---- all rows -------------------------------------------------------------------------------------------------------
+
+// worker.work(run) for every run of rows, by workers that make_worker() makes, one for each thread. What they return is
+// added up block by block, in their order.
+template <class MakeWorker>
+double sum_over_runs(const RowPlan& plan, bool summed, const MakeWorker& make_worker) {
+  std::vector<double> partial(static_cast<size_t>(summed ? plan.blocks : 0));
+  parallel_for(plan.blocks, plan.classes * plan.width, [&](int64_t begin, int64_t end) {
+    auto worker = make_worker();
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t sample = block / plan.blocks_per_sample, first = block % plan.blocks_per_sample * plan.width;
+      const int64_t count = std::min(plan.width, plan.positions - first), step = plan.along_classes ? 1 : count;
+      double total = 0;
+      for (int64_t row = 0; row < count; row += step) total += worker.work({sample, first + row, step});
+      if (summed) partial[static_cast<size_t>(block)] = total;
+    }
+  });
+  double total = 0;
+  for (const double value : partial) total += value;
+  return total;
+}
+
 // ---- between memory and the arrays ----------------------------------------------------------------------------------
 
 // What is beyond the rows, or beyond the classes of a row, is `padding`.
@@ -240,6 +263,7 @@ void store_rows(const RowPlan& plan, const C* from, const RowRun& run, const Sto
 // x = weight (added + factor x) for each class of all rows.
 template <class C>
 void weigh_rows(const RowPlan& plan, const View<const C, 1>& weight, C added, C factor, C* x) {
+  if (!weight && added == 0 && factor == 1) return;
   for (int64_t step = 0; step < plan.steps; ++step, x += plan.pitch) {
     if (!plan.along_classes) {
       const C scale = weight ? *weight.at(step) : C(1);

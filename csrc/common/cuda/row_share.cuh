@@ -71,23 +71,10 @@ class RowShare {
 
   // Reads the logits, keeps them, and finds the peak.
   __device__ void read_logits(bool keep) {
-    const auto first = rows.inputs.at(sample, team.lane, position);
-    dispatch_storage<C>(first.dtype, [&](auto tag) {
-      using T = typename decltype(tag)::type;
-      const T* from = first.template as<T>();
-      const int64_t step = team.size * rows.inputs.strides[1];
-      C* to = memory_;
-#pragma unroll 4
-      for (int32_t c = team.lane; c < classes_; c += team.size, from += step, to += kRowThreads) {
-        const C x = widen(load(from));
-        if (keep && kept_) *to = x;
-        if (c == target) x_target = x;
-        peak.add(x, c);
-      }
+    read_row(rows.inputs, keep ? memory_ : nullptr, peak, [this](int32_t c, C x) {
+      if (c == target) x_target = x;
+      return x;
     });
-    team.merge(peak);
-    // Not finite: all of the row is NaN.
-    peak.rest += peak.largest - peak.largest;
   }
 
   // body(c, x, e) for the classes of this thread.
@@ -142,7 +129,28 @@ class RowShare {
     if (rows.grad_targets) write(rows.grad_targets.at(sample, c, position), value);
   }
 
- private:
+ protected:
+  // Reads a row of `view`, keeps what body(c, x) makes of its numbers in an array, null for none, and finds their peak.
+  template <class Body>
+  __device__ void read_row(const StoredView<const C, 3>& view, C* array, RowPeak<C>& highest, const Body& body) {
+    const auto first = view.at(sample, team.lane, position);
+    dispatch_storage<C>(first.dtype, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      const T* from = first.template as<T>();
+      const int64_t step = team.size * view.strides[1];
+      C* to = array;
+#pragma unroll 4
+      for (int32_t c = team.lane; c < classes_; c += team.size, from += step, to += kRowThreads) {
+        const C x = body(c, widen(load(from)));
+        if (array && kept_) *to = x;
+        highest.add(x, c);
+      }
+    });
+    team.merge(highest);
+    // Not finite: all of the row is NaN.
+    highest.rest += highest.largest - highest.largest;
+  }
+
   C* memory_;
   bool is_there_, kept_;
   int32_t classes_, steps_;

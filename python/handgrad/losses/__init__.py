@@ -16,6 +16,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.generalized_box_iou_loss import GeneralizedBoxIoULoss, generalized_box_iou_loss
     from handgrad.losses.generalized_dice_loss import GeneralizedDiceLoss, generalized_dice_loss
     from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
+    from handgrad.losses.knowledge_distillation_loss import KnowledgeDistillationLoss, knowledge_distillation_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
@@ -37,6 +38,7 @@ __all__ = [
     "GeneralizedBoxIoULoss",
     "GeneralizedDiceLoss",
     "JaccardLoss",
+    "KnowledgeDistillationLoss",
     "QualityFocalLoss",
     "ScyllaBoxIoULoss",
     "SigmoidFocalLoss",
@@ -55,6 +57,7 @@ __all__ = [
     "generalized_box_iou_loss",
     "generalized_dice_loss",
     "jaccard_loss",
+    "knowledge_distillation_loss",
     "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",
