@@ -21,6 +21,9 @@ inline constexpr int64_t kRowLanes = 32;
 // Bytes of one of the arrays that a block of rows is worked on in.
 inline constexpr int64_t kRowBlockBytes = 24 * 1024;
 
+// Numbers that the sums of all parts of a matrix' gradient may take, but for those of one.
+inline constexpr int64_t kRowMatrixNumbers = 1 << 22;
+
 // As wide as C, so that a loop over both is vectorised.
 template <class C>
 using LaneIndex = std::conditional_t<sizeof(C) == sizeof(int32_t), int32_t, int64_t>;
@@ -29,6 +32,8 @@ using LaneIndex = std::conditional_t<sizeof(C) == sizeof(int32_t), int32_t, int6
 struct RowPlan {
   bool along_classes;
   int64_t classes, positions, width, blocks_per_sample, blocks;
+  // What is summed for a matrix is summed in as many parts of the blocks, whatever the number of threads.
+  int64_t parts;
   // Of a tile: how many steps, and how far apart they are.
   int64_t steps, pitch;
 
@@ -43,6 +48,8 @@ struct RowPlan {
     steps = along_classes ? (classes + kRowLanes - 1) / kRowLanes : classes;
     blocks_per_sample = (positions + width - 1) / width;
     blocks = rows.batch * blocks_per_sample;
+    const int64_t fitting_matrices = kRowMatrixNumbers / (rows.classes * rows.classes);
+    parts = rows.grad_matrix ? std::min(blocks, std::clamp<int64_t>(fitting_matrices, 1, 64)) : blocks;
   }
 
   // From step to step, said so that the compiler sees whole vectors.
@@ -53,7 +60,7 @@ struct RowPlan {
 
 // Neighbouring rows that are in the arrays at once: all of a block, or one.
 struct RowRun {
-  int64_t sample, first, count;
+  int64_t sample, first, count, part;
 };
 
 // b where either is NaN.
@@ -210,14 +217,18 @@ struct SumAroundPeak {
 template <class MakeWorker>
 double sum_over_runs(const RowPlan& plan, bool summed, const MakeWorker& make_worker) {
   std::vector<double> partial(static_cast<size_t>(summed ? plan.blocks : 0));
-  parallel_for(plan.blocks, plan.classes * plan.width, [&](int64_t begin, int64_t end) {
+  const auto work = [&](auto& worker, int64_t block, int64_t part) {
+    const int64_t sample = block / plan.blocks_per_sample, first = block % plan.blocks_per_sample * plan.width;
+    const int64_t count = std::min(plan.width, plan.positions - first), step = plan.along_classes ? 1 : count;
+    double total = 0;
+    for (int64_t row = 0; row < count; row += step) total += worker.work({sample, first + row, step, part});
+    if (summed) partial[static_cast<size_t>(block)] = total;
+  };
+  parallel_for(plan.parts, plan.classes * plan.width, [&](int64_t begin, int64_t end) {
     auto worker = make_worker();
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t sample = block / plan.blocks_per_sample, first = block % plan.blocks_per_sample * plan.width;
-      const int64_t count = std::min(plan.width, plan.positions - first), step = plan.along_classes ? 1 : count;
-      double total = 0;
-      for (int64_t row = 0; row < count; row += step) total += worker.work({sample, first + row, step});
-      if (summed) partial[static_cast<size_t>(block)] = total;
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t last = (part + 1) * plan.blocks / plan.parts;
+      for (int64_t block = part * plan.blocks / plan.parts; block < last; ++block) work(worker, block, part);
     }
   });
   double total = 0;

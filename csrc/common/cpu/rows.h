@@ -22,8 +22,8 @@ class RowWorker : RowArrays<C, Hard> {
   using Index = LaneIndex<C>;
 
   RowWorker(RowPass pass, const RowViews<C>& rows, const RowPlan& plan, const Formula& formula,
-            std::atomic<int64_t>& invalid)
-      : Base(rows, plan, &invalid), pass_(pass), formula_(formula) {}
+            std::atomic<int64_t>& invalid, double* matrix_sums)
+      : Base(rows, plan, &invalid, matrix_sums), pass_(pass), formula_(formula) {}
 
   // Returns the sum of the losses, or of what the gradients give along the direction.
   double work(const RowRun& run) {
@@ -215,16 +215,30 @@ class RowWorker : RowArrays<C, Hard> {
 
 namespace detail {
 
+// The sums of all parts, in their order.
+template <class C>
+void store_matrix(const RowViews<C>& rows, const RowPlan& plan, const std::vector<double>& sums) {
+  const int64_t numbers = rows.classes * rows.classes;
+  for (int64_t i = 0; i < numbers; ++i) {
+    double total = 0;
+    for (int64_t part = 0; part < plan.parts; ++part) total += sums[static_cast<size_t>(part * numbers + i)];
+    rows.grad_matrix.data[i] = static_cast<C>(total);
+  }
+}
+
 template <bool Hard, class C, class Formula>
 void run_rows(const char* op, RowPass pass, const RowViews<C>& rows, const Formula& formula, C* sum) {
   const RowPlan plan(rows);
   std::atomic<int64_t> invalid(rows.ignore_index);
-  const double total = sum_over_runs(plan, sum != nullptr,
-                                     [&] { return RowWorker<C, Formula, Hard>(pass, rows, plan, formula, invalid); });
+  std::vector<double> matrix_sums(static_cast<size_t>(rows.grad_matrix ? plan.parts * rows.classes * rows.classes : 0));
+  double* const of_matrix = rows.grad_matrix ? matrix_sums.data() : nullptr;
+  const double total = sum_over_runs(
+      plan, sum != nullptr, [&] { return RowWorker<C, Formula, Hard>(pass, rows, plan, formula, invalid, of_matrix); });
   const int64_t found = invalid;
   HANDGRAD_CHECK(found == rows.ignore_index, op, ": targets must be class numbers, at least 0 and below ", rows.classes,
                  ", the number of classes of inputs, or ignore_index, ", rows.ignore_index, "; got ", found);
   if (sum) *sum = static_cast<C>(total);
+  if (rows.grad_matrix) store_matrix(rows, plan, matrix_sums);
 }
 
 }  // namespace detail
@@ -233,13 +247,23 @@ void run_rows(const char* op, RowPass pass, const RowViews<C>& rows, const Formu
 struct RowsOnCpu {
   template <class C, class Formula>
   static void for_each_row(const char* op, RowPass pass, const RowOperands& operands, const Formula& formula) {
-    const RowViews<C> rows(operands);
-    C* const sum = operands.sum ? operands.sum->template mutable_data_ptr<C>() : nullptr;
     if (operands.is_hard()) {
-      detail::run_rows<true>(op, pass, rows, formula, sum);
+      detail::run_rows<true>(op, pass, RowViews<C>(operands), formula, sum_of<C>(operands));
     } else {
-      detail::run_rows<false>(op, pass, rows, formula, sum);
+      detail::run_rows<false>(op, pass, RowViews<C>(operands), formula, sum_of<C>(operands));
     }
+  }
+  // Of an op whose coefficients are a matrix': never hard.
+  template <class C, class Formula>
+  static void for_each_row_of_matrix(const char* op, RowPass pass, const RowOperands& operands,
+                                     const Formula& formula) {
+    detail::run_rows<false>(op, pass, RowViews<C>(operands), formula, sum_of<C>(operands));
+  }
+
+ private:
+  template <class C>
+  static C* sum_of(const RowOperands& operands) {
+    return operands.sum ? operands.sum->template mutable_data_ptr<C>() : nullptr;
   }
 };
 

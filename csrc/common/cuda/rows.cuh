@@ -13,7 +13,7 @@
 
 #include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
-#include "cuda/row_share.cuh"
+#include "cuda/row_matrix.cuh"
 
 namespace handgrad {
 
@@ -116,6 +116,7 @@ struct RowPasses {
   }
 
   __device__ void soft_gradient(C grad, const SoftmaxRow<C>& row) const {
+    share.store_marks(share.peak.largest, row.log_sum);
     // The slopes of all classes but the peak, and the peak's.
     C sums[2] = {0, 0};
     share.for_each_class([&](int32_t c, int32_t, C below, C e) {
@@ -144,6 +145,7 @@ struct RowPasses {
     });
     share.team.sum(centre);
     const C mean = centre[0] * row.inverse;
+    share.store_marks(of_peak, mean);
     // What the gradients give along the direction; then s and r, as soft_gradient has its sums.
     C sums[5] = {0, 0, 0, 0, 0};
     share.for_each_class([&](int32_t c, int32_t k, C below, C e) {
@@ -216,7 +218,8 @@ int32_t team_of(const RowViews<C>& rows) {
 }
 
 template <class C, class Passes, RowPass Pass>
-void launch_rows(const std::string& op, const RowOperands& operands, const typename Passes::Formula& formula) {
+void launch_rows(const std::string& op, const RowOperands& operands, const typename Passes::Formula& formula,
+                 void* marks) {
   const RowViews<C> rows(operands);
   const DeviceOf device(operands.inputs.tensor);
   RowCut cut{rows.batch * rows.positions, team_of(rows), 0, false, nullptr};
@@ -231,6 +234,7 @@ void launch_rows(const std::string& op, const RowOperands& operands, const typen
     partial = empty_vector<double>(blocks, operands.inputs.tensor);
     cut.partial = partial->mutable_data_ptr<double>();
   }
+  cut.marks = marks;
   launch(op.c_str(), rows_kernel<C, Passes, Pass>, device, {blocks, dim3(kRowThreads, 1, 1), cut.kept ? bytes : 0},
          rows, cut, formula);
   if (!operands.sum) return;
@@ -240,15 +244,16 @@ void launch_rows(const std::string& op, const RowOperands& operands, const typen
 
 }  // namespace detail
 
+// `marks` gets two numbers of each row, for row_matrix.cuh; null: nothing.
 template <class C, class Passes>
 void launch_row_pass(const std::string& op, RowPass pass, const RowOperands& operands,
-                     const typename Passes::Formula& formula) {
+                     const typename Passes::Formula& formula, void* marks = nullptr) {
   if (pass == RowPass::value) {
-    detail::launch_rows<C, Passes, RowPass::value>(op, operands, formula);
+    detail::launch_rows<C, Passes, RowPass::value>(op, operands, formula, marks);
   } else if (pass == RowPass::gradient) {
-    detail::launch_rows<C, Passes, RowPass::gradient>(op + "_backward", operands, formula);
+    detail::launch_rows<C, Passes, RowPass::gradient>(op + "_backward", operands, formula, marks);
   } else {
-    detail::launch_rows<C, Passes, RowPass::second>(op + "_double_backward", operands, formula);
+    detail::launch_rows<C, Passes, RowPass::second>(op + "_double_backward", operands, formula, marks);
   }
 }
 
@@ -261,6 +266,18 @@ struct RowsOnCuda {
     } else {
       launch_row_pass<C, RowPasses<C, Formula, false>>(op, pass, operands, formula);
     }
+  }
+  // Of an op whose coefficients are a matrix'.
+  template <class C, class Formula>
+  static void for_each_row_of_matrix(const char* op, RowPass pass, const RowOperands& operands,
+                                     const Formula& formula) {
+    using Passes = RowPasses<C, Formula, false>;
+    if (!operands.grad_matrix) return launch_row_pass<C, Passes>(op, pass, operands, formula);
+    const Tensor& inputs = operands.inputs.tensor;
+    const RowViews<C> rows(operands);
+    const Tensor marks = empty_vector<C>(2 * rows.batch * rows.positions, inputs);
+    launch_row_pass<C, Passes>(op, pass, operands, formula, marks.mutable_data_ptr());
+    launch_row_matrix(op, DeviceOf(inputs), rows, marks.const_data_ptr<C>(), pass);
   }
 };
 

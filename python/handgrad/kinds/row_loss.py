@@ -21,7 +21,7 @@ from handgrad.derivatives import BATCHED, WHOLE
 from handgrad.kinds.reduced_loss import LossModule, ReducedLoss
 from handgrad.reductions import MEAN, NONE, SUM, reduction_code
 
-__all__ = ["RowLoss", "RowLossModule", "row_splits", "rows_of"]
+__all__ = ["RowLoss", "RowLossModule", "class_numbers", "row_splits", "rows_of"]
 
 
 class RowLoss(ReducedLoss):
@@ -78,9 +78,7 @@ class RowLoss(ReducedLoss):
 
     def _promoted(self, inputs: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
         if not targets.is_floating_point():
-            # (bool and complex are left to the kernel, which says what it wants.)
-            convert = inputs.is_floating_point() and not targets.is_complex() and targets.dtype is not torch.bool
-            return inputs, targets.to(torch.int64) if convert else targets
+            return inputs, class_numbers(inputs, targets)
         if ignore_index >= 0:
             raise ValueError(
                 f"{self.title}: ignore_index must be negative where targets are probabilities, which name no class; "
@@ -178,6 +176,12 @@ class RowLoss(ReducedLoss):
             of_targets = dim if len(targets.shape) == len(inputs.shape) else row
             ways.append({"inputs": dim, "targets": of_targets, "weight": None, "output": None if reduction else row})
         return ways
+
+
+def class_numbers(inputs: Tensor, targets: Tensor) -> Tensor:
+    """Integers as the kernels have them; bool, complex and others are left to the kernel, which says what it wants."""
+    convert = inputs.is_floating_point() and not (targets.is_floating_point() or targets.is_complex())
+    return targets.to(torch.int64) if convert and targets.dtype is not torch.bool else targets
 
 
 def rows_of(op: str, argument: str, logits: Tensor) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.gaussian_focal_loss import GaussianFocalLoss, gaussian_focal_loss
     from handgrad.losses.generalized_box_iou_loss import GeneralizedBoxIoULoss, generalized_box_iou_loss
     from handgrad.losses.generalized_dice_loss import GeneralizedDiceLoss, generalized_dice_loss
+    from handgrad.losses.infogain_loss import InfogainLoss, infogain_loss
     from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
     from handgrad.losses.knowledge_distillation_loss import KnowledgeDistillationLoss, knowledge_distillation_loss
     from handgrad.losses.overlap_sums import overlap_sums
@@ -37,6 +38,7 @@ __all__ = [
     "GaussianFocalLoss",
     "GeneralizedBoxIoULoss",
     "GeneralizedDiceLoss",
+    "InfogainLoss",
     "JaccardLoss",
     "KnowledgeDistillationLoss",
     "QualityFocalLoss",
@@ -56,6 +58,7 @@ __all__ = [
     "gaussian_focal_loss",
     "generalized_box_iou_loss",
     "generalized_dice_loss",
+    "infogain_loss",
     "jaccard_loss",
     "knowledge_distillation_loss",
     "overlap_sums",
