@@ -16,11 +16,13 @@ class RowArrays {
  public:
   using Index = LaneIndex<C>;
 
-  RowArrays(const RowViews<C>& rows, const RowPlan& plan, std::atomic<int64_t>& invalid)
+  // `invalid` gets a class number that is none; without it there are none.
+  RowArrays(const RowViews<C>& rows, const RowPlan& plan, std::atomic<int64_t>* invalid, double* matrix_sums = nullptr)
       : rows_(rows),
         plan_(plan),
         tile_(plan),
         invalid_(invalid),
+        matrix_sums_(matrix_sums),
         target_(static_cast<size_t>(plan.pitch)),
         scale_(static_cast<size_t>(plan.pitch)),
         grad_(static_cast<size_t>(plan.pitch)) {
@@ -46,8 +48,12 @@ class RowArrays {
     if (pass == RowPass::gradient) return;
     load_direction(rows_.direction_inputs, run, v_);
     if constexpr (!Hard) {
-      load_direction(rows_.direction_targets, run, u_);
-      weigh_rows(plan_, rows_.weight, C(0), rows_.kept, u_);
+      if (rows_.direction_matrix) {
+        look_up(rows_.direction_matrix, run, u_);
+      } else {
+        load_direction(rows_.direction_targets, run, u_);
+        weigh_rows(plan_, rows_.weight, C(0), rows_.kept, u_);
+      }
     }
   }
 
@@ -61,6 +67,9 @@ class RowArrays {
       }
     }
     for (int64_t row = 0; rows_.indices && row < run.count; ++row) load_index(run, row);
+    if constexpr (!Hard) {
+      if (rows_.matrix) return look_up(rows_.matrix, run, a_);
+    }
     if constexpr (!Hard) weigh_rows(plan_, rows_.weight, rows_.spread, rows_.kept, a_);
   }
 
@@ -72,6 +81,26 @@ class RowArrays {
         weigh_rows(plan_, rows_.weight, C(0), rows_.kept, a_);
         store_rows(plan_, a_, run, rows_.grad_targets);
       }
+      if (matrix_sums_) add_to_matrix(run);
+    }
+  }
+
+  // Each row's row of a matrix; zeros of one that does not count.
+  void look_up(const View<const C, 2>& matrix, const RowRun& run, C* to) const {
+    for (int64_t row = 0; row < run.count; ++row) {
+      const Index target = target_[static_cast<size_t>(row)];
+      const C* from = matrix.at(std::max(Index(0), target), 0);
+      for (int64_t c = 0; c < plan_.classes; ++c) to[tile_.element(c, row)] = target < 0 ? C(0) : from[c];
+    }
+  }
+  // The reverse: what each row adds to the gradient of the matrix, from the array of coefficients.
+  void add_to_matrix(const RowRun& run) const {
+    double* const sums = matrix_sums_ + run.part * plan_.classes * plan_.classes;
+    for (int64_t row = 0; row < run.count; ++row) {
+      const Index target = target_[static_cast<size_t>(row)];
+      if (target < 0) continue;
+      double* to = sums + target * plan_.classes;
+      for (int64_t c = 0; c < plan_.classes; ++c) to[c] += static_cast<double>(a_[tile_.element(c, row)]);
     }
   }
 
@@ -79,7 +108,7 @@ class RowArrays {
   void load_index(const RowRun& run, int64_t row) {
     const int64_t target = *rows_.indices.at(run.sample, run.first + row);
     const bool ignored = target == rows_.ignore_index, valid = target >= 0 && target < rows_.classes;
-    if (!ignored && !valid) invalid_.store(target, std::memory_order_relaxed);
+    if (!ignored && !valid && invalid_) invalid_->store(target, std::memory_order_relaxed);
     const size_t lane = static_cast<size_t>(row);
     if (ignored || !valid) {
       target_[lane] = -1;
@@ -155,7 +184,8 @@ class RowArrays {
   C *x_ = nullptr, *e_ = nullptr, *v_ = nullptr, *a_ = nullptr, *u_ = nullptr;
 
  private:
-  std::atomic<int64_t>& invalid_;
+  std::atomic<int64_t>* invalid_;
+  double* matrix_sums_;
   // Of the rows of a run: the class, -1 for none; its weight; the gradient of the loss.
   std::vector<Index> target_;
   ScratchVector<C> scale_, grad_;

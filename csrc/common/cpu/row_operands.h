@@ -31,6 +31,8 @@ struct RowOperands {
   std::optional<RowTensor> indices;            // [N, P]: the class of each row
   std::optional<ChannelTensor> probabilities;  // [N, C, P]
   std::optional<Tensor> weight;                // [C]
+  // [C, C], contiguous: the coefficients of all classes, by the class that is the target.
+  std::optional<Tensor> matrix, direction_matrix, grad_matrix;
   int64_t ignore_index = 0;
   double label_smoothing = 0;
   std::optional<Tensor> grad_of_sum;                                 // one number for all rows
@@ -43,7 +45,7 @@ struct RowOperands {
   explicit RowOperands(const Tensor& inputs) : inputs(inputs) {}
 
   // Of each row only the class that is its target has a loss.
-  bool is_hard() const { return indices && label_smoothing == 0; }
+  bool is_hard() const { return indices && !matrix && label_smoothing == 0; }
 };
 
 // The same as kernels see it, computed in C, which losses and their gradients are stored in too.
@@ -55,6 +57,8 @@ struct RowViews {
   StoredView<const C, 3> inputs, probabilities, direction_inputs, direction_targets;
   View<const int64_t, 2> indices;
   View<const C, 1> weight;
+  View<const C, 2> matrix, direction_matrix;
+  View<C, 2> grad_matrix;
   View<const C, 2> grad_output;
   View<C, 2> loss;
   StoredView<C, 3> grad_inputs, grad_targets;
@@ -72,6 +76,9 @@ struct RowViews {
         direction_targets(view_of(operands.direction_targets)) {
     if (operands.indices) indices = {operands.indices->tensor.template const_data_ptr<int64_t>(), {}};
     if (operands.weight) weight = view<C, 1>(*operands.weight);
+    if (operands.matrix) matrix = view<C, 2>(*operands.matrix);
+    if (operands.direction_matrix) direction_matrix = view<C, 2>(*operands.direction_matrix);
+    if (operands.grad_matrix) grad_matrix = mutable_view<C, 2>(*operands.grad_matrix);
     if (operands.grad_of_rows) grad_output = {operands.grad_of_rows->tensor.template const_data_ptr<C>(), {}};
     if (operands.grad_of_sum) grad_output = {operands.grad_of_sum->template const_data_ptr<C>(), {}};
     if (operands.loss) loss = {operands.loss->tensor.template mutable_data_ptr<C>(), {}};

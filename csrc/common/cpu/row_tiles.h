@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "cpu/parallel.h"
 #include "cpu/row_operands.h"
@@ -20,6 +21,9 @@ inline constexpr int64_t kRowLanes = 32;
 // Bytes of one of the arrays that a block of rows is worked on in.
 inline constexpr int64_t kRowBlockBytes = 24 * 1024;
 
+// Numbers that the sums of all parts of a matrix' gradient may take, but for those of one.
+inline constexpr int64_t kRowMatrixNumbers = 1 << 22;
+
 // As wide as C, so that a loop over both is vectorised.
 template <class C>
 using LaneIndex = std::conditional_t<sizeof(C) == sizeof(int32_t), int32_t, int64_t>;
@@ -28,6 +32,8 @@ using LaneIndex = std::conditional_t<sizeof(C) == sizeof(int32_t), int32_t, int6
 struct RowPlan {
   bool along_classes;
   int64_t classes, positions, width, blocks_per_sample, blocks;
+  // What is summed for a matrix is summed in as many parts of the blocks, whatever the number of threads.
+  int64_t parts;
   // Of a tile: how many steps, and how far apart they are.
   int64_t steps, pitch;
 
@@ -42,6 +48,8 @@ struct RowPlan {
     steps = along_classes ? (classes + kRowLanes - 1) / kRowLanes : classes;
     blocks_per_sample = (positions + width - 1) / width;
     blocks = rows.batch * blocks_per_sample;
+    const int64_t fitting_matrices = kRowMatrixNumbers / (rows.classes * rows.classes);
+    parts = rows.grad_matrix ? std::min(blocks, std::clamp<int64_t>(fitting_matrices, 1, 64)) : blocks;
   }
 
   // From step to step, said so that the compiler sees whole vectors.
@@ -52,7 +60,7 @@ struct RowPlan {
 
 // Neighbouring rows that are in the arrays at once: all of a block, or one.
 struct RowRun {
-  int64_t sample, first, count;
+  int64_t sample, first, count, part;
 };
 
 // b where either is NaN.
@@ -202,6 +210,32 @@ struct SumAroundPeak {
   }
 };
 
+// ---- all rows -------------------------------------------------------------------------------------------------------
+
+// worker.work(run) for every run of rows, by workers that make_worker() makes, one for each thread. What they return is
+// added up block by block, in their order.
+template <class MakeWorker>
+double sum_over_runs(const RowPlan& plan, bool summed, const MakeWorker& make_worker) {
+  std::vector<double> partial(static_cast<size_t>(summed ? plan.blocks : 0));
+  const auto work = [&](auto& worker, int64_t block, int64_t part) {
+    const int64_t sample = block / plan.blocks_per_sample, first = block % plan.blocks_per_sample * plan.width;
+    const int64_t count = std::min(plan.width, plan.positions - first), step = plan.along_classes ? 1 : count;
+    double total = 0;
+    for (int64_t row = 0; row < count; row += step) total += worker.work({sample, first + row, step, part});
+    if (summed) partial[static_cast<size_t>(block)] = total;
+  };
+  parallel_for(plan.parts, plan.classes * plan.width, [&](int64_t begin, int64_t end) {
+    auto worker = make_worker();
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t last = (part + 1) * plan.blocks / plan.parts;
+      for (int64_t block = part * plan.blocks / plan.parts; block < last; ++block) work(worker, block, part);
+    }
+  });
+  double total = 0;
+  for (const double value : partial) total += value;
+  return total;
+}
+
 // ---- between memory and the arrays ----------------------------------------------------------------------------------
 
 // What is beyond the rows, or beyond the classes of a row, is `padding`.
@@ -240,6 +274,7 @@ void store_rows(const RowPlan& plan, const C* from, const RowRun& run, const Sto
 // x = weight (added + factor x) for each class of all rows.
 template <class C>
 void weigh_rows(const RowPlan& plan, const View<const C, 1>& weight, C added, C factor, C* x) {
+  if (!weight && added == 0 && factor == 1) return;
   for (int64_t step = 0; step < plan.steps; ++step, x += plan.pitch) {
     if (!plan.along_classes) {
       const C scale = weight ? *weight.at(step) : C(1);

@@ -21,24 +21,25 @@ class RowWorker : RowArrays<C, Hard> {
  public:
   using Index = LaneIndex<C>;
 
-  RowWorker(const RowViews<C>& rows, const RowPlan& plan, const Formula& formula, std::atomic<int64_t>& invalid)
-      : Base(rows, plan, invalid), formula_(formula) {}
+  RowWorker(RowPass pass, const RowViews<C>& rows, const RowPlan& plan, const Formula& formula,
+            std::atomic<int64_t>& invalid, double* matrix_sums)
+      : Base(rows, plan, &invalid, matrix_sums), pass_(pass), formula_(formula) {}
 
   // Returns the sum of the losses, or of what the gradients give along the direction.
-  double work(RowPass pass, const RowRun& run) {
-    this->load(pass, run);
+  double work(const RowRun& run) {
+    this->load(pass_, run);
     double total = 0;
     for (int64_t first = 0; first < run.count; first += kRowLanes) {
       this->begin_tile(run, first);
       alignas(kCacheLine) C result[kRowLanes] = {};
-      if (pass == RowPass::value) {
+      if (pass_ == RowPass::value) {
         value(result);
-      } else if (pass == RowPass::gradient) {
+      } else if (pass_ == RowPass::gradient) {
         gradient();
       } else {
         second(result);
       }
-      if (pass != RowPass::gradient) total += this->store_losses(run, result);
+      if (pass_ != RowPass::gradient) total += this->store_losses(run, result);
     }
     this->store(run);
     return total;
@@ -208,33 +209,36 @@ class RowWorker : RowArrays<C, Hard> {
     }
   }
 
+  RowPass pass_;
   const Formula& formula_;
 };
 
 namespace detail {
 
-// The sums of all blocks, in their order, go to `sum`.
+// The sums of all parts, in their order.
+template <class C>
+void store_matrix(const RowViews<C>& rows, const RowPlan& plan, const std::vector<double>& sums) {
+  const int64_t numbers = rows.classes * rows.classes;
+  for (int64_t i = 0; i < numbers; ++i) {
+    double total = 0;
+    for (int64_t part = 0; part < plan.parts; ++part) total += sums[static_cast<size_t>(part * numbers + i)];
+    rows.grad_matrix.data[i] = static_cast<C>(total);
+  }
+}
+
 template <bool Hard, class C, class Formula>
 void run_rows(const char* op, RowPass pass, const RowViews<C>& rows, const Formula& formula, C* sum) {
   const RowPlan plan(rows);
-  std::vector<double> partial(static_cast<size_t>(sum ? plan.blocks : 0));
   std::atomic<int64_t> invalid(rows.ignore_index);
-  parallel_for(plan.blocks, plan.classes * plan.width, [&](int64_t begin, int64_t end) {
-    RowWorker<C, Formula, Hard> worker(rows, plan, formula, invalid);
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t sample = block / plan.blocks_per_sample, first = block % plan.blocks_per_sample * plan.width;
-      const int64_t count = std::min(plan.width, plan.positions - first), step = plan.along_classes ? 1 : count;
-      double total = 0;
-      for (int64_t row = 0; row < count; row += step) total += worker.work(pass, {sample, first + row, step});
-      if (sum) partial[static_cast<size_t>(block)] = total;
-    }
-  });
+  std::vector<double> matrix_sums(static_cast<size_t>(rows.grad_matrix ? plan.parts * rows.classes * rows.classes : 0));
+  double* const of_matrix = rows.grad_matrix ? matrix_sums.data() : nullptr;
+  const double total = sum_over_runs(
+      plan, sum != nullptr, [&] { return RowWorker<C, Formula, Hard>(pass, rows, plan, formula, invalid, of_matrix); });
   const int64_t found = invalid;
   HANDGRAD_CHECK(found == rows.ignore_index, op, ": targets must be class numbers, at least 0 and below ", rows.classes,
                  ", the number of classes of inputs, or ignore_index, ", rows.ignore_index, "; got ", found);
-  double total = 0;
-  for (const double value : partial) total += value;
   if (sum) *sum = static_cast<C>(total);
+  if (rows.grad_matrix) store_matrix(rows, plan, matrix_sums);
 }
 
 }  // namespace detail
@@ -243,13 +247,23 @@ void run_rows(const char* op, RowPass pass, const RowViews<C>& rows, const Formu
 struct RowsOnCpu {
   template <class C, class Formula>
   static void for_each_row(const char* op, RowPass pass, const RowOperands& operands, const Formula& formula) {
-    const RowViews<C> rows(operands);
-    C* const sum = operands.sum ? operands.sum->template mutable_data_ptr<C>() : nullptr;
     if (operands.is_hard()) {
-      detail::run_rows<true>(op, pass, rows, formula, sum);
+      detail::run_rows<true>(op, pass, RowViews<C>(operands), formula, sum_of<C>(operands));
     } else {
-      detail::run_rows<false>(op, pass, rows, formula, sum);
+      detail::run_rows<false>(op, pass, RowViews<C>(operands), formula, sum_of<C>(operands));
     }
+  }
+  // Of an op whose coefficients are a matrix': never hard.
+  template <class C, class Formula>
+  static void for_each_row_of_matrix(const char* op, RowPass pass, const RowOperands& operands,
+                                     const Formula& formula) {
+    detail::run_rows<false>(op, pass, RowViews<C>(operands), formula, sum_of<C>(operands));
+  }
+
+ private:
+  template <class C>
+  static C* sum_of(const RowOperands& operands) {
+    return operands.sum ? operands.sum->template mutable_data_ptr<C>() : nullptr;
   }
 };
 

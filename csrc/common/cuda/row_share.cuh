@@ -13,6 +13,8 @@ struct RowCut {
   int32_t team, steps;
   bool kept;  // rows are kept in shared memory
   double* partial;
+  // What row_matrix.cuh needs of each row, two numbers; null: nothing.
+  void* marks = nullptr;
 };
 
 // A thread's share of a row.
@@ -31,6 +33,8 @@ class RowShare {
       : rows(rows),
         team{cut.team, static_cast<int32_t>(threadIdx.x) % cut.team, meeting},
         memory_(memory + threadIdx.x),
+        marks_(static_cast<C*>(cut.marks)),
+        row_(row),
         is_there_(row < cut.rows),
         kept_(cut.kept) {
     classes_ = is_there_ ? static_cast<int32_t>(rows.classes) : 0;
@@ -71,23 +75,10 @@ class RowShare {
 
   // Reads the logits, keeps them, and finds the peak.
   __device__ void read_logits(bool keep) {
-    const auto first = rows.inputs.at(sample, team.lane, position);
-    dispatch_storage<C>(first.dtype, [&](auto tag) {
-      using T = typename decltype(tag)::type;
-      const T* from = first.template as<T>();
-      const int64_t step = team.size * rows.inputs.strides[1];
-      C* to = memory_;
-#pragma unroll 4
-      for (int32_t c = team.lane; c < classes_; c += team.size, from += step, to += kRowThreads) {
-        const C x = widen(load(from));
-        if (keep && kept_) *to = x;
-        if (c == target) x_target = x;
-        peak.add(x, c);
-      }
+    read_row(rows.inputs, keep ? memory_ : nullptr, peak, [this](int32_t c, C x) {
+      if (c == target) x_target = x;
+      return x;
     });
-    team.merge(peak);
-    // Not finite: all of the row is NaN.
-    peak.rest += peak.largest - peak.largest;
   }
 
   // body(c, x, e) for the classes of this thread.
@@ -125,12 +116,20 @@ class RowShare {
   // The weight of a class, its coefficient a_c, and the direction of its target as that adds to a_c.
   __device__ C weight(int32_t c) const { return rows.weight ? load_constant(rows.weight.at(c)) : C(1); }
   __device__ C coefficient(int32_t c, C weight) const {
+    if (rows.matrix) return target < 0 ? C(0) : load_constant(rows.matrix.at(target, c));
     const C probability = rows.indices ? (c == target ? C(1) : C(0)) : read(rows.probabilities.at(sample, c, position));
     return weight * (rows.spread + rows.kept * probability);
   }
   __device__ C read_direction_of_target(int32_t c, C weight) const {
+    if (rows.direction_matrix) return target < 0 ? C(0) : load_constant(rows.direction_matrix.at(target, c));
     if (!rows.direction_targets) return C(0);
     return weight * rows.kept * read(rows.direction_targets.at(sample, c, position));
+  }
+
+  __device__ void store_marks(C highest, C shift) const {
+    if (!marks_ || !is_first()) return;
+    store(marks_ + 2 * row_, highest);
+    store(marks_ + 2 * row_ + 1, shift);
   }
 
   // What a row that does not count has instead.
@@ -142,8 +141,31 @@ class RowShare {
     if (rows.grad_targets) write(rows.grad_targets.at(sample, c, position), value);
   }
 
- private:
+ protected:
+  // Reads a row of `view`, keeps what body(c, x) makes of its numbers in an array, null for none, and finds their peak.
+  template <class Body>
+  __device__ void read_row(const StoredView<const C, 3>& view, C* array, RowPeak<C>& highest, const Body& body) {
+    const auto first = view.at(sample, team.lane, position);
+    dispatch_storage<C>(first.dtype, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      const T* from = first.template as<T>();
+      const int64_t step = team.size * view.strides[1];
+      C* to = array;
+#pragma unroll 4
+      for (int32_t c = team.lane; c < classes_; c += team.size, from += step, to += kRowThreads) {
+        const C x = body(c, widen(load(from)));
+        if (array && kept_) *to = x;
+        highest.add(x, c);
+      }
+    });
+    team.merge(highest);
+    // Not finite: all of the row is NaN.
+    highest.rest += highest.largest - highest.largest;
+  }
+
   C* memory_;
+  C* marks_;
+  int64_t row_;
   bool is_there_, kept_;
   int32_t classes_, steps_;
 };

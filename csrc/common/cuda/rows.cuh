@@ -13,7 +13,7 @@
 
 #include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
-#include "cuda/row_share.cuh"
+#include "cuda/row_matrix.cuh"
 
 namespace handgrad {
 
@@ -22,9 +22,17 @@ inline constexpr int64_t kRowSumBlocks = 1024;
 
 // The passes of one row, by the threads that share it. value and second return what the row adds to the loss, or to
 // what its gradients give along the direction, in every thread.
-template <class C, class Formula, bool Hard>
+template <class C, class AnyFormula, bool Hard>
 struct RowPasses {
-  RowShare<C, Hard>& share;
+  using Formula = AnyFormula;
+  using Share = RowShare<C, Hard>;
+  // Arrays of shared memory, one number for each class: the logits, and their direction. A loss of class numbers needs
+  // neither twice.
+  static constexpr int64_t arrays(RowPass pass) {
+    return pass == RowPass::second ? 2 : Hard && pass == RowPass::value ? 0 : 1;
+  }
+
+  Share& share;
   const Formula& formula;
 
   __device__ C value() const {
@@ -108,6 +116,7 @@ struct RowPasses {
   }
 
   __device__ void soft_gradient(C grad, const SoftmaxRow<C>& row) const {
+    share.store_marks(share.peak.largest, row.log_sum);
     // The slopes of all classes but the peak, and the peak's.
     C sums[2] = {0, 0};
     share.for_each_class([&](int32_t c, int32_t, C below, C e) {
@@ -136,6 +145,7 @@ struct RowPasses {
     });
     share.team.sum(centre);
     const C mean = centre[0] * row.inverse;
+    share.store_marks(of_peak, mean);
     // What the gradients give along the direction; then s and r, as soft_gradient has its sums.
     C sums[5] = {0, 0, 0, 0, 0};
     share.for_each_class([&](int32_t c, int32_t k, C below, C e) {
@@ -168,8 +178,10 @@ struct RowPasses {
   }
 };
 
-template <class C, class Formula, bool Hard, RowPass Pass>
-__global__ void __launch_bounds__(kRowThreads, kMinBlocks) rows_kernel(RowViews<C> rows, RowCut cut, Formula formula) {
+// Passes is RowPasses, or has what that has.
+template <class C, class Passes, RowPass Pass>
+__global__ void __launch_bounds__(kRowThreads, kMinBlocks)
+    rows_kernel(RowViews<C> rows, RowCut cut, typename Passes::Formula formula) {
   HANDGRAD_LAUNCH_BOUNDS(kRowThreads);
   HANDGRAD_DYNAMIC_SHARED(C, memory);
   __shared__ RowMeeting<C> meeting;
@@ -177,9 +189,9 @@ __global__ void __launch_bounds__(kRowThreads, kMinBlocks) rows_kernel(RowViews<
   double total = 0;
 #pragma unroll 1
   for (int64_t first = blockIdx.x * rows_of_block; first < cut.rows; first += gridDim.x * rows_of_block) {
-    RowShare<C, Hard> share(rows, cut, meeting, memory, first + static_cast<int32_t>(threadIdx.x) / cut.team);
+    typename Passes::Share share(rows, cut, meeting, memory, first + static_cast<int32_t>(threadIdx.x) / cut.team);
     share.load_target();
-    const RowPasses<C, Formula, Hard> passes{share, formula};
+    const Passes passes{share, formula};
     if constexpr (Pass == RowPass::gradient) {
       passes.gradient();
     } else {
@@ -205,15 +217,14 @@ int32_t team_of(const RowViews<C>& rows) {
   return team;
 }
 
-template <bool Hard, RowPass Pass, class C, class Formula>
-void launch_rows(const std::string& op, const RowOperands& operands, const Formula& formula) {
+template <class C, class Passes, RowPass Pass>
+void launch_rows(const std::string& op, const RowOperands& operands, const typename Passes::Formula& formula,
+                 void* marks) {
   const RowViews<C> rows(operands);
   const DeviceOf device(operands.inputs.tensor);
   RowCut cut{rows.batch * rows.positions, team_of(rows), 0, false, nullptr};
   cut.steps = static_cast<int32_t>((rows.classes + cut.team - 1) / cut.team);
-  // The logits, and their direction; a loss of class numbers needs neither twice.
-  const int64_t arrays = Pass == RowPass::second ? 2 : Hard && Pass == RowPass::value ? 0 : 1;
-  const int64_t bytes = arrays * cut.steps * kRowThreads * static_cast<int64_t>(sizeof(C));
+  const int64_t bytes = Passes::arrays(Pass) * cut.steps * kRowThreads * static_cast<int64_t>(sizeof(C));
   cut.kept = bytes <= kSharedWithoutAsking - static_cast<int64_t>(sizeof(RowMeeting<C>));
   const int64_t rows_of_block = kRowThreads / cut.team;
   int64_t blocks = std::min<int64_t>((cut.rows + rows_of_block - 1) / rows_of_block, INT32_MAX);
@@ -223,35 +234,50 @@ void launch_rows(const std::string& op, const RowOperands& operands, const Formu
     partial = empty_vector<double>(blocks, operands.inputs.tensor);
     cut.partial = partial->mutable_data_ptr<double>();
   }
-  launch(op.c_str(), rows_kernel<C, Formula, Hard, Pass>, device,
-         {blocks, dim3(kRowThreads, 1, 1), cut.kept ? bytes : 0}, rows, cut, formula);
+  cut.marks = marks;
+  launch(op.c_str(), rows_kernel<C, Passes, Pass>, device, {blocks, dim3(kRowThreads, 1, 1), cut.kept ? bytes : 0},
+         rows, cut, formula);
   if (!operands.sum) return;
   launch("sum_of_partial_sums", sum_partial_kernel<kSumThreads>, device, {1, kSumThreads}, cut.partial, blocks, 1.0,
          kDtype<C>, operands.sum->mutable_data_ptr());
 }
 
-template <bool Hard, class C, class Formula>
-void launch_rows(const std::string& op, RowPass pass, const RowOperands& operands, const Formula& formula) {
+}  // namespace detail
+
+// `marks` gets two numbers of each row, for row_matrix.cuh; null: nothing.
+template <class C, class Passes>
+void launch_row_pass(const std::string& op, RowPass pass, const RowOperands& operands,
+                     const typename Passes::Formula& formula, void* marks = nullptr) {
   if (pass == RowPass::value) {
-    launch_rows<Hard, RowPass::value, C>(op, operands, formula);
+    detail::launch_rows<C, Passes, RowPass::value>(op, operands, formula, marks);
   } else if (pass == RowPass::gradient) {
-    launch_rows<Hard, RowPass::gradient, C>(op + "_backward", operands, formula);
+    detail::launch_rows<C, Passes, RowPass::gradient>(op + "_backward", operands, formula, marks);
   } else {
-    launch_rows<Hard, RowPass::second, C>(op + "_double_backward", operands, formula);
+    detail::launch_rows<C, Passes, RowPass::second>(op + "_double_backward", operands, formula, marks);
   }
 }
-
-}  // namespace detail
 
 // What host entries that serve several devices call (kinds/row_loss.h).
 struct RowsOnCuda {
   template <class C, class Formula>
   static void for_each_row(const char* op, RowPass pass, const RowOperands& operands, const Formula& formula) {
     if (operands.is_hard()) {
-      detail::launch_rows<true, C>(op, pass, operands, formula);
+      launch_row_pass<C, RowPasses<C, Formula, true>>(op, pass, operands, formula);
     } else {
-      detail::launch_rows<false, C>(op, pass, operands, formula);
+      launch_row_pass<C, RowPasses<C, Formula, false>>(op, pass, operands, formula);
     }
+  }
+  // Of an op whose coefficients are a matrix'.
+  template <class C, class Formula>
+  static void for_each_row_of_matrix(const char* op, RowPass pass, const RowOperands& operands,
+                                     const Formula& formula) {
+    using Passes = RowPasses<C, Formula, false>;
+    if (!operands.grad_matrix) return launch_row_pass<C, Passes>(op, pass, operands, formula);
+    const Tensor& inputs = operands.inputs.tensor;
+    const RowViews<C> rows(operands);
+    const Tensor marks = empty_vector<C>(2 * rows.batch * rows.positions, inputs);
+    launch_row_pass<C, Passes>(op, pass, operands, formula, marks.mutable_data_ptr());
+    launch_row_matrix(op, DeviceOf(inputs), rows, marks.const_data_ptr<C>(), pass);
   }
 };
 

@@ -64,6 +64,13 @@ struct Rows {
     const int32_t dtype = loss_dtype() == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
     return empty_strided(as_sizes(of), as_sizes(strides), dtype, inputs);
   }
+  void check_grad_output(const Tensor& grad_output) const {
+    const bool fits = summed ? grad_output.numel() == 1 : is_of(grad_output, as_sizes(sizes));
+    HANDGRAD_CHECK(fits && grad_output.scalar_type() == loss_dtype(), op, ": grad_output must be ",
+                   summed ? "one element" : shape_text(as_sizes(sizes)), " of ", dtype_text(loss_dtype()),
+                   ", as the loss; got ", shape_text(grad_output), " of ", dtype_text(grad_output.scalar_type()));
+    check_device(op, "grad_output", grad_output, "inputs", inputs);
+  }
   void set_loss(RowOperands& operands, bool wanted, const Tensor& loss) const {
     if (!wanted) return;
     if (summed) {
@@ -74,13 +81,20 @@ struct Rows {
   }
 };
 
+inline void check_classes(const char* op, const char* argument, const Tensor& inputs) {
+  HANDGRAD_CHECK(inputs.dim() >= 2 && inputs.sizes()[1] >= 1 && inputs.sizes()[1] <= INT32_MAX, op, ": ", argument,
+                 " must have shape (batch, classes, ...) with 1 to 2^31 - 1 classes; got ", shape_text(inputs));
+}
+inline Rows rows_of(const char* op, const Tensor& inputs, int64_t reduction) {
+  HANDGRAD_CHECK(as_reduction(op, reduction) != Reduction::mean, op, ": reduction must be 0 (none) or 2 (sum); got 1");
+  return {op, inputs, as_reduction(op, reduction) != Reduction::none, row_sizes(inputs)};
+}
+
 inline Rows check_arguments(const char* op, const Tensor& inputs, const Tensor& targets,
                             const std::optional<Tensor>& weight, int64_t reduction) {
   check_floating(op, "inputs", inputs);
-  HANDGRAD_CHECK(inputs.dim() >= 2 && inputs.sizes()[1] >= 1 && inputs.sizes()[1] <= INT32_MAX, op,
-                 ": inputs must have shape (batch, classes, ...) with 1 to 2^31 - 1 classes; got ", shape_text(inputs));
-  const Rows rows{op, inputs, as_reduction(op, reduction) != Reduction::none, row_sizes(inputs)};
-  HANDGRAD_CHECK(as_reduction(op, reduction) != Reduction::mean, op, ": reduction must be 0 (none) or 2 (sum); got 1");
+  check_classes(op, "inputs", inputs);
+  const Rows rows = rows_of(op, inputs, reduction);
   const bool indices = targets.scalar_type() == ScalarType::Long && is_of(targets, as_sizes(rows.sizes));
   const bool probabilities = targets.scalar_type() == inputs.scalar_type() && is_of(targets, inputs.sizes());
   HANDGRAD_CHECK(indices || probabilities, op, ": targets must be class numbers, int64 of shape ",
@@ -100,11 +114,7 @@ inline Rows check_arguments(const char* op, const Tensor& inputs, const Tensor& 
 inline Rows check_backward(const char* op, const Tensor& grad_output, const Tensor& inputs, const Tensor& targets,
                            const std::optional<Tensor>& weight, int64_t reduction) {
   const Rows rows = check_arguments(op, inputs, targets, weight, reduction);
-  const bool fits = rows.summed ? grad_output.numel() == 1 : is_of(grad_output, as_sizes(rows.sizes));
-  HANDGRAD_CHECK(fits && grad_output.scalar_type() == rows.loss_dtype(), op, ": grad_output must be ",
-                 rows.summed ? "one element" : shape_text(as_sizes(rows.sizes)), " of ", dtype_text(rows.loss_dtype()),
-                 ", as the loss; got ", shape_text(grad_output), " of ", dtype_text(grad_output.scalar_type()));
-  check_device(op, "grad_output", grad_output, "inputs", inputs);
+  rows.check_grad_output(grad_output);
   return rows;
 }
 

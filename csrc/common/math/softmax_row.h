@@ -37,6 +37,14 @@ struct ClassPoint {
   }
 };
 
+// The cross entropy of one class, as a formula (kinds/row_loss.h).
+template <class T>
+struct ClassCrossEntropy {
+  HANDGRAD_MATH T value(const ClassPoint<T>& point) const { return -point.log_p; }
+  HANDGRAD_MATH T slope(const ClassPoint<T>&) const { return T(-1); }
+  HANDGRAD_MATH T curvature(const ClassPoint<T>&) const { return T(0); }
+};
+
 template <class T>
 struct SoftmaxRow {
   T rest, log_sum, inverse;

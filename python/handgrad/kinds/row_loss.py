@@ -21,7 +21,7 @@ from handgrad.derivatives import BATCHED, WHOLE
 from handgrad.kinds.reduced_loss import LossModule, ReducedLoss
 from handgrad.reductions import MEAN, NONE, SUM, reduction_code
 
-__all__ = ["RowLoss", "RowLossModule"]
+__all__ = ["RowLoss", "RowLossModule", "class_numbers", "row_splits", "rows_of"]
 
 
 class RowLoss(ReducedLoss):
@@ -78,9 +78,7 @@ class RowLoss(ReducedLoss):
 
     def _promoted(self, inputs: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
         if not targets.is_floating_point():
-            # (bool and complex are left to the kernel, which says what it wants.)
-            convert = inputs.is_floating_point() and not targets.is_complex() and targets.dtype is not torch.bool
-            return inputs, targets.to(torch.int64) if convert else targets
+            return inputs, class_numbers(inputs, targets)
         if ignore_index >= 0:
             raise ValueError(
                 f"{self.title}: ignore_index must be negative where targets are probabilities, which name no class; "
@@ -151,11 +149,7 @@ class RowLoss(ReducedLoss):
         return torch.where(nothing, 0, terms).sum(1)
 
     def fake_loss(self, inputs: Tensor, targets: Tensor, weight: Tensor | None, *others: Any) -> Tensor:
-        torch._check(
-            inputs.dim() >= 2,
-            lambda: f"{self.title}: inputs must have shape (batch, classes, ...); got {tuple(inputs.shape)}",
-        )
-        rows = (inputs.shape[0], *inputs.shape[2:])
+        rows = rows_of(self.title, "inputs", inputs)
         wanted = inputs.shape if targets.is_floating_point() else rows
         torch._check(
             tuple(targets.shape) == tuple(wanted),
@@ -178,11 +172,30 @@ class RowLoss(ReducedLoss):
     ) -> list[dict[str, int | None]]:
         """A sum over shards is a partial sum; a mean is a sum divided by one, see ``__call__``."""
         ways: list[dict[str, int | None]] = []
-        for row in range(len(inputs.shape) - 1):
-            dim = row + (row > 0)
+        for row, dim in row_splits(len(inputs.shape)):
             of_targets = dim if len(targets.shape) == len(inputs.shape) else row
             ways.append({"inputs": dim, "targets": of_targets, "weight": None, "output": None if reduction else row})
         return ways
+
+
+def class_numbers(inputs: Tensor, targets: Tensor) -> Tensor:
+    """Integers as the kernels have them; bool, complex and others are left to the kernel, which says what it wants."""
+    convert = inputs.is_floating_point() and not (targets.is_floating_point() or targets.is_complex())
+    return targets.to(torch.int64) if convert and targets.dtype is not torch.bool else targets
+
+
+def rows_of(op: str, argument: str, logits: Tensor) -> tuple[int, ...]:
+    """For fakes: the shape of (batch, classes, positions...) without the classes."""
+    torch._check(
+        logits.dim() >= 2,
+        lambda: f"{op}: {argument} must have shape (batch, classes, ...); got {tuple(logits.shape)}",
+    )
+    return (logits.shape[0], *logits.shape[2:])
+
+
+def row_splits(rank: int) -> list[tuple[int, int]]:
+    """Along what a call can be split: each dimension of the rows, and of the logits, all but their classes."""
+    return [(row, row + (row > 0)) for row in range(rank - 1)]
 
 
 class RowLossModule(LossModule):

@@ -22,6 +22,9 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
     from handgrad.losses.lovasz_hinge_loss import LovaszHingeLoss, lovasz_hinge_loss
     from handgrad.losses.lovasz_softmax_loss import LovaszSoftmaxLoss, lovasz_softmax_loss
+    from handgrad.losses.infogain_loss import InfogainLoss, infogain_loss
+    from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
+    from handgrad.losses.knowledge_distillation_loss import KnowledgeDistillationLoss, knowledge_distillation_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
@@ -51,6 +54,9 @@ __all__ = [
     "MarginSoftmaxLoss",
     "LovaszHingeLoss",
     "LovaszSoftmaxLoss",
+    "InfogainLoss",
+    "JaccardLoss",
+    "KnowledgeDistillationLoss",
     "QualityFocalLoss",
     "ScyllaBoxIoULoss",
     "SigLipLoss",
@@ -77,6 +83,9 @@ __all__ = [
     "margin_softmax_loss",
     "lovasz_hinge_loss",
     "lovasz_softmax_loss",
+    "infogain_loss",
+    "jaccard_loss",
+    "knowledge_distillation_loss",
     "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from handgrad.registration import OPERATORS
-from handgrad.testing.spec import OpSpec, halved
+from handgrad.testing.spec import OpSpec, Sample, halved
 
 WORLD = 2
 
@@ -92,7 +92,8 @@ def dtensor(spec: OpSpec, rank: int) -> None:
         if sample.tensors[0].dim() == 0:
             continue
         # Twice the batch, so that it divides evenly.
-        whole = sample.map(lambda tensor: torch.cat([tensor, halved(tensor)]))
+        twice = [torch.cat([t, halved(t)]) if spec.counted(k) else t for k, t in enumerate(sample.tensors)]
+        whole = Sample(sample.name, tuple(twice), sample.kwargs)
         leaves = whole.leaves()
         outputs = spec.call(*leaves, **whole.kwargs)
         expected = outputs if isinstance(outputs, tuple) else (outputs,)

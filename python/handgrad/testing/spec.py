@@ -80,7 +80,8 @@ class OpSpec:
         onnx: names of the samples to export; None exports all.
         optional: names of the tensors that may be None.
         rows: what the first dimension of each tensor counts, a word for each tensor; tensors of one word have one size.
-            Empty: all count the same, the batch.
+            Empty: all count the same, the batch. A word may be empty, for a tensor whose size is tied to the classes or
+            channels of the others.
         shards: the ways in which a call can be split over devices, each the dimension that every tensor is split along,
             None for one that all devices have whole, and the dimension that outputs are split along then.
             Empty: the first of all.
@@ -171,7 +172,8 @@ class OpSpec:
     def grown(self, sample: Sample, times: int) -> Sample:
         """``sample`` with as many rows ``times`` over; more for each further kind of rows, so that all sizes differ."""
         kinds = list(dict.fromkeys(self.rows))
-        factors = [times + (kinds.index(self.counted(index)) if kinds else 0) for index in range(len(sample.tensors))]
+        counted = [self.counted(index) for index in range(len(sample.tensors))]
+        factors = [(times + (kinds.index(word) if kinds else 0)) if word else 1 for word in counted]
         tensors = tuple(torch.cat([t] * factor) for t, factor in zip(sample.tensors, factors, strict=True))
         return Sample(sample.name, tensors, sample.kwargs)
 
