@@ -5,6 +5,14 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.transforms.adjust_colors import (
+        adjust_brightness,
+        adjust_colors,
+        adjust_contrast,
+        adjust_hue,
+        adjust_saturation,
+        rgb_to_grayscale,
+    )
     from handgrad.transforms.batched import Batched
     from handgrad.transforms.classes import (
         CenterCrop,
@@ -30,7 +38,13 @@ __all__ = [
     "RandomVerticalFlip",
     "Resize",
     "ToDtype",
+    "adjust_brightness",
+    "adjust_colors",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
     "batched_resized_crop",
     "fuse",
     "resized_crop",
+    "rgb_to_grayscale",
 ]
