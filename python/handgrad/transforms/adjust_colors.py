@@ -213,6 +213,11 @@ def _check_factor(op: str, name: str, operation: str, factor: Any) -> None:
         check_range(op, name, factor, 0.0, FLOAT_MAX, "a finite number, at least 0")
 
 
+def _check_device(name: str, tensor: Tensor, image: Tensor) -> None:
+    if tensor.device != image.device:
+        raise RuntimeError(f"{_OP}: {name} must be on the device of image, {image.device}; got {tensor.device}")
+
+
 def _checked_operations(operations: Any, images: Tensor) -> tuple[Tensor | None, list[int]]:
     """A table of them, or those of all images."""
     if isinstance(operations, Tensor):
@@ -220,6 +225,7 @@ def _checked_operations(operations: Any, images: Tensor) -> tuple[Tensor | None,
         if operations.is_floating_point() or operations.is_complex() or operations.dtype is torch.bool:
             kind = str(operations.dtype).removeprefix("torch.")
             raise TypeError(f"{_OP}: operations must be names, or a tensor of integers, as int64; got one of {kind}")
+        _check_device("operations", operations, images)
         if operations.dim() != 2:
             raise RuntimeError(f"{_OP}: operations must be (batch, steps); got {tuple(operations.shape)}")
         return operations.long(), []
@@ -229,7 +235,7 @@ def _checked_operations(operations: Any, images: Tensor) -> tuple[Tensor | None,
     if len(operations) > _MOST_STEPS:
         raise ValueError(f"{_OP}: operations must be at most {_MOST_STEPS}; got {len(operations)}")
     for name in operations:
-        if name not in OPERATIONS:
+        if not isinstance(name, str) or name not in OPERATIONS:
             names = ", ".join(map(repr, OPERATIONS))
             raise ValueError(f"{_OP}: operations must be of {names}; got {name!r}")
     return None, [OPERATIONS[name] for name in operations]
@@ -245,6 +251,7 @@ def _checked_factors(factors: Any, images: Tensor, steps: int, shared: list[int]
                 f"{_OP}: factors must be numbers, or (steps,) or (batch, steps) of floating-point ones; got "
                 f"{tuple(factors.shape)} of {kind}"
             )
+        _check_device("factors", factors, images)
         # Of doubles torch rounds what they and the rest to 1 are in the type of the image.
         return (factors.expand(images.shape[0], -1) if factors.dim() == 1 else factors).double(), []
     if not isinstance(factors, (list, tuple)):
