@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from handgrad._colours import OPERATIONS
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 from handgrad.transforms import (
     adjust_brightness,
@@ -12,7 +13,7 @@ from handgrad.transforms import (
     adjust_saturation,
     rgb_to_grayscale,
 )
-from handgrad.transforms.adjust_colors import OPERATIONS, adjust_colors_reference
+from handgrad.transforms.adjust_colors import adjust_colors_reference
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 NAMES = tuple(OPERATIONS)

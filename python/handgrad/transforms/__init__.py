@@ -16,8 +16,11 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.transforms.batched import Batched
     from handgrad.transforms.classes import (
         CenterCrop,
+        ColorJitter,
+        Grayscale,
         Normalize,
         RandomCrop,
+        RandomGrayscale,
         RandomHorizontalFlip,
         RandomResizedCrop,
         RandomVerticalFlip,
@@ -30,9 +33,12 @@ if TYPE_CHECKING or not lazy.exports(__name__):
 __all__ = [
     "Batched",
     "CenterCrop",
+    "ColorJitter",
     "Fused",
+    "Grayscale",
     "Normalize",
     "RandomCrop",
+    "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
     "RandomVerticalFlip",
