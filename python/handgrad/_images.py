@@ -1,4 +1,4 @@
-"""Checks of what transforms of images are given: boxes and flips of a batch, and what an image is normalised with."""
+"""Checks of what transforms of images are given: boxes and flips of a batch, what becomes of images in the end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.arguments import FLOAT_MAX, check_bool, check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_range, check_tensor
+
+_DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
+_MEMORY_FORMATS = {torch.preserve_format: 0, torch.contiguous_format: 1, torch.channels_last: 2}
 
 
 def checked_boxes(op: str, boxes: Any, images: Tensor) -> Tensor:
@@ -54,3 +57,34 @@ def checked_statistics(op: str, mean: Any, std: Any) -> tuple[list[float], list[
             check_range(op, name, value, low, FLOAT_MAX, what)
         checked.append([float(value) for value in values])
     return checked[0], checked[1]
+
+
+def checked_finish(
+    op: str, name: str, image: Tensor, dtype: Any, mean: Any, std: Any, memory_format: Any, scaling: Any
+) -> tuple[torch.dtype, list[float], list[float], int, bool]:
+    """An image of a rank and a type that kernels take; and what they make of it in the end, as schemas have it: dtype,
+    mean, std, memory format, and whether levels are divided by 255."""
+    if image.dtype not in _DTYPES:
+        kind = str(image.dtype).removeprefix("torch.")
+        raise TypeError(f"{op}: {name} must be uint8, float32, float64, bfloat16 or float16; got {kind}")
+    if image.dim() not in (3, 4):
+        raise RuntimeError(
+            f"{op}: {name} must have 3 or 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
+        )
+    means, stds = checked_statistics(op, mean, std)
+    is_level = image.dtype is torch.uint8
+    if dtype is None:
+        dtype = torch.float32 if is_level and means else image.dtype
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{op}: dtype must be a torch.dtype or None; got {dtype!r}")
+    if dtype is not image.dtype and not (is_level and dtype.is_floating_point):
+        raise TypeError(f"{op}: dtype must be the image's, or a floating-point one beside a uint8 image; got {dtype}")
+    if means and not dtype.is_floating_point:
+        raise TypeError(f"{op}: dtype must be a floating-point one where there is a mean; got {dtype}")
+    if memory_format not in _MEMORY_FORMATS:
+        raise ValueError(
+            f"{op}: memory_format must be torch.preserve_format, torch.contiguous_format or torch.channels_last; got "
+            f"{memory_format!r}"
+        )
+    divides = check_choice(op, "scaling", scaling, ("product", "quotient")) == "quotient"
+    return dtype, means, stds, _MEMORY_FORMATS[memory_format], divides

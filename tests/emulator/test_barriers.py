@@ -30,6 +30,8 @@ from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import local_response_norm, multi_scale_deformable_attention, roi_align
 from handgrad.losses import margin_softmax_loss, overlap_sums, sigmoid_focal_loss, softmax_focal_loss
 from handgrad.transforms import resized_crop
+from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss
+from handgrad.transforms import adjust_colors, resized_crop
 
 def imported(path):
     spec = importlib.util.spec_from_file_location("control", path)
@@ -87,6 +89,10 @@ pixels = torch.randint(256, (1, 1, 40, 300), dtype=torch.uint8, generator=genera
 def of_crop():
     return tuple(resized_crop(pixels, 0, 0, 40, 300, size) for size in ((36, 270), (8, 60)))
 
+# Several warps, whose sums one thread adds.
+def of_colours():
+    return (adjust_colors(pixels, ["contrast"], [0.5]),)
+
 # More samples than a warp has lanes, and more in a level than a block has threads.
 value = torch.randn(1, 14, 1, 2, dtype=torch.float64, generator=generator, requires_grad=True)
 places = torch.rand(1, 60, 1, 7, 5, 2, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -119,6 +125,8 @@ def of_margins():
 
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
 calls += [of_attention, of_rows, of_overlaps, of_margins]
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_colours]
+calls += [of_attention, of_rows, of_overlaps]
 expected = [call() for call in calls]
 
 def noticed():

@@ -67,35 +67,14 @@ class Copier {
   void load_row(const Source& source, int64_t y, V* to) {
     if constexpr (std::is_same_v<E, uint8_t>) {
       if (channels_ == 3 && source.channel == 1 && source.column == 3)
-        return split_three<3>(source.at(0, y, 0), pitch_, to);
+        return split_three<3>(source.at(0, y, 0), pitch_, to, pitch_);
       if (channels_ == 3 && source.channel == 1 && source.column == 4)
-        return split_three<4>(source.at(0, y, 0), pitch_, to);
+        return split_three<4>(source.at(0, y, 0), pitch_, to, pitch_);
       for (int64_t c = 0; c < channels_; ++c) widen_run(source.at(c, y, 0), source.column, pitch_, to + c * pitch_);
     } else if constexpr (sizeof(V) > 1) {
       for (int64_t c = 0; c < channels_; ++c) {
         load_run<E>(source.dtype, source.at(c, y, 0), 0, source.column, pitch_, to + c * pitch_);
       }
-    }
-  }
-
-  template <int Column, class V>
-  [[gnu::noinline]] static void split_three(const uint8_t* __restrict from, int64_t count, V* __restrict to) {
-    V *green = to + count, *blue = green + count;
-    HANDGRAD_SIMD
-    for (int64_t x = 0; x < count; ++x) {
-      to[x] = static_cast<V>(from[Column * x]);
-      green[x] = static_cast<V>(from[Column * x + 1]), blue[x] = static_cast<V>(from[Column * x + 2]);
-    }
-  }
-
-  template <class V>
-  [[gnu::noinline]] static void widen_run(const uint8_t* __restrict from, int64_t stride, int64_t count,
-                                          V* __restrict to) {
-    if (stride == 1) {
-      HANDGRAD_SIMD
-      for (int64_t x = 0; x < count; ++x) to[x] = static_cast<V>(from[x]);
-    } else {
-      for (int64_t x = 0; x < count; ++x) to[x] = static_cast<V>(from[x * stride]);
     }
   }
 

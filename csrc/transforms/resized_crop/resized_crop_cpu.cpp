@@ -135,7 +135,8 @@ Tensor resized_crop_cpu(const Tensor& image,                            // [N, C
   const Tensor output = empty_output(geometry, arguments, image);
   if (output.numel() == 0) return output;
   const bool is_level = image.scalar_type() == ScalarType::Byte;
-  const std::vector<double> means = per_channel(mean, geometry), deviations = per_channel(std, geometry);
+  const std::vector<double> means = per_channel(mean, geometry.channels),
+                            deviations = per_channel(std, geometry.channels);
   if (dtype == ScalarType::Double) {
     resample_images<double>(geometry, table, {means, deviations, is_level, divides}, image, output);
   } else {
@@ -191,8 +192,8 @@ Tensor resized_crop_backward_cpu(const Tensor& grad_output,                     
   const BoxTable table = checked_boxes(arguments, geometry);
   fill_zero(grad_image);
   // Linear in the image: what is added to it has no part in the gradient.
-  const std::vector<double> zeros = per_channel(std::vector<double>(mean.size()), geometry);
-  const std::vector<double> deviations = per_channel(std, geometry);
+  const std::vector<double> zeros = per_channel(std::vector<double>(mean.size()), geometry.channels);
+  const std::vector<double> deviations = per_channel(std, geometry.channels);
   dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
     using F = typename decltype(tag)::type;
     gather_gradients<F>(geometry, table, {zeros, deviations, false, false}, grad_output, grad_image);
@@ -217,8 +218,8 @@ std::tuple<Tensor, Tensor> resized_crop_double_backward_cpu(
   const DoubleBackward call(geometry, arguments, grad_grad_image, image, output_mask);
   if (call.is_done()) return {call.grad_grad_output, call.grad_image};
   const BoxTable table = checked_boxes(arguments, geometry);
-  const std::vector<double> zeros = per_channel(std::vector<double>(mean.size()), geometry);
-  const std::vector<double> deviations = per_channel(std, geometry);
+  const std::vector<double> zeros = per_channel(std::vector<double>(mean.size()), geometry.channels);
+  const std::vector<double> deviations = per_channel(std, geometry.channels);
   dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
     using F = typename decltype(tag)::type;
     resample_images<F>(geometry, table, {zeros, deviations, false, false}, *grad_grad_image, call.grad_grad_output);

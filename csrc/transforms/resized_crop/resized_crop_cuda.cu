@@ -49,18 +49,11 @@ struct MadeTables {
 template <class Body>
 void for_channels(const Geometry& geometry, const std::vector<double>& mean, const std::vector<double>& std,
                   bool divides, const Body& body) {
-  const std::vector<double> means = per_channel(mean, geometry), deviations = per_channel(std, geometry);
+  const std::vector<double> means = per_channel(mean, geometry.channels),
+                            deviations = per_channel(std, geometry.channels);
   for (int64_t first = 0; first < geometry.channels; first += kChannels) {
-    Statistics statistics{};
-    statistics.first = static_cast<int32_t>(first);
-    statistics.count = static_cast<int32_t>(std::min<int64_t>(kChannels, geometry.channels - first));
-    statistics.normalises = !std.empty();
-    statistics.divides = divides;
-    for (int32_t c = 0; statistics.normalises && c < statistics.count; ++c) {
-      statistics.mean[c] = means[static_cast<size_t>(first + c)];
-      statistics.std[c] = deviations[static_cast<size_t>(first + c)];
-    }
-    body(statistics);
+    const int64_t count = std::min<int64_t>(kChannels, geometry.channels - first);
+    body(statistics_of(means, deviations, divides, first, count));
   }
 }
 

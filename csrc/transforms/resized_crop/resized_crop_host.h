@@ -6,6 +6,7 @@
 
 #include "abi/check.h"
 #include "abi/dtype.h"
+#include "abi/images.h"
 #include "abi/layout.h"
 #include "abi/output_mask.h"
 #include "abi/view.h"
@@ -114,10 +115,7 @@ inline BoxTable box_table(const Arguments& arguments) {
 
 inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
                                 const Arguments& arguments) {
-  const ScalarType dtype = image.scalar_type();
-  HANDGRAD_CHECK(dtype == ScalarType::Byte || is_floating(dtype), kOp,
-                 ": image must be uint8, float32, float64, bfloat16 or float16; got ", dtype_text(dtype));
-  check_rank(kOp, "image", image, 4, "(batch, channels, height, width)");
+  check_image(kOp, image);
   const Sizes sizes = image.sizes();
   HANDGRAD_CHECK(sizes[2] <= kMost && sizes[3] <= kMost, kOp, ": image must have at most 2^24 rows and columns; got ",
                  shape_text(image));
@@ -126,21 +124,7 @@ inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
   HANDGRAD_CHECK(arguments.interpolation >= 0 && arguments.interpolation <= 3, kOp,
                  ": interpolation must be 0 (nearest), 1 (nearest-exact), 2 (bilinear) or 3 (bicubic); got ",
                  arguments.interpolation);
-  HANDGRAD_CHECK(
-      dtype == ScalarType::Byte ? arguments.dtype == dtype || is_floating(arguments.dtype) : arguments.dtype == dtype,
-      kOp, ": dtype must be the image's, ", dtype_text(dtype),
-      dtype == ScalarType::Byte ? ", or a floating-point one" : "", "; got ", dtype_text(arguments.dtype));
-  for (const auto& [name, values] : {std::pair{"mean", &arguments.mean}, std::pair{"std", &arguments.std}}) {
-    HANDGRAD_CHECK(values->size() == 1 || static_cast<int64_t>(values->size()) == sizes[1] ||
-                       (arguments.mean.empty() && arguments.std.empty()),
-                   kOp, ": ", name, " must be a list of one number a channel, ", sizes[1], ", or of one for all; got ",
-                   values->size());
-  }
-  HANDGRAD_CHECK(arguments.mean.empty() || is_floating(arguments.dtype), kOp,
-                 ": dtype must be a floating-point one where there is a mean; got ", dtype_text(arguments.dtype));
-  HANDGRAD_CHECK(arguments.memory_format >= 0 && arguments.memory_format <= 2, kOp,
-                 ": memory_format must be 0 (the image's), 1 (contiguous) or 2 (channels_last); got ",
-                 arguments.memory_format);
+  check_finish(kOp, image, {arguments.dtype, arguments.mean, arguments.std, arguments.memory_format});
   const Geometry geometry{sizes[0],
                           sizes[1],
                           sizes[2],
@@ -154,28 +138,9 @@ inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
   return geometry;
 }
 
-// A number for each channel, of those or of the one that are given.
-inline std::vector<double> per_channel(const std::vector<double>& values, const Geometry& geometry) {
-  if (values.empty()) return {};
-  std::vector<double> all(static_cast<size_t>(geometry.channels), values[0]);
-  if (values.size() > 1) all = values;
-  return all;
-}
-
 inline Tensor empty_output(const Geometry& geometry, const Arguments& arguments, const Tensor& image) {
   const int64_t sizes[4] = {geometry.batch, geometry.channels, geometry.out_height, geometry.out_width};
-  const Sizes shape(sizes, 4);
-  const bool last = arguments.memory_format == 0 ? prefers_channels_last(image) : arguments.memory_format == 2;
-  const std::vector<int64_t> strides = last ? channels_last_strides(shape) : contiguous_strides(shape);
-  int32_t dtype = 0;
-  switch (arguments.dtype) {
-    case ScalarType::Byte: dtype = aoti_torch_dtype_uint8(); break;
-    case ScalarType::Double: dtype = aoti_torch_dtype_float64(); break;
-    case ScalarType::BFloat16: dtype = aoti_torch_dtype_bfloat16(); break;
-    case ScalarType::Half: dtype = aoti_torch_dtype_float16(); break;
-    default: dtype = aoti_torch_dtype_float32();
-  }
-  return empty_strided(shape, Sizes(strides.data(), strides.size()), dtype, image);
+  return empty_image(Sizes(sizes, 4), arguments.dtype, arguments.memory_format, image);
 }
 
 // What the derivatives share: the image must be one that has any.

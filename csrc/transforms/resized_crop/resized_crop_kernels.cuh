@@ -8,6 +8,7 @@
 
 #include "cuda/access.cuh"
 #include "cuda/launch.cuh"
+#include "math/statistics.h"
 #include "resized_crop_host.h"
 
 namespace handgrad::resized_crop {
@@ -15,7 +16,7 @@ namespace handgrad::resized_crop {
 inline constexpr int kThreads = 256;
 // Channels of one launch: a thread has all of them, so that weights are looked up once, and what normalises them is a
 // parameter of the kernel.
-inline constexpr int kChannels = 4;
+inline constexpr int kChannels = Statistics::kMost;
 
 // Taps as one number: the first of them, and how many there are. Or outputs.
 __device__ __forceinline__ int64_t packed(const Taps& taps) { return int64_t{taps.first} << 32 | taps.count; }
@@ -58,23 +59,6 @@ struct Tables {
   }
   __device__ int32_t precision(int64_t set, int axis) const {
     return static_cast<int32_t>(load(windows + windows_before(set, axis) + outputs[axis]));
-  }
-};
-
-// What an output is in the end, for the channels from `first` on.
-struct Statistics {
-  double mean[kChannels], std[kChannels];
-  int32_t first, count;
-  bool normalises, divides;
-
-  // A level becomes a number from 0 to 1.
-  template <class F>
-  HANDGRAD_MATH F scaled(F level) const {
-    return divides ? level / F(255) : rounded_product(level, static_cast<F>(1.0 / 255));
-  }
-  template <class F>
-  HANDGRAD_MATH F apply(F value, int32_t c) const {
-    return normalises ? (value - static_cast<F>(mean[c])) / static_cast<F>(std[c]) : value;
   }
 };
 

@@ -3,9 +3,9 @@
 // In order of appearance: Pixels, where rows are read and written; rows of results written; Resampler.
 #pragma once
 
+#include "cpu/normalisation.h"
 #include "cpu/parallel.h"
 #include "math/convert.h"
-#include "resized_crop_normalisation.h"
 #include "resized_crop_strips.h"
 
 namespace handgrad::resized_crop {
@@ -37,7 +37,7 @@ void store_planes(const Target& target, int64_t o, int64_t channels, int64_t wid
   if (scratch.size() < length) scratch.resize(length);
   for (int64_t c = 0; c < channels; ++c) make(c, scratch.data() + c * width);
   if (is_stored_so && channels == 3 && target.column == 3 && target.channel == 1) {
-    interleave_three(scratch.data(), width, reinterpret_cast<V*>(target.at(0, o, 0)));
+    interleave_three(scratch.data(), width, width, reinterpret_cast<V*>(target.at(0, o, 0)));
     return;
   }
   for (int64_t c = 0; c < channels; ++c) {

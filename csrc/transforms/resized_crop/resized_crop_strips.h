@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "abi/macros.h"
+#include "cpu/planes.h"
 #include "cpu/scratch.h"
 
 namespace handgrad::resized_crop {
@@ -172,14 +173,6 @@ template <class E>
     rows[12 * pitch + i] = column[12], rows[13 * pitch + i] = column[13], rows[14 * pitch + i] = column[14];
     rows[15 * pitch + i] = column[15];
   }
-}
-
-// to[3 i + c] = from[c * count + i]
-template <class E>
-[[gnu::noinline]] void interleave_three(const E* __restrict from, int64_t count, E* __restrict to) {
-  const E *red = from, *green = from + count, *blue = from + 2 * count;
-#pragma omp simd simdlen(32 / sizeof(E))
-  for (int64_t i = 0; i < count; ++i) to[3 * i] = red[i], to[3 * i + 1] = green[i], to[3 * i + 2] = blue[i];
 }
 
 // ---- sums of columns ------------------------------------------------------------------------------------------------

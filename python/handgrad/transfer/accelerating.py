@@ -56,7 +56,8 @@ def accelerate(what: str = "torchvision") -> Accelerated:
     Args:
         what: ``"torchvision.ops"``: the functions of that module which handgrad has too, by the same names, wherever
             torchvision has them. (docs/torchvision.md says what differs.) ``"torchvision.transforms"``: v2's kernels of
-            tensors for ``resize``, ``resized_crop`` and ``normalize``; what ours do not compute goes to theirs.
+            tensors for ``resize``, ``resized_crop``, ``normalize``, ``adjust_brightness``, ``adjust_contrast``,
+            ``adjust_saturation``, ``adjust_hue`` and ``rgb_to_grayscale``; what ours do not compute goes to theirs.
             ``"torchvision"``: both.
 
     Returns:
@@ -126,7 +127,7 @@ def _public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
 def _answer_kernels(accelerated: Accelerated) -> None:
     from torch import Tensor
 
-    from handgrad.transforms.kernels import KERNELS
+    from handgrad.transforms.kernels import KERNELS, NOT_OF_VIDEOS
 
     functional = importlib.import_module("torchvision.transforms.v2.functional")
     tv_tensors = importlib.import_module("torchvision.tv_tensors")
@@ -134,7 +135,7 @@ def _answer_kernels(accelerated: Accelerated) -> None:
     for name, kernel in KERNELS.items():
         dispatcher = getattr(functional, name)
         kernels = registry.get(dispatcher) if isinstance(registry, dict) else None
-        types = (Tensor, tv_tensors.Image, tv_tensors.Video)
+        types = (Tensor, tv_tensors.Image, *([] if name in NOT_OF_VIDEOS else [tv_tensors.Video]))
         if kernels is None or not all(kind in kernels for kind in types):
             raise RuntimeError(_other_version(name))
         _, *parameters = inspect.signature(kernel).parameters

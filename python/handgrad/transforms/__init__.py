@@ -5,11 +5,22 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.transforms.adjust_colors import (
+        adjust_brightness,
+        adjust_colors,
+        adjust_contrast,
+        adjust_hue,
+        adjust_saturation,
+        rgb_to_grayscale,
+    )
     from handgrad.transforms.batched import Batched
     from handgrad.transforms.classes import (
         CenterCrop,
+        ColorJitter,
+        Grayscale,
         Normalize,
         RandomCrop,
+        RandomGrayscale,
         RandomHorizontalFlip,
         RandomResizedCrop,
         RandomVerticalFlip,
@@ -22,15 +33,24 @@ if TYPE_CHECKING or not lazy.exports(__name__):
 __all__ = [
     "Batched",
     "CenterCrop",
+    "ColorJitter",
     "Fused",
+    "Grayscale",
     "Normalize",
     "RandomCrop",
+    "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
     "RandomVerticalFlip",
     "Resize",
     "ToDtype",
+    "adjust_brightness",
+    "adjust_colors",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
     "batched_resized_crop",
     "fuse",
     "resized_crop",
+    "rgb_to_grayscale",
 ]

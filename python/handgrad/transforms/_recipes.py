@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from handgrad.transforms import _pillow, _steps
 from handgrad.transforms._steps import Plan, Step, UnfusableError
+from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.kernels import interpolation_name
 from handgrad.transforms.resized_crop import resized_crop
 
@@ -54,6 +55,12 @@ class Recipe:
             "scaling": self.scaling,
             "memory_format": layout,
         }
+        if plan.colours:
+            plain = Recipe(self.source, self.source, source.dtype, self.antialias)
+            shaped = source if plan.is_idle(*source.shape[-2:]) else plain.render(source, replace(plan, colours=[]))
+            names, factors = zip(*plan.colours, strict=True)
+            finish = {key: value for key, value in finish.items() if not key.endswith("flip")}
+            return adjust_colors(shaped, names, factors, **finish)
         top, left, height, width = plan.box
         if plan.size is None:
             return resized_crop(source, top, left, height, width, (height, width), "nearest", **finish)
@@ -80,6 +87,8 @@ def recipe(steps: list[Step], kind: Kind, exact: bool) -> Recipe:
     for step in steps:
         if step.resizes:
             _resized(made, step, kind, exact)
+        elif step.colours:
+            _coloured(made, step, kind, exact)
         elif isinstance(step, _steps.ToTensor):
             _to_tensor(made, step)
         elif isinstance(step, _steps.ToImage):
@@ -114,6 +123,25 @@ def _resized(made: Recipe, step: Step, kind: Kind, exact: bool) -> None:
             raise UnfusableError(f"{reason}; exact=False takes the levels of v2 on a CPU")
     elif "nearest" in modes and kind.dtype is torch.float64:
         raise UnfusableError("torch takes other nearest pixels of float64 images than of others")
+
+
+def _coloured(made: Recipe, step: Step, kind: Kind, exact: bool) -> None:
+    if made.container == "picture":
+        raise UnfusableError("Pillow's colours are others than a tensor's")
+    if kind.channels not in (1, 3):
+        raise UnfusableError(f"colours of {kind.channels} channels")
+    several = step.inner if isinstance(step, _steps.RandomApply) else [step]
+    if kind.channels == 1 and any(isinstance(one, _steps.Grayscale) and not one.random for one in several):
+        raise UnfusableError("it makes three channels of one")
+    if not exact or kind.dtype is not torch.uint8:
+        return
+    reason = ""
+    if not step.v2:
+        reason = "torchvision's v1 rounds the colours of levels in another way"
+    elif kind.device != "cpu" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        reason = "torch rounds products of levels here before it adds them"
+    if reason:
+        raise UnfusableError(f"{reason}; exact=False takes the levels of v2 on a CPU")
 
 
 def _other_levels(step: Step, modes: list[str | None], kind: Kind) -> str:

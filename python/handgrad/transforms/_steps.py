@@ -1,5 +1,6 @@
 """What ``fuse`` understands of a pipeline: for each of torchvision's and timm's classes a step, which says what becomes
-of the size of an image, draws what its class would draw, and puts that into the plan of one image.
+of the size of an image, draws what its class would draw, and puts that into the plan of one image. (From classes to
+steps: ``_reading.py``.)
 
 A step's own checks come first, by :class:`Recipe`, then sizes; only then is anything drawn.
 """
@@ -7,15 +8,13 @@ A step's own checks come first, by :class:`Recipe`, then sizes; only then is any
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from handgrad._images import can_normalise
-from handgrad.transforms.kernels import interpolation_name, resized_size
+from handgrad.transforms.kernels import interpolation_name, jitter_steps, resized_size
 
 
 class UnfusableError(Exception):
@@ -32,6 +31,13 @@ class Plan:
     window: tuple[int, int, int, int] | None = None
     horizontal_flip: bool = False
     vertical_flip: bool = False
+    #: Operations on colours and their factors, in their order, after all of these.
+    colours: list[tuple[str, float]] = field(default_factory=list)
+
+    def is_idle(self, height: int, width: int) -> bool:
+        """Whether an image of this size keeps its shape."""
+        same = self.box == (0, 0, height, width) and self.size in (None, (height, width)) and self.window is None
+        return same and not self.horizontal_flip and not self.vertical_flip
 
     def crop(self, top: int, left: int, height: int, width: int) -> None:
         """A crop of what there is so far, which may be flipped."""
@@ -60,6 +66,8 @@ class Step:
     moves: bool = False
     #: Whether it makes an image of another size by interpolation.
     resizes: bool = False
+    #: Whether it changes colours.
+    colours: bool = False
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Of the result."""
@@ -195,92 +203,47 @@ class Normalize(Step):
     std: list[float] = field(default_factory=list)
 
 
-# ---- from classes to steps -------------------------------------------------------------------------------------------
+# ---- colours ---------------------------------------------------------------------------------------------------------
 
 
-def _resize(t: Any, v2: bool) -> Step:
-    return Resize(t, v2)
+@dataclass
+class ColorJitter(Step):
+    colours: bool = True
+
+    def draw(self, height: int, width: int, plan: Plan) -> Any:
+        t = self.transform
+        if self.v2:
+            params = t.make_params([])
+        else:
+            order, *factors = t.get_params(t.brightness, t.contrast, t.saturation, t.hue)
+            names = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
+            params = {"fn_idx": order, **dict(zip(names, factors, strict=True))}
+        plan.colours += zip(*jitter_steps(params), strict=True)
+        return params
 
 
-def _random_resized_crop(t: Any, v2: bool) -> Step:
-    return RandomResizedCrop(t, v2)
+@dataclass
+class Grayscale(Step):
+    colours: bool = True
+    #: Whether the class draws whether it does anything.
+    random: bool = False
+
+    def draw(self, height: int, width: int, plan: Plan) -> Any:
+        if self.random and torch.rand(1) >= self.transform.p:
+            return None
+        plan.colours.append(("grayscale", 1.0))
+        return {}
 
 
-def _random_crop(t: Any, v2: bool) -> Step:
-    if t.padding is not None or t.pad_if_needed:
-        raise UnfusableError("it pads, which the kernel does not")
-    return RandomCrop(t, v2)
+@dataclass
+class RandomApply(Step):
+    colours: bool = True
+    inner: list[Step] = field(default_factory=list)
 
-
-def _dtype(t: Any, v2: bool) -> Step:
-    if not isinstance(t.dtype, torch.dtype):
-        raise UnfusableError("its types are a dictionary's")
-    return ToDtype(t, v2, dtype=t.dtype, scales=getattr(t, "scale", True), scaling="product" if v2 else "quotient")
-
-
-def _normalize(t: Any, v2: bool) -> Step:
-    if t.inplace:
-        raise UnfusableError("it works in place")
-    mean, std = (
-        [float(x) for x in (values.flatten().tolist() if isinstance(values, Tensor) else values)]
-        for values in (t.mean, t.std)
-    )
-    if not can_normalise(mean, std):
-        raise UnfusableError("its deviations must be greater than 0, and all of its numbers finite")
-    return Normalize(t, v2, mean=mean, std=std)
-
-
-_READERS: dict[str, Callable[[Any, bool], Step]] = {
-    "Resize": _resize,
-    "RandomResizedCrop": _random_resized_crop,
-    "CenterCrop": lambda t, v2: CenterCrop(t, v2),
-    "RandomCrop": _random_crop,
-    "RandomHorizontalFlip": lambda t, v2: Flip(t, v2),
-    "RandomVerticalFlip": lambda t, v2: Flip(t, v2, horizontal=False),
-    "ToTensor": lambda t, v2: ToTensor(t, v2, scales=True, lenient=v2),
-    "PILToTensor": lambda t, v2: ToTensor(t, v2, lenient=v2),
-    "ToImage": lambda t, v2: ToImage(t, v2),
-    "ToPureTensor": lambda t, v2: ToPureTensor(t, v2),
-    "ToDtype": _dtype,
-    "ConvertImageDtype": _dtype,
-    "Normalize": _normalize,
-}
-_TIMM: dict[str, Callable[[Any], Step]] = {
-    "RandomResizedCropAndInterpolation": lambda t: RandomResizedCrop(t, False),
-    "MaybeToTensor": lambda t: ToTensor(t, False, scales=True, lenient=True),
-    "MaybePILToTensor": lambda t: ToTensor(t, False, lenient=True),
-}
-
-
-def steps_of(transform: Any) -> list[Step]:
-    """Of a transform that ``fuse`` understands; a preset of torchvision's weights is five.
-
-    Raises:
-        UnfusableError: it does not.
-    """
-    kind = type(transform)
-    if kind.__module__ == "handgrad.transforms.classes":
-        kind = kind.__bases__[0]
-    name, module = kind.__name__, kind.__module__
-    if module == "timm.data.transforms" and name in _TIMM:
-        return [_TIMM[name](transform)]
-    if module == "torchvision.transforms._presets" and name == "ImageClassification":
-        return _preset(transform)
-    v2 = module.startswith("torchvision.transforms.v2.")
-    if (v2 or module == "torchvision.transforms.transforms") and name in _READERS:
-        # torchvision's v2 has a class for v1's names too, which computes as v2 does.
-        return [_READERS[name](transform, v2)]
-    raise UnfusableError("the kernel does not know it")
-
-
-def _preset(preset: Any) -> list[Step]:
-    from torchvision.transforms import transforms as v1
-
-    parts: Sequence[Any] = (
-        v1.Resize(preset.resize_size, preset.interpolation, antialias=preset.antialias),
-        v1.CenterCrop(preset.crop_size),
-        v1.ConvertImageDtype(torch.float),
-        v1.Normalize(preset.mean, preset.std),
-    )
-    resize, crop, dtype, normalize = (steps_of(part)[0] for part in parts)
-    return [resize, crop, ToTensor(preset, False, lenient=True), dtype, normalize]
+    def draw(self, height: int, width: int, plan: Plan) -> Any:
+        drawn = torch.rand(1)
+        if drawn >= self.transform.p if self.v2 else self.transform.p < drawn:
+            return None
+        for step in self.inner:
+            step.draw(height, width, plan)
+        return {}

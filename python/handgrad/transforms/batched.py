@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from handgrad._colours import OPERATIONS
 from handgrad.transforms._recipes import Recipe, recipe
 from handgrad.transforms._steps import Plan, UnfusableError
+from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.fusion import Fused, Run, fuse, kind_of
 from handgrad.transforms.resized_crop import batched_resized_crop
 
@@ -23,8 +26,8 @@ class Batched(nn.Module):
     Of uint8 images on other devices it has the CPU's levels.
 
     Args:
-        pipeline: one that :func:`fuse` makes one run of: crops, a resize, flips, conversion and normalisation; or what
-            :func:`fuse` made of it.
+        pipeline: one that :func:`fuse` makes one run of: crops, a resize, flips, colours, conversion and
+            normalisation; or what :func:`fuse` made of it.
 
     Raises:
         ValueError: a pipeline of which something is left.
@@ -84,12 +87,27 @@ def _as_tensor(image: Any) -> Tensor:
     return image.as_subclass(Tensor)
 
 
-def _table(rows: list[Any], like: Tensor) -> Tensor:
-    """One row an image, on the images' device: the only copy to it."""
-    return torch.tensor(rows).to(like.device, non_blocking=True)
+def _table(rows: list[Any], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """One row an image, on the images' device: all that is copied to it."""
+    return torch.tensor(rows, dtype=dtype).to(like.device, non_blocking=True)
+
+
+def _coloured(images: Tensor, made: Recipe, plans: list[Plan]) -> Tensor:
+    """Shapes first, then colours: a row of operations and factors an image."""
+    if not all(plan.is_idle(*images.shape[-2:]) for plan in plans):
+        plain = Recipe(made.source, made.source, images.dtype, made.antialias)
+        images = _rendered(images, plain, [replace(plan, colours=[]) for plan in plans])
+    steps = max(len(plan.colours) for plan in plans)
+    rows = [[*plan.colours, *[("", 1.0)] * (steps - len(plan.colours))] for plan in plans]
+    operations = _table([[OPERATIONS.get(name, 0) for name, _ in row] for row in rows], images)
+    factors = _table([[factor for _, factor in row] for row in rows], images, torch.float64)
+    finish: dict[str, Any] = {"dtype": made.dtype, "mean": made.mean, "std": made.std, "scaling": made.scaling}
+    return adjust_colors(images, operations, factors, **finish)
 
 
 def _rendered(images: Tensor, made: Recipe, plans: list[Plan]) -> Tensor:
+    if any(plan.colours for plan in plans):
+        return _coloured(images, made, plans)
     first = plans[0]
     modes = {plan.interpolation for plan in plans}
     if len(modes) > 1:  # timm draws them too

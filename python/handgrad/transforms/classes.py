@@ -60,3 +60,31 @@ class Normalize(v2.Normalize):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         theirs = partial(self._call_kernel, v2.functional.normalize)
         return kernels.normalize(theirs, inpt, self.mean, self.std, self.inplace)
+
+
+class ColorJitter(v2.ColorJitter):
+    """torchvision's ``ColorJitter``, with the operations on an image or a video in one pass over memory, by
+    :func:`handgrad.transforms.adjust_colors`: uint8 to the bit as torchvision does on a CPU, on every device."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        names, factors = kernels.jitter_steps(params)
+        fits = all(kernels.can_adjust(name, factor) for name, factor in zip(names, factors, strict=True))
+        if fits and kernels.has_colours(inpt):
+            return kernels.coloured(inpt, names, factors)
+        return super().transform(inpt, params)
+
+
+class Grayscale(v2.Grayscale):
+    """torchvision's ``Grayscale``, with images and videos by :func:`handgrad.transforms.rgb_to_grayscale`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        theirs = partial(self._call_kernel, v2.functional.rgb_to_grayscale)
+        return kernels.rgb_to_grayscale(theirs, inpt, self.num_output_channels)
+
+
+class RandomGrayscale(v2.RandomGrayscale):
+    """torchvision's ``RandomGrayscale``, with images and videos by :func:`handgrad.transforms.rgb_to_grayscale`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        theirs = partial(self._call_kernel, v2.functional.rgb_to_grayscale)
+        return kernels.rgb_to_grayscale(theirs, inpt, params["num_input_channels"])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from handgrad.transforms import _pillow, _steps
+from handgrad.transforms._reading import steps_of
 from handgrad.transforms._recipes import Kind, Recipe, recipe
 from handgrad.transforms._steps import Plan, Step, UnfusableError
 from handgrad.transforms._torchvision import HINT
@@ -82,9 +83,11 @@ class Fused(nn.Module):
         self.reasons: list[str] = []
         self.transforms: list[Any] = []
         run: list[tuple[Any, list[Step]]] = []
-        for original in originals:
+        for index, original in enumerate(originals):
             try:
-                steps = _steps.steps_of(original)
+                steps = steps_of(original)
+                if any(step.colours for step in steps) and _are_pictures(originals[index + 1 :]):
+                    raise UnfusableError("Pillow's colours are others than a tensor's: make tensors of images before")
             except UnfusableError as error:
                 self._close(run, explain, exact)
                 run = []
@@ -104,7 +107,7 @@ class Fused(nn.Module):
         steps = [step for _, steps in run for step in steps]
         kinds = {type(step) for step in steps}
         scales = _steps.ToDtype in kinds or any(isinstance(step, _steps.ToTensor) and step.scales for step in steps)
-        if any(step.resizes for step in steps) or (_steps.Normalize in kinds and scales):
+        if any(step.resizes or step.colours for step in steps) or (_steps.Normalize in kinds and scales):
             self._leave(Run([original for original, _ in run], steps, explain, exact), "")
         else:
             for original, _ in run:
@@ -121,7 +124,7 @@ class Fused(nn.Module):
     def lines(self) -> list[str]:
         """What is fused, and what is left and why."""
         return [
-            f"as it is: {type(transform).__name__} ({reason})" if reason else f"one kernel: {transform}"
+            f"as it is: {type(transform).__name__} ({reason})" if reason else f"{transform.kernels()}: {transform}"
             for transform, reason in zip(self.transforms, self.reasons, strict=True)
         ]
 
@@ -139,12 +142,29 @@ def _fits(before: list[Step], steps: list[Step]) -> bool:
         )
         flipped = any(isinstance(other, _steps.Flip) for other in before)
         resized = any(other.resizes for other in before)
+        coloured = any(other.colours for other in before)
+        if step.colours and (scaled or normalised):
+            return False
+        # Contrast depends on what is cut off, and no operation on levels goes through a resize.
+        if coloured and (step.resizes or isinstance(step, _steps.CenterCrop)):
+            return False
         if step.resizes and (resized or flipped or scaled or normalised):
             return False
         if isinstance(step, (_steps.ToDtype, _steps.Normalize)) and normalised:
             return False
         before = [*before, step]
     return True
+
+
+def _are_pictures(later: list[Any]) -> bool:
+    """Whether images are Pillow's still, as a later transform makes tensors of them."""
+    for original in later:
+        try:
+            if any(isinstance(step, (_steps.ToTensor, _steps.ToImage)) for step in steps_of(original)):
+                return True
+        except UnfusableError:
+            continue
+    return False
 
 
 class Run(nn.Module):
@@ -158,6 +178,12 @@ class Run(nn.Module):
 
     def __str__(self) -> str:
         return ", ".join(type(original).__name__ for original in self.originals)
+
+    def kernels(self) -> str:
+        """Shape and colours are one each."""
+        coloured = any(step.colours for step in self.steps)
+        shaped = any(step.moves and not isinstance(step, _steps.ToPureTensor) for step in self.steps)
+        return "two kernels" if coloured and shaped else "one kernel"
 
     def forward(self, *inputs: Any) -> Any:
         several = len(inputs) > 1

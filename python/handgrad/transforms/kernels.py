@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from handgrad._images import can_normalise
+from handgrad.transforms.adjust_colors import adjust_colors
+from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
 from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
@@ -97,8 +99,77 @@ def normalize(theirs: _Kernel, inpt: Any, mean: Sequence[float], std: Sequence[f
     return theirs(inpt, mean=mean, std=std, inplace=inplace)
 
 
+def adjust_brightness(theirs: _Kernel, inpt: Any, brightness_factor: float) -> Any:
+    fits = has_colours(inpt) and can_adjust("brightness", brightness_factor)
+    return coloured(inpt, ["brightness"], [brightness_factor]) if fits else theirs(inpt, brightness_factor)
+
+
+def adjust_contrast(theirs: _Kernel, inpt: Any, contrast_factor: float) -> Any:
+    fits = has_colours(inpt) and can_adjust("contrast", contrast_factor)
+    return coloured(inpt, ["contrast"], [contrast_factor]) if fits else theirs(inpt, contrast_factor)
+
+
+def adjust_saturation(theirs: _Kernel, inpt: Any, saturation_factor: float) -> Any:
+    fits = has_colours(inpt) and can_adjust("saturation", saturation_factor)
+    return coloured(inpt, ["saturation"], [saturation_factor]) if fits else theirs(inpt, saturation_factor)
+
+
+def adjust_hue(theirs: _Kernel, inpt: Any, hue_factor: float) -> Any:
+    fits = has_colours(inpt) and can_adjust("hue", hue_factor)
+    return coloured(inpt, ["hue"], [hue_factor]) if fits else theirs(inpt, hue_factor)
+
+
+def rgb_to_grayscale(theirs: _Kernel, inpt: Any, num_output_channels: int = 1) -> Any:
+    from torchvision.tv_tensors import Video
+
+    # Videos torchvision leaves as they are.
+    if has_colours(inpt) and type(inpt) is not Video and num_output_channels in (1, 3) and inpt.shape[-3] == 3:
+        return _as(inpt, to_grayscale(inpt.as_subclass(Tensor), num_output_channels))
+    return theirs(inpt, num_output_channels)
+
+
 #: By the name of torchvision's functional.
-KERNELS: dict[str, _Kernel] = {"resize": resize, "resized_crop": resized_crop, "normalize": normalize}
+KERNELS: dict[str, _Kernel] = {
+    kernel.__name__: kernel
+    for kernel in (
+        resize,
+        resized_crop,
+        normalize,
+        adjust_brightness,
+        adjust_contrast,
+        adjust_saturation,
+        adjust_hue,
+        rgb_to_grayscale,
+    )
+}
+
+
+#: Of which torchvision has no kernel for videos.
+NOT_OF_VIDEOS = ("rgb_to_grayscale",)
+
+
+def can_adjust(operation: str, factor: Any) -> bool:
+    """Whether the kernel takes this factor; torchvision says what is wrong with another."""
+    low, high = (-0.5, 0.5) if operation == "hue" else (0.0, 1e38)
+    return type(factor) in (int, float) and low <= factor <= high
+
+
+def jitter_steps(params: dict[str, Any]) -> tuple[list[str], list[float]]:
+    """What torchvision's ``ColorJitter`` has drawn: its operations in their order, and their factors."""
+    names = ("brightness", "contrast", "saturation", "hue")
+    drawn = [(names[k], params[f"{names[k]}_factor"]) for k in params["fn_idx"].tolist()]
+    return [name for name, factor in drawn if factor is not None], [x for _, x in drawn if x is not None]
+
+
+def has_colours(inpt: Any) -> bool:
+    return _is_picture(inpt) and inpt.shape[-3] in (1, 3)
+
+
+def coloured(inpt: Tensor, operations: list[str], factors: list[float]) -> Tensor:
+    """An image, a batch or a video, which stays what it is."""
+    image = inpt.as_subclass(Tensor)
+    output = adjust_colors(image.flatten(0, -4) if image.dim() > 4 else image, operations, factors)
+    return _as(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
 
 
 def _is_picture(inpt: Any) -> bool:
@@ -115,6 +186,10 @@ def _by_kernel(inpt: Tensor, *numbers: Any, **others: Any) -> Tensor:
         output = crop_and_resize(image.flatten(0, -4), *numbers, **others).unflatten(0, image.shape[:-3])
     else:
         output = crop_and_resize(image, *numbers, **others)
+    return _as(inpt, output)
+
+
+def _as(inpt: Tensor, output: Tensor) -> Tensor:
     if type(inpt) is Tensor:
         return output
     from torchvision.tv_tensors import wrap

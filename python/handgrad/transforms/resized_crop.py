@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad._images import checked_boxes, checked_flips, checked_statistics
+from handgrad._images import checked_boxes, checked_finish, checked_flips
 from handgrad._layout import empty_image
 from handgrad._resampling import integer_weights, normalised, rounded, weights
 from handgrad.arguments import check_bool, check_choice, check_int, check_pair, check_tensor
@@ -19,8 +19,6 @@ _OP = "resized_crop"
 # As in csrc: the most pixels along an axis.
 _MOST = 2**24
 _INTERPOLATIONS = {"nearest": 0, "nearest-exact": 1, "bilinear": 2, "bicubic": 3}
-_DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
-_MEMORY_FORMATS = {torch.preserve_format: 0, torch.contiguous_format: 1, torch.channels_last: 2}
 
 # ---- public functions ------------------------------------------------------------------------------------------------
 
@@ -196,34 +194,13 @@ def _checked(
     memory_format: Any, rounding: Any, scaling: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     """The op's numbers after the box."""
-    if image.dtype not in _DTYPES:
-        kind = str(image.dtype).removeprefix("torch.")
-        raise TypeError(f"{_OP}: {name} must be uint8, float32, float64, bfloat16 or float16; got {kind}")
-    if image.dim() not in (3, 4):
-        raise RuntimeError(
-            f"{_OP}: {name} must have 3 or 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
-        )
+    finish = checked_finish(_OP, name, image, dtype, mean, std, memory_format, scaling)
     height, width = check_pair(_OP, "size", size, 1, _MOST)
     mode = check_choice(_OP, "interpolation", getattr(interpolation, "value", interpolation), _INTERPOLATIONS)
-    means, stds = checked_statistics(_OP, mean, std)
-    is_level = image.dtype is torch.uint8
-    if dtype is None:
-        dtype = torch.float32 if is_level and means else image.dtype
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"{_OP}: dtype must be a torch.dtype or None; got {dtype!r}")
-    if dtype is not image.dtype and not (is_level and dtype.is_floating_point):
-        raise TypeError(f"{_OP}: dtype must be the image's, or a floating-point one beside a uint8 image; got {dtype}")
-    if means and not dtype.is_floating_point:
-        raise TypeError(f"{_OP}: dtype must be a floating-point one where there is a mean; got {dtype}")
-    if memory_format not in _MEMORY_FORMATS:
-        raise ValueError(
-            f"{_OP}: memory_format must be torch.preserve_format, torch.contiguous_format or torch.channels_last; got "
-            f"{memory_format!r}"
-        )
     antialias = check_bool(_OP, "antialias", antialias)
-    return (height, width, _INTERPOLATIONS[mode], antialias, dtype, means, stds, _MEMORY_FORMATS[memory_format],
-            check_choice(_OP, "rounding", rounding, ("torch", "pillow")) == "pillow",
-            check_choice(_OP, "scaling", scaling, ("product", "quotient")) == "quotient")  # fmt: skip
+    dtype, means, stds, order, divides = finish
+    pillow = check_choice(_OP, "rounding", rounding, ("torch", "pillow")) == "pillow"
+    return height, width, _INTERPOLATIONS[mode], antialias, dtype, means, stds, order, pillow, divides
 
 
 # ---- reference: the definition in plain PyTorch, its derivatives by torch's own autograd -----------------------------

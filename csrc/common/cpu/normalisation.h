@@ -1,4 +1,4 @@
-// What becomes of the rows of a result on the CPU: scaled to 0 to 1, and normalised.
+// What becomes of rows of an image on the CPU: levels scaled to 0 to 1, and normalised.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,7 @@
 
 #include "abi/macros.h"
 
-namespace handgrad::resized_crop {
+namespace handgrad {
 
 // From the sums of a row to what is stored: levels of uint8 are scaled to 0 to 1, then everything is normalised.
 //
@@ -105,4 +105,4 @@ class Normalisation {
   static double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 };
 
-}  // namespace handgrad::resized_crop
+}  // namespace handgrad
