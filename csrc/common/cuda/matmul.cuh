@@ -11,9 +11,11 @@
 
 namespace handgrad {
 
-// `groups` matrices in dense memory of C, one behind the other; no memory is taken for elements.
+// `groups` matrices in dense memory of C, one behind the other, from element `first` on; no memory is taken for
+// elements.
 template <class C>
-Tensor device_matrices(const Tensor& memory, int64_t groups, int64_t rows, int64_t columns, bool transposed = false) {
+Tensor device_matrices(const Tensor& memory, int64_t groups, int64_t rows, int64_t columns, bool transposed = false,
+                       int64_t first = 0) {
   int32_t device_type = 0, device_index = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(memory.get(), &device_type));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(memory.get(), &device_index));
@@ -22,7 +24,7 @@ Tensor device_matrices(const Tensor& memory, int64_t groups, int64_t rows, int64
   const int32_t dtype = sizeof(C) == sizeof(double) ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
   AtenTensorHandle handle = nullptr;
   // Some are only read: what says so does not make a copy of memory that is shared until it is written.
-  void* const data = const_cast<void*>(memory.const_data_ptr());
+  C* const data = const_cast<C*>(static_cast<const C*>(memory.const_data_ptr()) + first);
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_create_tensor_from_blob(data, 3, sizes, strides, 0, dtype, device_type, device_index, &handle));
   return Tensor(handle);

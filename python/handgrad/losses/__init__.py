@@ -7,6 +7,7 @@ from handgrad.sdk import lazy
 if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.adaptive_wing_loss import AdaptiveWingLoss, adaptive_wing_loss
     from handgrad.losses.asymmetric_loss import AsymmetricLoss, asymmetric_loss
+    from handgrad.losses.clip_loss import ClipLoss, clip_loss
     from handgrad.losses.complete_box_iou_loss import CompleteBoxIoULoss, complete_box_iou_loss
     from handgrad.losses.dice_loss import DiceLoss, dice_loss
     from handgrad.losses.distance_box_iou_loss import DistanceBoxIoULoss, distance_box_iou_loss
@@ -15,12 +16,16 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.gaussian_focal_loss import GaussianFocalLoss, gaussian_focal_loss
     from handgrad.losses.generalized_box_iou_loss import GeneralizedBoxIoULoss, generalized_box_iou_loss
     from handgrad.losses.generalized_dice_loss import GeneralizedDiceLoss, generalized_dice_loss
+    from handgrad.losses.info_nce_loss import InfoNCELoss, info_nce_loss
     from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
+    from handgrad.losses.nt_xent_loss import NTXentLoss, nt_xent_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
+    from handgrad.losses.siglip_loss import SigLipLoss, siglip_loss
     from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
     from handgrad.losses.softmax_focal_loss import SoftmaxFocalLoss, softmax_focal_loss
+    from handgrad.losses.supervised_contrastive_loss import SupervisedContrastiveLoss, supervised_contrastive_loss
     from handgrad.losses.tversky_loss import TverskyLoss, tversky_loss
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
     from handgrad.losses.wing_loss import WingLoss, wing_loss
@@ -28,6 +33,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
 __all__ = [
     "AdaptiveWingLoss",
     "AsymmetricLoss",
+    "ClipLoss",
     "CompleteBoxIoULoss",
     "DiceLoss",
     "DistanceBoxIoULoss",
@@ -36,16 +42,21 @@ __all__ = [
     "GaussianFocalLoss",
     "GeneralizedBoxIoULoss",
     "GeneralizedDiceLoss",
+    "InfoNCELoss",
     "JaccardLoss",
+    "NTXentLoss",
     "QualityFocalLoss",
     "ScyllaBoxIoULoss",
+    "SigLipLoss",
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
+    "SupervisedContrastiveLoss",
     "TverskyLoss",
     "VarifocalLoss",
     "WingLoss",
     "adaptive_wing_loss",
     "asymmetric_loss",
+    "clip_loss",
     "complete_box_iou_loss",
     "dice_loss",
     "distance_box_iou_loss",
@@ -54,12 +65,16 @@ __all__ = [
     "gaussian_focal_loss",
     "generalized_box_iou_loss",
     "generalized_dice_loss",
+    "info_nce_loss",
     "jaccard_loss",
+    "nt_xent_loss",
     "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",
+    "siglip_loss",
     "sigmoid_focal_loss",
     "softmax_focal_loss",
+    "supervised_contrastive_loss",
     "tversky_loss",
     "varifocal_loss",
     "wing_loss",

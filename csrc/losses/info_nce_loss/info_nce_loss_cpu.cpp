@@ -1,0 +1,9 @@
+// InfoNCE on the CPU: a loss of all pairs with this rule.
+#include "info_nce_loss_math.h"
+
+#include "cpu/pairwise.h"
+#include "kinds/pairwise_loss.h"
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
+  handgrad::pairwise_loss::implement<handgrad::InfoNceLossOp, handgrad::PairwiseLossOnCpu>(library);
+}

@@ -1,0 +1,259 @@
+"""Losses of all pairs of queries and keys, whose matrix is never stored: all but the rule of which pairs count.
+
+The op's schema is ``foo(Tensor queries, Tensor keys, Tensor scale, int offset, int reduction) -> Tensor``, where labels
+decide ``foo(Tensor queries, Tensor keys, Tensor labels, Tensor key_labels, Tensor scale, ...)``, and with a bias
+``foo(Tensor queries, Tensor keys, Tensor scale, Tensor bias, ...)``; queries are (batch, N, features), keys (batch, M,
+features), scale and bias (batch,). Its private ops' schemas are as :mod:`handgrad.derivatives` has them; the C++ half is
+``csrc/common/kinds/pairwise_loss.h``. The ops know the reductions none and sum: a mean is divided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handgrad.arguments import FLOAT_MAX, as_computed, check_bool, check_range, check_tensor, computed_dtype, is_sharded
+from handgrad.derivatives import BATCHED
+from handgrad.kinds.reduced_loss import ReducedLoss
+from handgrad.reductions import MEAN, NONE, SUM, reduction_code
+
+__all__ = ["Pairs", "PairwiseLoss", "PairwiseLossModule", "unit_rows"]
+
+
+class PairwiseLoss(ReducedLoss):
+    """Registers a loss of all pairs.
+
+    Args:
+        name: ``"namespace::op"``.
+        reference: the loss of each query in plain PyTorch, with the op's tensors and its offset; it gets float32 or
+            float64. The logits are :func:`logits_of`'s.
+
+    Example::
+
+        >>> _loss = PairwiseLoss("my_ops::my_loss", my_loss_reference)
+        >>> pairs = Pairs("my_loss", normalize=True).add("queries", queries).add("keys", keys)
+        >>> _loss.reduced("mean", pairs.batched, *pairs.tensors, temperature_scale(pairs, 0.1), 0)
+    """
+
+    def __init__(self, name: str, reference: Callable[..., Tensor]) -> None:
+        super().__init__(
+            name,
+            reference=_reduced(reference),
+            fake=self.fake_loss,
+            roles=BATCHED,
+            gradient_like=lambda tensor: tensor.new_empty(tensor.shape),
+            autocast=torch.float32,
+            splits=self.along_the_batch,
+        )
+
+    def reduced(self, reduction: str, batched: bool, *args: Any) -> Tensor:
+        """The loss, of the op's arguments but the reduction; ``batched``: whether the caller's tensors have a batch."""
+        code = reduction_code(self.title, reduction)
+        loss = self.forward(*args, SUM if code == MEAN else code)
+        if code == NONE:
+            return loss if batched else loss.squeeze(0)
+        # (A tensor, since of no rows the mean is NaN, as torch's is.)
+        return loss / (args[0].shape[0] * args[0].shape[1]) if code == MEAN else loss
+
+    def fake_loss(self, queries: Tensor, keys: Tensor, *others: Any) -> Tensor:
+        for name, tensor in (("queries", queries), ("keys", keys)):
+            torch._check(
+                tensor.dim() == 3,
+                lambda name=name, tensor=tensor: (
+                    f"{self.title}: {name} must have shape (batch, rows, features); got {tuple(tensor.shape)}"
+                ),
+            )
+        torch._check(
+            queries.device == keys.device,
+            lambda: f"{self.title}: keys must be on the device of queries, {queries.device}; got {keys.device}",
+        )
+        return queries.new_empty(queries.shape[:2] if others[-1] == NONE else (), dtype=computed_dtype(queries))
+
+    def losses_like(self, tensors: Mapping[str, Any]) -> Tensor:
+        return tensors["queries"][..., 0]
+
+    def along_the_batch(self, reduction: int, **_: Any) -> list[dict[str, int | None]]:
+        """Rows are not independent of each other, and a sum over shards is a partial sum."""
+        return [{**dict.fromkeys(self.roles, 0), "output": None if reduction else 0}]
+
+
+class Pairs:
+    """What a user typed, checked and brought into the shape that the ops take: a batch of matrices, one if there is no
+    batch.
+
+    Args:
+        op: the public function, for error messages.
+        normalize: whether rows are divided by their lengths.
+    """
+
+    def __init__(self, op: str, normalize: bool) -> None:
+        self.op, self.normalize = op, check_bool(op, "normalize", normalize)
+        self.tensors: list[Tensor] = []
+        self.batched = False
+
+    def add(self, name: str, tensor: Tensor, as_many: bool = False) -> Pairs:
+        """Embeddings, (rows, features) or (batch, rows, features); ``as_many``: with as many rows as the first."""
+        check_tensor(self.op, name, tensor)
+        if not tensor.is_floating_point():
+            raise TypeError(
+                f"{self.op}: {name} must be float32, float64, bfloat16 or float16; got {_dtype_name(tensor)}"
+            )
+        if tensor.dim() not in (2, 3) or tensor.shape[-1] == 0:
+            raise RuntimeError(
+                f"{self.op}: {name} must have shape (rows, features), or (batch, rows, features), with a feature at "
+                f"least; got {tuple(tensor.shape)}"
+            )
+        if not self.tensors:
+            self.name, self.model, self.batched = name, tensor, tensor.dim() == 3
+        else:
+            self._check_mate(name, tensor, as_many)
+        rows = unit_rows(tensor) if self.normalize else tensor
+        self.tensors.append(rows if self.batched else rows.unsqueeze(0))
+        return self
+
+    def _check_mate(self, name: str, tensor: Tensor, as_many: bool) -> None:
+        model = self.model
+        if tensor.dtype is not model.dtype:
+            raise RuntimeError(
+                f"{self.op}: {name} must have the dtype of {self.name}, {_dtype_name(model)}; got {_dtype_name(tensor)}"
+            )
+        self._check_device(name, tensor)
+        fits = tensor.dim() == model.dim() and tensor.shape[-1] == model.shape[-1]
+        fits = fits and (not self.batched or tensor.shape[0] == model.shape[0])
+        enough = fits and (tensor.shape[-2] == model.shape[-2] if as_many else tensor.shape[-2] >= model.shape[-2])
+        if not enough:
+            rows = "the shape of" if as_many else "at least the rows, and the batch and features, of"
+            raise RuntimeError(
+                f"{self.op}: {name} must have {rows} {self.name}, {tuple(model.shape)}; got {tuple(tensor.shape)}"
+            )
+
+    def _check_device(self, name: str, tensor: Tensor) -> None:
+        if tensor.device != self.model.device:
+            raise RuntimeError(
+                f"{self.op}: {name} must be on the device of {self.name}, {self.model.device}; got {tensor.device}"
+            )
+
+    def number(self, name: str, value: Any, low: float, expected: str) -> Tensor:
+        """A number, or a tensor of one or of one for each of the batch, as (batch,) in the type that is computed in."""
+        model = self.tensors[0]
+        batch = model.shape[0]
+        if value is None:
+            raise TypeError(f"{self.op}: {name} must be {expected}; got NoneType")
+        if not isinstance(value, Tensor):
+            check_range(self.op, name, value, low, FLOAT_MAX, expected)
+            number = torch.full((), float(value), dtype=computed_dtype(model), device=model.device)
+            return _beside(model, number.expand(batch))
+        check_tensor(self.op, name, value)
+        number = as_computed(self.op, name, value, self.name, self.model)
+        self._check_device(name, number)
+        if number.dim() > 1 or (number.dim() == 1 and number.shape[0] not in (1, batch)):
+            raise RuntimeError(
+                f"{self.op}: {name} must be a number, or a tensor of shape () or (batch,), here ({batch},); got "
+                f"{tuple(number.shape)}"
+            )
+        return number.expand(batch)
+
+    def labels(self, name: str, labels: Tensor) -> Tensor:
+        """A label for each row, as int64."""
+        check_tensor(self.op, name, labels)
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
+            raise TypeError(f"{self.op}: {name} must be integers; got {_dtype_name(labels)}")
+        self._check_device(name, labels)
+        if labels.shape != self.model.shape[:-1]:
+            raise RuntimeError(
+                f"{self.op}: {name} must have a label for each row of {self.name}, {tuple(self.model.shape[:-1])}; got "
+                f"{tuple(labels.shape)}"
+            )
+        labels = labels.to(torch.int64)
+        return labels if self.batched else labels.unsqueeze(0)
+
+
+class PairwiseLossModule(nn.Module):
+    """A loss of all pairs as a module, which averages unless told otherwise.
+
+    Args:
+        function: the public function.
+        numbers: the loss' own, by name; they become attributes.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], reduction: str, **numbers: Any) -> None:
+        super().__init__()
+        # So that a mistake shows at construction.
+        reduction_code(function.__name__, reduction)
+        check_bool(function.__name__, "normalize", numbers["normalize"])
+        if "temperature" in numbers and not isinstance(numbers["temperature"], Tensor):
+            check_temperature(function.__name__, numbers["temperature"])
+        self._function, self._numbers = function, (*numbers, "reduction")
+        for name, value in {**numbers, "reduction": reduction}.items():
+            setattr(self, name, value)
+
+    def forward(self, *tensors: Tensor, **others: Any) -> Tensor:
+        """The loss of tensors, as the function takes them; what is given by name here goes before the module's."""
+        names = self._function.__code__.co_varnames[: len(tensors)]
+        own = {name: getattr(self, name) for name in self._numbers if name not in names}
+        return self._function(*tensors, **{**own, **others})
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._numbers)
+
+
+#: What a scale or a temperature may be, and the least of them.
+SCALE = "a finite number above 0, or a tensor"
+TINY = 1e-30
+
+
+def check_temperature(op: str, temperature: float) -> None:
+    check_range(op, "temperature", temperature, TINY, FLOAT_MAX, SCALE)
+
+
+def temperature_scale(pairs: Pairs, temperature: Any) -> Tensor:
+    """What products are multiplied by, from what they are divided by."""
+    return 1 / pairs.number("temperature", temperature, TINY, SCALE)
+
+
+def unit_rows(tensor: Tensor) -> Tensor:
+    """Rows divided by their lengths, in the type that is computed in. One without a length stays 0, with a gradient of
+    0: :func:`torch.nn.functional.normalize` has one of 1e12 there."""
+    tensor = tensor.to(computed_dtype(tensor))
+    squares = (tensor * tensor).sum(-1, keepdim=True)
+    there = squares.detach().bool()
+    return tensor * torch.where(there, torch.where(there, squares, 1).rsqrt(), 0)
+
+
+def logits_of(queries: Tensor, keys: Tensor, scale: Tensor) -> Tensor:
+    """All of them, (batch, N, M): for references."""
+    return scale.unsqueeze(-1).unsqueeze(-1) * torch.matmul(queries, keys.transpose(1, 2))
+
+
+def row_numbers(queries: Tensor, keys: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    """Which key each query is, as a column, and the numbers of the keys, as a row: for references."""
+    rows = torch.arange(queries.shape[1], device=queries.device).unsqueeze(1) + offset
+    return rows, torch.arange(keys.shape[1], device=keys.device).unsqueeze(0)
+
+
+def _reduced(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def with_reduction(queries: Tensor, keys: Tensor, *others: Any) -> Tensor:
+        dtype = computed_dtype(queries)
+        losses = reference(queries.to(dtype), keys.to(dtype), *others[:-1])
+        return losses if others[-1] == NONE else losses.sum()
+
+    # Whose it is: registration names the op's public function by its module.
+    with_reduction.__module__ = reference.__module__
+    return with_reduction
+
+
+def _beside(model: Tensor, number: Tensor) -> Tensor:
+    """``number`` as a DTensor if ``model`` is one."""
+    if not is_sharded(model) or is_sharded(number):
+        return number
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh: Any = model.device_mesh  # type: ignore[attr-defined]
+    return DTensor.from_local(number, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
