@@ -52,7 +52,7 @@ class Settings:
     steps: int = 300
     batch: int = 128
     width: int = 24
-    lr: float = 0.01
+    lr: float = 0.003
     plane: str = "tsne"
     points: int = 2000
     seed: int = 0

@@ -21,7 +21,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _IDX = "train-images-idx3-ubyte"
 
 # A view is a part of an image: this much of its area, this aspect ratio, lighter or darker by this.
-_AREA, _ASPECT, _LIGHT = (0.4, 1.0), (3 / 4, 4 / 3), (0.7, 1.4)
+_AREA, _ASPECT, _LIGHT = (0.75, 1.0), (3 / 4, 4 / 3), (0.9, 1.1)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,8 @@ def training_views(
             order = torch.randperm(len(parts.train), generator=generator)
         now, order = order[:batch], order[batch:]
         pixels = parts.train.pixels[now].repeat(2, 1, 1, 1)
-        boxes = _boxes(len(pixels), *pixels.shape[2:], generator)
+        height, width = pixels.shape[2:]
+        boxes = _boxes(len(pixels), height, width, generator)
         # All images in one call, each with a box and a mirror of its own.
         views = batched_resized_crop(
             pixels,
