@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -85,3 +86,62 @@ def bad_calls(function: Callable[..., Tensor], names: tuple[str, str], tensors: 
             f"{names[1]} must have the dtype of {names[0]}, float32; got float16",
         ),
     ]
+
+
+def bad_calls_of_one(function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> list[Bad]:
+    """What losses of one set of embeddings refuse."""
+    rows, *others = tensors
+    return [
+        Bad("normalize", lambda: function(*tensors, normalize=1), TypeError, "normalize must be True or False; got 1"),
+        Bad("reduction", lambda: function(*tensors, reduction="avg"), ValueError, "reduction must be .* got 'avg'"),
+        Bad("group", lambda: function(*tensors, group="world"), TypeError, "group must be .* got str"),
+        Bad(
+            "no_features",
+            lambda: function(rows[..., :0], *others),
+            RuntimeError,
+            "embeddings must have shape .* with a feature at least; got",
+        ),
+        Bad(
+            "one_row_alone",
+            lambda: function(rows[0, 0], *others),
+            RuntimeError,
+            r"embeddings must have shape \(rows, features\), .*; got \(",
+        ),
+    ]
+
+
+def as_one_process(loss: Callable[..., Tensor], tensors: tuple[Tensor, ...], dim: int = 0, shared: int = 0) -> None:
+    """Called by each of two processes: ``loss(*tensors, group)`` of halves of ``tensors`` along ``dim``, the last
+    ``shared`` of them whole, has the mean, and the gradients averaged over processes, that ``loss(*tensors, None)``
+    has."""
+    group, rank, world = dist.group.WORLD, dist.get_rank(), dist.get_world_size()
+    own = len(tensors) - shared
+    given = [t.unflatten(dim, (2, -1)).select(dim, rank) for t in tensors[:own]] + list(tensors[own:])
+    ours, theirs = (
+        derivatives(lambda *args, g=g: loss(*args, g), tuple(t.contiguous() for t in of))
+        for g, of in ((group, given), (None, tensors))
+    )
+    mean = ours[0].clone()
+    dist.all_reduce(mean)
+    torch.testing.assert_close(mean / world, theirs[0])
+    moving = [index for index, t in enumerate(tensors) if t.is_floating_point()]
+    for index, actual, expected in zip(moving, ours[1], theirs[1], strict=True):
+        if index < own:
+            # What all processes found for this one's rows.
+            torch.testing.assert_close(actual / world, expected.unflatten(dim, (2, -1)).select(dim, rank))
+        else:
+            dist.all_reduce(actual)
+            torch.testing.assert_close(actual / world, expected)
+
+
+def second_as_one_process(loss: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> None:
+    """The same of second derivatives: of the sum of squares of all gradients."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    whole = [t.clone().requires_grad_() for t in tensors]
+    half = [t.chunk(2)[rank].clone().requires_grad_() for t in tensors]
+    first = torch.autograd.grad(loss(*whole, None), whole, create_graph=True)
+    expected = torch.autograd.grad(sum(grad.square().sum() for grad in first), whole)
+    first = torch.autograd.grad(loss(*half, dist.group.WORLD) / world, half, create_graph=True)
+    actual = torch.autograd.grad(sum(grad.square().sum() for grad in first), half)
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs.chunk(2)[rank])

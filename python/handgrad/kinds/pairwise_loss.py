@@ -3,8 +3,8 @@
 The op's schema is ``foo(Tensor queries, Tensor keys, Tensor scale, int offset, int reduction) -> Tensor``, where labels
 decide ``foo(Tensor queries, Tensor keys, Tensor labels, Tensor key_labels, Tensor scale, ...)``, and with a bias
 ``foo(Tensor queries, Tensor keys, Tensor scale, Tensor bias, ...)``; queries are (batch, N, features), keys (batch, M,
-features), scale and bias (batch,). Its private ops' schemas are as :mod:`handgrad.derivatives` has them; the C++ half is
-``csrc/common/kinds/pairwise_loss.h``. The ops know the reductions none and sum: a mean is divided here.
+features), scale and bias (batch,). Its private ops' schemas are as :mod:`handgrad.derivatives` has them; the C++ half
+is ``csrc/common/kinds/pairwise_loss.h``. The ops know the reductions none and sum: a mean is divided here.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class PairwiseLoss(ReducedLoss):
         return loss / (args[0].shape[0] * args[0].shape[1]) if code == MEAN else loss
 
     def fake_loss(self, queries: Tensor, keys: Tensor, *others: Any) -> Tensor:
-        for name, tensor in (("queries", queries), ("keys", keys)):
-            torch._check(
-                tensor.dim() == 3,
-                lambda name=name, tensor=tensor: (
-                    f"{self.title}: {name} must have shape (batch, rows, features); got {tuple(tensor.shape)}"
-                ),
-            )
+        torch._check(
+            queries.dim() == keys.dim() == 3,
+            lambda: (
+                f"{self.title}: queries and keys must have shape (batch, rows, features); got {tuple(queries.shape)} "
+                f"and {tuple(keys.shape)}"
+            ),
+        )
         torch._check(
             queries.device == keys.device,
             lambda: f"{self.title}: keys must be on the device of queries, {queries.device}; got {keys.device}",

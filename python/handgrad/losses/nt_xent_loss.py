@@ -32,8 +32,8 @@ def nt_xent_loss(
     group: Any = None,
 ) -> Tensor:
     r"""The loss of SimCLR (Chen et al., `A Simple Framework for Contrastive Learning of Visual Representations
-    <https://arxiv.org/abs/2002.05709>`_, 2020): of two views of each image, cross entropy of finding the other one among
-    all embeddings but the own one, without the matrix of their products in memory.
+    <https://arxiv.org/abs/2002.05709>`_, 2020): of two views of each image, cross entropy of finding the other one
+    among all embeddings but the own one, without the matrix of their products in memory.
 
     .. math:: loss_i = -\log \frac{\exp(z_i \cdot z_{i'} / \tau)}{\sum_{j \ne i} \exp(z_i \cdot z_j / \tau)}
 
