@@ -28,7 +28,7 @@ SOURCES := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* python/hand
 OP_TESTS := $(patsubst csrc/%/,tests/%,$(filter-out csrc/common/ csrc/emulator/,$(wildcard csrc/*/)))
 CXX_FILES := $(shell find csrc examples tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build wheel release costs test test-python test-levels test-emulated test-cuda test-device bench-device cuda-report test-sanitize test-abi native demo detect segment bench lint format table clean
+.PHONY: help build wheel release costs test test-python test-levels test-emulated test-cuda test-device bench-device cuda-report test-sanitize test-abi native demo detect segment embed bench lint format table clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -184,6 +184,9 @@ detect: native  ## trains a small detector of trees on real photos
 
 segment: native  ## trains a small U-Net on nuclei, with dice and other losses
 	$(WITH_LIBRARIES) $(BIN)/python examples/segment.py
+
+embed: native  ## trains embeddings of clothes with a contrastive loss
+	$(WITH_LIBRARIES) $(BIN)/python examples/embed.py
 
 costs: build  ## what each op costs: core-seconds, bytes, lines; OP=name for one
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/costs.py --build --tests $(if $(OP),--op $(OP))

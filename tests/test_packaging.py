@@ -107,7 +107,7 @@ def test_a_wheel_is_for_all_architectures_and_one_for_tests_for_one(makefile):
     assert "touch dist/.built-all" in make(makefile, "wheel")
 
 
-@pytest.mark.parametrize("example", ["demo", "detect", "segment"])
+@pytest.mark.parametrize("example", ["demo", "detect", "segment", "embed"])
 def test_an_example_builds_what_it_runs_unless_all_is_there(makefile, example):
     asked = make(makefile, example)
     assert "HANDGRAD_BUILD=native" in asked

