@@ -16,16 +16,24 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.generalized_box_iou_loss import GeneralizedBoxIoULoss, generalized_box_iou_loss
     from handgrad.losses.generalized_dice_loss import GeneralizedDiceLoss, generalized_dice_loss
     from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
+    from handgrad.losses.local_normalized_cross_correlation_loss import (
+        LocalNormalizedCrossCorrelationLoss,
+        local_normalized_cross_correlation_loss,
+    )
+    from handgrad.losses.ms_ssim import MSSSIM, MSSSIMLoss, ms_ssim, ms_ssim_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
     from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
     from handgrad.losses.softmax_focal_loss import SoftmaxFocalLoss, softmax_focal_loss
+    from handgrad.losses.ssim import SSIM, SSIMLoss, ssim, ssim_loss
     from handgrad.losses.tversky_loss import TverskyLoss, tversky_loss
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
     from handgrad.losses.wing_loss import WingLoss, wing_loss
 
 __all__ = [
+    "MSSSIM",
+    "SSIM",
     "AdaptiveWingLoss",
     "AsymmetricLoss",
     "CompleteBoxIoULoss",
@@ -37,7 +45,10 @@ __all__ = [
     "GeneralizedBoxIoULoss",
     "GeneralizedDiceLoss",
     "JaccardLoss",
+    "LocalNormalizedCrossCorrelationLoss",
+    "MSSSIMLoss",
     "QualityFocalLoss",
+    "SSIMLoss",
     "ScyllaBoxIoULoss",
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
@@ -55,11 +66,16 @@ __all__ = [
     "generalized_box_iou_loss",
     "generalized_dice_loss",
     "jaccard_loss",
+    "local_normalized_cross_correlation_loss",
+    "ms_ssim",
+    "ms_ssim_loss",
     "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",
     "sigmoid_focal_loss",
     "softmax_focal_loss",
+    "ssim",
+    "ssim_loss",
     "tversky_loss",
     "varifocal_loss",
     "wing_loss",
