@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handgrad.arguments import check_choice, check_range, computed_dtype
+from handgrad.arguments import check_choice, check_range, computed_dtype, is_sharded
 from handgrad.kinds.window_score import (
     Moments,
     Window,
@@ -147,7 +147,14 @@ def _power(base: Tensor, exponent: float) -> Tensor:
 
 def _halved(image: Tensor) -> Tensor:
     """Means of 2 x 2 (x 2) pixels; the last row or column of an odd number is left out."""
-    return (F.avg_pool2d if image.dim() == 4 else F.avg_pool3d)(image.to(computed_dtype(image)), 2)
+    image = image.to(computed_dtype(image))
+    if not is_sharded(image):
+        return (F.avg_pool2d if image.dim() == 4 else F.avg_pool3d)(image, 2)
+    # torch has no sharding rule for pooling.
+    for dim in range(2, image.dim()):
+        half = image.shape[dim] // 2
+        image = image.narrow(dim, 0, 2 * half).unflatten(dim, (half, 2)).mean(dim + 1)
+    return image
 
 
 def _check(
