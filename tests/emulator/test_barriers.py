@@ -29,6 +29,7 @@ from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import local_response_norm, multi_scale_deformable_attention, roi_align
 from handgrad.losses import margin_softmax_loss, overlap_sums, sigmoid_focal_loss, softmax_focal_loss
+from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss, ssim
 from handgrad.transforms import resized_crop
 from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss
 from handgrad.transforms import adjust_colors, resized_crop
@@ -127,6 +128,15 @@ calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms
 calls += [of_attention, of_rows, of_overlaps, of_margins]
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_colours]
 calls += [of_attention, of_rows, of_overlaps]
+# Images of several tiles, of which one block takes one after another where they are large.
+picture = torch.rand(1, 1, 14, 40, dtype=torch.float64, generator=generator, requires_grad=True)
+def of_windows():
+    y = ssim(picture, picture.detach().flip(3), 1.0, 3)
+    (first,) = torch.autograd.grad(y, picture, create_graph=True)
+    return y, first, *torch.autograd.grad(first.square().sum(), picture)
+
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
+calls += [of_attention, of_rows, of_overlaps, of_windows]
 expected = [call() for call in calls]
 
 def noticed():

@@ -12,9 +12,8 @@
 #pragma once
 
 #include "abi/channels.h"
-#include "cuda/access.cuh"
 #include "cuda/launch.cuh"
-#include "math/stored.h"
+#include "cuda/stored.cuh"
 
 namespace handgrad {
 
@@ -59,29 +58,6 @@ struct InGlobal {
   }
   static constexpr int kUnroll = 1;
 };
-
-template <class T>
-__device__ __forceinline__ Compute<T> read(const T* from) {
-  return widen(load(from));
-}
-template <class C>
-__device__ __forceinline__ C read(const Stored<const C>& from) {
-  C value = 0;
-  dispatch_storage<C>(from.dtype,
-                      [&](auto tag) { value = widen(load(from.template as<typename decltype(tag)::type>())); });
-  return value;
-}
-template <class T>
-__device__ __forceinline__ void write(T* to, Compute<T> value) {
-  store(to, narrow<T>(value));
-}
-template <class C>
-__device__ __forceinline__ void write(const Stored<C>& to, C value) {
-  dispatch_storage<C>(to.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    store(to.template as<T>(), narrow<T>(value));
-  });
-}
 
 // An operand from the first channel and position of a slab on; and then an element of it.
 template <class Pointer>

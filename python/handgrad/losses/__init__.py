@@ -25,6 +25,11 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.infogain_loss import InfogainLoss, infogain_loss
     from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
     from handgrad.losses.knowledge_distillation_loss import KnowledgeDistillationLoss, knowledge_distillation_loss
+    from handgrad.losses.local_normalized_cross_correlation_loss import (
+        LocalNormalizedCrossCorrelationLoss,
+        local_normalized_cross_correlation_loss,
+    )
+    from handgrad.losses.ms_ssim import MSSSIM, MSSSIMLoss, ms_ssim, ms_ssim_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
@@ -32,11 +37,14 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
     from handgrad.losses.softmax_focal_loss import SoftmaxFocalLoss, softmax_focal_loss
     from handgrad.losses.supervised_contrastive_loss import SupervisedContrastiveLoss, supervised_contrastive_loss
+    from handgrad.losses.ssim import SSIM, SSIMLoss, ssim, ssim_loss
     from handgrad.losses.tversky_loss import TverskyLoss, tversky_loss
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
     from handgrad.losses.wing_loss import WingLoss, wing_loss
 
 __all__ = [
+    "MSSSIM",
+    "SSIM",
     "AdaptiveWingLoss",
     "AsymmetricLoss",
     "ClipLoss",
@@ -57,7 +65,10 @@ __all__ = [
     "InfogainLoss",
     "JaccardLoss",
     "KnowledgeDistillationLoss",
+    "LocalNormalizedCrossCorrelationLoss",
+    "MSSSIMLoss",
     "QualityFocalLoss",
+    "SSIMLoss",
     "ScyllaBoxIoULoss",
     "SigLipLoss",
     "SigmoidFocalLoss",
@@ -86,6 +97,9 @@ __all__ = [
     "infogain_loss",
     "jaccard_loss",
     "knowledge_distillation_loss",
+    "local_normalized_cross_correlation_loss",
+    "ms_ssim",
+    "ms_ssim_loss",
     "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",
@@ -93,6 +107,8 @@ __all__ = [
     "sigmoid_focal_loss",
     "softmax_focal_loss",
     "supervised_contrastive_loss",
+    "ssim",
+    "ssim_loss",
     "tversky_loss",
     "varifocal_loss",
     "wing_loss",

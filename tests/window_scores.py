@@ -1,0 +1,22 @@
+"""What tests of window scores share: pairs of images, and all derivatives of a function of them."""
+
+import torch
+
+from handgrad.testing import reseeded
+
+
+def images(*shape, dtype=torch.float64, apart=0.3):
+    """Two images in [0, 1], the second the first with noise on it."""
+    generator = reseeded(sum(shape))
+    first = torch.rand(*shape, dtype=dtype, generator=generator)
+    return first, (1 - apart) * first + apart * torch.rand(*shape, dtype=dtype, generator=generator)
+
+
+def all_derivatives(function, first, second):
+    """Values, gradients, and the gradients of these along a direction."""
+    leaves = [tensor.detach().requires_grad_() for tensor in (first, second)]
+    scores = function(*leaves)
+    along = torch.linspace(-1, 1, scores.numel(), dtype=scores.dtype).view_as(scores).requires_grad_()
+    grads = torch.autograd.grad(scores, leaves, along, create_graph=True)
+    directions = [torch.linspace(1, -2, grad.numel(), dtype=grad.dtype).view_as(grad) for grad in grads]
+    return scores, *grads, *torch.autograd.grad(grads, [*leaves, along], directions)
