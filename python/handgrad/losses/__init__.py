@@ -17,11 +17,6 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.generalized_box_iou_loss import GeneralizedBoxIoULoss, generalized_box_iou_loss
     from handgrad.losses.generalized_dice_loss import GeneralizedDiceLoss, generalized_dice_loss
     from handgrad.losses.info_nce_loss import InfoNCELoss, info_nce_loss
-    from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
-    from handgrad.losses.nt_xent_loss import NTXentLoss, nt_xent_loss
-    from handgrad.losses.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
-    from handgrad.losses.lovasz_hinge_loss import LovaszHingeLoss, lovasz_hinge_loss
-    from handgrad.losses.lovasz_softmax_loss import LovaszSoftmaxLoss, lovasz_softmax_loss
     from handgrad.losses.infogain_loss import InfogainLoss, infogain_loss
     from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
     from handgrad.losses.knowledge_distillation_loss import KnowledgeDistillationLoss, knowledge_distillation_loss
@@ -29,15 +24,19 @@ if TYPE_CHECKING or not lazy.exports(__name__):
         LocalNormalizedCrossCorrelationLoss,
         local_normalized_cross_correlation_loss,
     )
+    from handgrad.losses.lovasz_hinge_loss import LovaszHingeLoss, lovasz_hinge_loss
+    from handgrad.losses.lovasz_softmax_loss import LovaszSoftmaxLoss, lovasz_softmax_loss
+    from handgrad.losses.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
     from handgrad.losses.ms_ssim import MSSSIM, MSSSIMLoss, ms_ssim, ms_ssim_loss
+    from handgrad.losses.nt_xent_loss import NTXentLoss, nt_xent_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
     from handgrad.losses.siglip_loss import SigLipLoss, siglip_loss
     from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
     from handgrad.losses.softmax_focal_loss import SoftmaxFocalLoss, softmax_focal_loss
-    from handgrad.losses.supervised_contrastive_loss import SupervisedContrastiveLoss, supervised_contrastive_loss
     from handgrad.losses.ssim import SSIM, SSIMLoss, ssim, ssim_loss
+    from handgrad.losses.supervised_contrastive_loss import SupervisedContrastiveLoss, supervised_contrastive_loss
     from handgrad.losses.tversky_loss import TverskyLoss, tversky_loss
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
     from handgrad.losses.wing_loss import WingLoss, wing_loss
@@ -57,16 +56,15 @@ __all__ = [
     "GeneralizedBoxIoULoss",
     "GeneralizedDiceLoss",
     "InfoNCELoss",
-    "JaccardLoss",
-    "NTXentLoss",
-    "MarginSoftmaxLoss",
-    "LovaszHingeLoss",
-    "LovaszSoftmaxLoss",
     "InfogainLoss",
     "JaccardLoss",
     "KnowledgeDistillationLoss",
     "LocalNormalizedCrossCorrelationLoss",
+    "LovaszHingeLoss",
+    "LovaszSoftmaxLoss",
     "MSSSIMLoss",
+    "MarginSoftmaxLoss",
+    "NTXentLoss",
     "QualityFocalLoss",
     "SSIMLoss",
     "ScyllaBoxIoULoss",
@@ -89,26 +87,25 @@ __all__ = [
     "generalized_box_iou_loss",
     "generalized_dice_loss",
     "info_nce_loss",
-    "jaccard_loss",
-    "nt_xent_loss",
-    "margin_softmax_loss",
-    "lovasz_hinge_loss",
-    "lovasz_softmax_loss",
     "infogain_loss",
     "jaccard_loss",
     "knowledge_distillation_loss",
     "local_normalized_cross_correlation_loss",
+    "lovasz_hinge_loss",
+    "lovasz_softmax_loss",
+    "margin_softmax_loss",
     "ms_ssim",
     "ms_ssim_loss",
+    "nt_xent_loss",
     "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",
     "siglip_loss",
     "sigmoid_focal_loss",
     "softmax_focal_loss",
-    "supervised_contrastive_loss",
     "ssim",
     "ssim_loss",
+    "supervised_contrastive_loss",
     "tversky_loss",
     "varifocal_loss",
     "wing_loss",
