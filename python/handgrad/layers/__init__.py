@@ -6,6 +6,7 @@ from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
+    from handgrad.layers.layer_norm_2d import LayerNorm2d, layer_norm_2d
     from handgrad.layers.local_response_norm import LocalResponseNorm, local_response_norm
     from handgrad.layers.multi_scale_deformable_attention import (
         MultiScaleDeformableAttention,
@@ -17,11 +18,13 @@ if TYPE_CHECKING or not lazy.exports(__name__):
 __all__ = [
     "DeformConv2d",
     "DeformConv2dPack",
+    "LayerNorm2d",
     "LocalResponseNorm",
     "MultiScaleDeformableAttention",
     "QuickGELU",
     "RoIAlign",
     "deform_conv2d",
+    "layer_norm_2d",
     "local_response_norm",
     "multi_scale_deformable_attention",
     "quick_gelu",

@@ -92,7 +92,7 @@ def dtensor(spec: OpSpec, rank: int) -> None:
         if sample.tensors[0].dim() == 0:
             continue
         # Twice the batch, so that it divides evenly.
-        whole = sample.map(lambda tensor: torch.cat([tensor, halved(tensor)]))
+        whole = spec.with_more(sample, halved)
         leaves = whole.leaves()
         outputs = spec.call(*leaves, **whole.kwargs)
         expected = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -105,7 +105,7 @@ def dtensor(spec: OpSpec, rank: int) -> None:
                 distribute_tensor(t.detach(), mesh, [Replicate() if dim is None else Shard(dim)]).requires_grad_(
                     t.is_floating_point()
                 )
-                for t, dim in zip(whole.tensors, dims, strict=True)
+                for t, dim in zip(whole.tensors, dims[:count], strict=True)
             ]
             outputs = spec.call(*shards, **whole.kwargs)
             actual = outputs if isinstance(outputs, tuple) else (outputs,)

@@ -81,6 +81,8 @@ class OpSpec:
         optional: names of the tensors that may be None.
         rows: what the first dimension of each tensor counts, a word for each tensor; tensors of one word have one size.
             Empty: all count the same, the batch.
+        bound: those words of ``rows`` that count a further dimension of another tensor too, its channels, and so
+            cannot grow by themselves.
         shards: the ways in which a call can be split over devices, each the dimension that every tensor is split along,
             None for one that all devices have whole, and the dimension that outputs are split along then.
             Empty: the first of all.
@@ -132,6 +134,7 @@ class OpSpec:
     onnx: Sequence[str] | None = None
     optional: Sequence[str] = ()
     rows: Sequence[str] = ()
+    bound: Sequence[str] = ()
     shards: Sequence[tuple[Sequence[int | None], int]] = ()
     private_ops: Sequence[str] = ("backward", "double_backward")
     device_scratch: int = 16 * 1024
@@ -171,9 +174,16 @@ class OpSpec:
     def grown(self, sample: Sample, times: int) -> Sample:
         """``sample`` with as many rows ``times`` over; more for each further kind of rows, so that all sizes differ."""
         kinds = list(dict.fromkeys(self.rows))
-        factors = [times + (kinds.index(self.counted(index)) if kinds else 0) for index in range(len(sample.tensors))]
+        counted = [self.counted(index) for index in range(len(sample.tensors))]
+        factors = [1 if kind in self.bound else times + (kinds.index(kind) if kinds else 0) for kind in counted]
         tensors = tuple(torch.cat([t] * factor) for t, factor in zip(sample.tensors, factors, strict=True))
         return Sample(sample.name, tensors, sample.kwargs)
+
+    def with_more(self, sample: Sample, more: Callable[[Tensor], Tensor]) -> Sample:
+        """``sample`` with as many rows again, what ``more`` makes of each tensor."""
+        bound = [self.counted(index) in self.bound for index in range(len(sample.tensors))]
+        tensors = (t if stays else torch.cat([t, more(t)]) for t, stays in zip(sample.tensors, bound, strict=True))
+        return Sample(sample.name, tuple(tensors), sample.kwargs)
 
     def on(self, device: str) -> OpSpec:
         """The same spec with its samples on ``device``."""
