@@ -13,6 +13,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
         multi_scale_deformable_attention,
     )
     from handgrad.layers.quick_gelu import QuickGELU, quick_gelu
+    from handgrad.layers.rms_norm_2d import RmsNorm2d, rms_norm_2d
     from handgrad.layers.roi_align import RoIAlign, roi_align
 
 __all__ = [
@@ -22,11 +23,13 @@ __all__ = [
     "LocalResponseNorm",
     "MultiScaleDeformableAttention",
     "QuickGELU",
+    "RmsNorm2d",
     "RoIAlign",
     "deform_conv2d",
     "layer_norm_2d",
     "local_response_norm",
     "multi_scale_deformable_attention",
     "quick_gelu",
+    "rms_norm_2d",
     "roi_align",
 ]

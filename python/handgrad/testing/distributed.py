@@ -92,7 +92,7 @@ def dtensor(spec: OpSpec, rank: int) -> None:
         if sample.tensors[0].dim() == 0:
             continue
         # Twice the batch, so that it divides evenly.
-        whole = spec.with_more(sample, halved)
+        whole = spec.with_rows(sample, lambda tensor: torch.cat([tensor, halved(tensor)]))
         leaves = whole.leaves()
         outputs = spec.call(*leaves, **whole.kwargs)
         expected = outputs if isinstance(outputs, tuple) else (outputs,)

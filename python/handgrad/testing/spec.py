@@ -179,10 +179,10 @@ class OpSpec:
         tensors = tuple(torch.cat([t] * factor) for t, factor in zip(sample.tensors, factors, strict=True))
         return Sample(sample.name, tensors, sample.kwargs)
 
-    def with_more(self, sample: Sample, more: Callable[[Tensor], Tensor]) -> Sample:
-        """``sample`` with as many rows again, what ``more`` makes of each tensor."""
+    def with_rows(self, sample: Sample, change: Callable[[Tensor], Tensor]) -> Sample:
+        """``sample`` with other rows, what ``change`` makes of each tensor; those that are bound stay."""
         bound = [self.counted(index) in self.bound for index in range(len(sample.tensors))]
-        tensors = (t if stays else torch.cat([t, more(t)]) for t, stays in zip(sample.tensors, bound, strict=True))
+        tensors = (t if stays else change(t) for t, stays in zip(sample.tensors, bound, strict=True))
         return Sample(sample.name, tuple(tensors), sample.kwargs)
 
     def on(self, device: str) -> OpSpec:
