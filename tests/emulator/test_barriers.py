@@ -30,6 +30,8 @@ from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import local_response_norm, multi_scale_deformable_attention, roi_align
 from handgrad.losses import margin_softmax_loss, overlap_sums, sigmoid_focal_loss, softmax_focal_loss
 from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss, ssim
+from handgrad.layers import layer_norm_2d, local_response_norm, multi_scale_deformable_attention, roi_align
+from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss
 from handgrad.transforms import resized_crop
 from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss
 from handgrad.transforms import adjust_colors, resized_crop
@@ -137,6 +139,16 @@ def of_windows():
 
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
 calls += [of_attention, of_rows, of_overlaps, of_windows]
+# Teams whose threads are in different warps, and more rows than one block has.
+channels = torch.randn(1, 9, 40, dtype=torch.float64, generator=generator, requires_grad=True)
+scales = torch.rand(9, dtype=torch.float64, generator=generator, requires_grad=True)
+def of_channels():
+    y = layer_norm_2d(channels, scales, scales)
+    first = torch.autograd.grad(y.square().sum(), (channels, scales), create_graph=True)
+    return y, *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (channels, scales))
+
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
+calls += [of_attention, of_rows, of_overlaps, of_channels]
 expected = [call() for call in calls]
 
 def noticed():

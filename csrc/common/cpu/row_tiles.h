@@ -37,19 +37,27 @@ struct RowPlan {
   // Of a tile: how many steps, and how far apart they are.
   int64_t steps, pitch;
 
-  template <class C>
-  explicit RowPlan(const RowViews<C>& rows) : classes(rows.classes), positions(rows.positions) {
-    // A tile that is mostly empty costs more than reading classes one by one.
-    along_classes = rows.classes_innermost() && classes >= 4 * kRowLanes;
-    const int64_t fitting = kRowBlockBytes / static_cast<int64_t>(sizeof(C)) / std::max<int64_t>(1, classes);
+  // Classes along lanes, or positions.
+  RowPlan(int64_t batch, int64_t classes, int64_t positions, bool along_classes, int64_t element_bytes)
+      : along_classes(along_classes), classes(classes), positions(positions) {
+    const int64_t fitting = kRowBlockBytes / element_bytes / std::max<int64_t>(1, classes);
     width = along_classes ? std::max<int64_t>(1, fitting) : std::max(kRowLanes, fitting / kRowLanes * kRowLanes);
     width = std::max<int64_t>(1, std::min(width, positions));
     pitch = along_classes ? kRowLanes : (width + kRowLanes - 1) / kRowLanes * kRowLanes;
     steps = along_classes ? (classes + kRowLanes - 1) / kRowLanes : classes;
     blocks_per_sample = (positions + width - 1) / width;
-    blocks = rows.batch * blocks_per_sample;
+    blocks = batch * blocks_per_sample;
+    parts = blocks;
+  }
+
+  // A tile that is mostly empty costs more than reading classes one by one.
+  template <class C>
+  explicit RowPlan(const RowViews<C>& rows)
+      : RowPlan(rows.batch, rows.classes, rows.positions, rows.classes_innermost() && rows.classes >= 4 * kRowLanes,
+                static_cast<int64_t>(sizeof(C))) {
+    if (!rows.grad_matrix) return;
     const int64_t fitting_matrices = kRowMatrixNumbers / (rows.classes * rows.classes);
-    parts = rows.grad_matrix ? std::min(blocks, std::clamp<int64_t>(fitting_matrices, 1, 64)) : blocks;
+    parts = std::min(blocks, std::clamp<int64_t>(fitting_matrices, 1, 64));
   }
 
   // From step to step, said so that the compiler sees whole vectors.

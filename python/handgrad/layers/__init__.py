@@ -6,24 +6,30 @@ from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
+    from handgrad.layers.layer_norm_2d import LayerNorm2d, layer_norm_2d
     from handgrad.layers.local_response_norm import LocalResponseNorm, local_response_norm
     from handgrad.layers.multi_scale_deformable_attention import (
         MultiScaleDeformableAttention,
         multi_scale_deformable_attention,
     )
     from handgrad.layers.quick_gelu import QuickGELU, quick_gelu
+    from handgrad.layers.rms_norm_2d import RmsNorm2d, rms_norm_2d
     from handgrad.layers.roi_align import RoIAlign, roi_align
 
 __all__ = [
     "DeformConv2d",
     "DeformConv2dPack",
+    "LayerNorm2d",
     "LocalResponseNorm",
     "MultiScaleDeformableAttention",
     "QuickGELU",
+    "RmsNorm2d",
     "RoIAlign",
     "deform_conv2d",
+    "layer_norm_2d",
     "local_response_norm",
     "multi_scale_deformable_attention",
     "quick_gelu",
+    "rms_norm_2d",
     "roi_align",
 ]

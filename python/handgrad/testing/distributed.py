@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from handgrad.registration import OPERATORS
-from handgrad.testing.spec import OpSpec, Sample, halved
+from handgrad.testing.spec import OpSpec, halved
 
 WORLD = 2
 
@@ -92,8 +92,7 @@ def dtensor(spec: OpSpec, rank: int) -> None:
         if sample.tensors[0].dim() == 0:
             continue
         # Twice the batch, so that it divides evenly.
-        twice = [torch.cat([t, halved(t)]) if spec.counted(k) else t for k, t in enumerate(sample.tensors)]
-        whole = Sample(sample.name, tuple(twice), sample.kwargs)
+        whole = spec.with_rows(sample, lambda tensor: torch.cat([tensor, halved(tensor)]))
         leaves = whole.leaves()
         outputs = spec.call(*leaves, **whole.kwargs)
         expected = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -106,7 +105,7 @@ def dtensor(spec: OpSpec, rank: int) -> None:
                 distribute_tensor(t.detach(), mesh, [Replicate() if dim is None else Shard(dim)]).requires_grad_(
                     t.is_floating_point()
                 )
-                for t, dim in zip(whole.tensors, dims, strict=True)
+                for t, dim in zip(whole.tensors, dims[:count], strict=True)
             ]
             outputs = spec.call(*shards, **whole.kwargs)
             actual = outputs if isinstance(outputs, tuple) else (outputs,)

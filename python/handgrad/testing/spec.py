@@ -177,6 +177,12 @@ class OpSpec:
         tensors = tuple(torch.cat([t] * factor) for t, factor in zip(sample.tensors, factors, strict=True))
         return Sample(sample.name, tensors, sample.kwargs)
 
+    def with_rows(self, sample: Sample, change: Callable[[Tensor], Tensor]) -> Sample:
+        """``sample`` with other rows, what ``change`` makes of each tensor; those of no word stay."""
+        counted = (self.counted(index) for index in range(len(sample.tensors)))
+        tensors = (change(t) if word else t for t, word in zip(sample.tensors, counted, strict=True))
+        return Sample(sample.name, tuple(tensors), sample.kwargs)
+
     def on(self, device: str) -> OpSpec:
         """The same spec with its samples on ``device``."""
 

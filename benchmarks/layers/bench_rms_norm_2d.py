@@ -1,0 +1,29 @@
+"""Root mean square normalisation over channels, beside F.rms_norm between two permutations and timm's module."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import channel_norms
+from handgrad.benchmarking import Benchmark, compiled
+from handgrad.layers import rms_norm_2d
+
+_eager = channel_norms.permuted(F.rms_norm)
+
+
+def _timm(input: Tensor, weight: Tensor) -> Tensor:
+    from timm.layers.fast_norm import rms_norm2d
+
+    output: Tensor = rms_norm2d(input, [input.shape[1]], weight, 1e-6)
+    return output
+
+
+def benchmark(quick: bool) -> Benchmark:
+    peers = {
+        "torch, permuted": _eager,
+        "torch, permuted, torch.compile": compiled(_eager),
+        "timm": _timm,
+        "timm, torch.compile": compiled(_timm),
+    }
+    return channel_norms.benchmark(quick, rms_norm_2d, peers, 1)
