@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handgrad.arguments import FLOAT_MAX, as_computed, check_bool, check_range, check_tensor, computed_dtype, is_sharded
+from handgrad.arguments import as_computed, check_bool, check_range, check_tensor, computed_dtype, is_sharded
 from handgrad.derivatives import BATCHED
 from handgrad.kinds.reduced_loss import ReducedLoss
 from handgrad.reductions import MEAN, NONE, SUM, reduction_code
@@ -145,7 +145,7 @@ class Pairs:
         if value is None:
             raise TypeError(f"{self.op}: {name} must be {expected}; got NoneType")
         if not isinstance(value, Tensor):
-            check_range(self.op, name, value, low, FLOAT_MAX, expected)
+            check_range(self.op, name, value, low, HUGE, expected)
             number = torch.full((), float(value), dtype=computed_dtype(model), device=model.device)
             return _beside(model, number.expand(batch))
         check_tensor(self.op, name, value)
@@ -202,13 +202,14 @@ class PairwiseLossModule(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._numbers)
 
 
-#: What a scale or a temperature may be, and the least of them.
+#: What a scale or a temperature may be; the least of them, and the largest number of all: both, and one over them, are
+#: numbers of float32.
 SCALE = "a finite number above 0, or a tensor"
-TINY = 1e-30
+TINY, HUGE = 1e-30, 1e30
 
 
 def check_temperature(op: str, temperature: float) -> None:
-    check_range(op, "temperature", temperature, TINY, FLOAT_MAX, SCALE)
+    check_range(op, "temperature", temperature, TINY, HUGE, SCALE)
 
 
 def temperature_scale(pairs: Pairs, temperature: Any) -> Tensor:
