@@ -28,7 +28,7 @@ import torch
 from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import local_response_norm, multi_scale_deformable_attention, roi_align
-from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss
+from handgrad.losses import lovasz_softmax_loss, overlap_sums, sigmoid_focal_loss, softmax_focal_loss
 from handgrad.transforms import resized_crop
 
 def imported(path):
@@ -111,8 +111,15 @@ def of_overlaps():
     first = torch.autograd.grad(y.square().sum(), (masks, soft), create_graph=True)
     return y, *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (masks, soft))
 
+# More classes than a warp has threads, and more positions than a tile has.
+scores = torch.randn(1, 34, 300, dtype=torch.float64, generator=generator, requires_grad=True)
+numbers = torch.randint(34, (1, 300), generator=generator)
+def of_sorted():
+    y = lovasz_softmax_loss(scores, numbers)
+    return y, *torch.autograd.grad(y, scores)
+
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
-calls += [of_attention, of_rows, of_overlaps]
+calls += [of_attention, of_rows, of_overlaps, of_sorted]
 expected = [call() for call in calls]
 
 def noticed():
