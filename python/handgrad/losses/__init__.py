@@ -8,6 +8,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.adaptive_wing_loss import AdaptiveWingLoss, adaptive_wing_loss
     from handgrad.losses.asymmetric_loss import AsymmetricLoss, asymmetric_loss
     from handgrad.losses.complete_box_iou_loss import CompleteBoxIoULoss, complete_box_iou_loss
+    from handgrad.losses.contrastive_loss import ContrastiveLoss, contrastive_loss
     from handgrad.losses.dice_loss import DiceLoss, dice_loss
     from handgrad.losses.distance_box_iou_loss import DistanceBoxIoULoss, distance_box_iou_loss
     from handgrad.losses.efficient_box_iou_loss import EfficientBoxIoULoss, efficient_box_iou_loss
@@ -31,6 +32,7 @@ __all__ = [
     "AdaptiveWingLoss",
     "AsymmetricLoss",
     "CompleteBoxIoULoss",
+    "ContrastiveLoss",
     "DiceLoss",
     "DistanceBoxIoULoss",
     "EfficientBoxIoULoss",
@@ -51,6 +53,7 @@ __all__ = [
     "adaptive_wing_loss",
     "asymmetric_loss",
     "complete_box_iou_loss",
+    "contrastive_loss",
     "dice_loss",
     "distance_box_iou_loss",
     "efficient_box_iou_loss",
