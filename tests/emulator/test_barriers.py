@@ -32,6 +32,7 @@ from handgrad.losses import margin_softmax_loss, overlap_sums, sigmoid_focal_los
 from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss, ssim
 from handgrad.layers import layer_norm_2d, local_response_norm, multi_scale_deformable_attention, roi_align
 from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss
+from handgrad.losses import lovasz_softmax_loss, overlap_sums, sigmoid_focal_loss, softmax_focal_loss
 from handgrad.transforms import resized_crop
 from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss
 from handgrad.transforms import adjust_colors, resized_crop
@@ -149,6 +150,15 @@ def of_channels():
 
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
 calls += [of_attention, of_rows, of_overlaps, of_channels]
+# More classes than a warp has threads, and more positions than a tile has.
+scores = torch.randn(1, 34, 300, dtype=torch.float64, generator=generator, requires_grad=True)
+numbers = torch.randint(34, (1, 300), generator=generator)
+def of_sorted():
+    y = lovasz_softmax_loss(scores, numbers)
+    return y, *torch.autograd.grad(y, scores)
+
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
+calls += [of_attention, of_rows, of_overlaps, of_sorted]
 expected = [call() for call in calls]
 
 def noticed():

@@ -27,31 +27,27 @@ class SortedLoss(Derivatives):
 
     Args:
         name: ``"namespace::op"``.
-        predictions: what errors are made of in plain PyTorch, ``predictions(inputs, *numbers)``, classes at dimension
-            2.
-        error: the error of predictions, ``error(predictions, foreground)``, ``foreground`` being 1 or 0. Errors below 0
-            count as 0.
+        reference: the errors in plain PyTorch, ``reference(inputs, foreground, *numbers)``, of inputs (groups, samples,
+            classes, positions...) in float32 or float64 and ``foreground`` like them, 1 or 0. Errors below 0 count as
+            0.
         first_class: the class number that is class 0.
 
     Example::
 
-        >>> _loss = SortedLoss("my_ops::my_loss", predictions, error, first_class=0)
+        >>> _loss = SortedLoss("my_ops::my_loss", my_loss_reference, first_class=0)
         >>> _loss(inputs, targets, None, per_image, ignore_index, "mean", from_logits, skip_absent)
     """
 
-    def __init__(
-        self, name: str, predictions: Callable[..., Tensor], error: Callable[..., Tensor], *, first_class: int
-    ) -> None:
-        self.predictions, self.error, self.first_class = predictions, error, first_class
+    def __init__(self, name: str, reference: Callable[..., Tensor], *, first_class: int) -> None:
+        self.errors, self.first_class = reference, first_class
         super().__init__(
             name,
-            reference=self._named_after(error, stable=True),
+            reference=self._named_after(reference, onnx=False),
             fake=self.fake_loss,
             roles={"inputs": BATCHED, "targets": BATCHED, "weight": WHOLE, "output": BATCHED},
             gradient_like=_empty_gradient,
             autocast=torch.float32,
-            # The sort becomes TopK, which is stable; torch's exporter does not know the one that says so.
-            onnx=self._named_after(error, stable=False),
+            onnx=self._named_after(reference, onnx=True),
             splits=self.groups_of_one_sample,
         )
 
@@ -88,33 +84,34 @@ class SortedLoss(Derivatives):
         )
         return inputs.new_empty(inputs.shape[0], dtype=computed_dtype(inputs))
 
-    def _named_after(self, error: Callable[..., Tensor], *, stable: bool) -> Callable[..., Tensor]:
+    def _named_after(self, reference: Callable[..., Tensor], *, onnx: bool) -> Callable[..., Tensor]:
         def groups(inputs: Tensor, targets: Tensor, weight: Tensor | None, *others: Any) -> Tensor:
-            return self.losses(inputs, targets, weight, *others, stable=stable)
+            return self.losses(inputs, targets, weight, *others, onnx=onnx)
 
         # Whose it is: registration names the op's public function by its module.
-        groups.__module__ = error.__module__
+        groups.__module__ = reference.__module__
         return groups
 
     def losses(
-        self, inputs: Tensor, targets: Tensor, weight: Tensor | None, *others: Any, stable: bool = True
+        self, inputs: Tensor, targets: Tensor, weight: Tensor | None, *others: Any, onnx: bool = False
     ) -> Tensor:
         """Each group's loss in plain PyTorch: errors from the largest down, each times what it adds to the Jaccard loss
         of those before it. ``others`` are the op's numbers, the last of which is ``skip_absent``, and
-        ``ignore_index``."""
+        ``ignore_index``. For ``onnx`` the sort becomes TopK, which is stable; torch's exporter does not know the one
+        that says so."""
         *numbers, ignore_index = others
         classes = inputs.shape[2]
         numbered = torch.arange(classes, device=inputs.device) + self.first_class
         counted = torch.ones_like(targets, dtype=torch.bool) if ignore_index is None else targets != ignore_index
         wrong = counted & ((targets < 0) | (targets >= classes + self.first_class))
-        counted, wrong, targets = (of.flatten(1).unsqueeze(1) for of in (counted, wrong, targets))  # (G, 1, S P)
-        foreground = (targets == numbered.view(-1, 1)) & counted  # (G, C, S P)
-        predictions = self.predictions(inputs.to(computed_dtype(inputs)), *numbers)
-        predictions = predictions.movedim(2, 1).flatten(2)
-        errors = self.error(predictions, foreground.to(predictions.dtype)).relu()
-        errors = torch.where(wrong, torch.nan, torch.where(counted, errors, 0))
-        errors, order = errors.sort(dim=-1, descending=True, **({"stable": True} if stable else {}))
-        weights = _weights(foreground.gather(-1, order)).to(errors.dtype)
+        shape = (classes, *[1] * (inputs.dim() - 3))
+        foreground = (targets.unsqueeze(2) == numbered.view(shape)) & counted.unsqueeze(2)
+        inputs = inputs.to(computed_dtype(inputs))
+        errors = self.errors(inputs, foreground.to(inputs.dtype), *numbers).relu()
+        errors = torch.where(wrong.unsqueeze(2), torch.nan, torch.where(counted.unsqueeze(2), errors, 0))
+        errors, foreground = (of.movedim(2, 1).flatten(2) for of in (errors, foreground))  # (G, C, S P)
+        errors, order = errors.sort(dim=-1, descending=True, **({} if onnx else {"stable": True}))
+        weights = _weights(foreground.gather(-1, order), _onnx_cumsum if onnx else _cumsum).to(errors.dtype)
         losses = torch.where(weights > 0, errors * weights, 0).sum(-1)
         scale = torch.ones_like(losses) if weight is None else weight.expand_as(losses)
         if numbers and numbers[-1]:
@@ -122,12 +119,24 @@ class SortedLoss(Derivatives):
         return torch.where(scale > 0, scale * losses, 0).sum(1) / scale.sum(1).clamp(min=_TINY)
 
 
-def _weights(foreground: Tensor) -> Tensor:
+def _cumsum(numbers: Tensor) -> Tensor:
+    return numbers.cumsum(-1)
+
+
+def _onnx_cumsum(numbers: Tensor) -> Tensor:
+    from handgrad.onnx import operator
+
+    axis = torch.tensor(numbers.dim() - 1)
+    # Before this version the classic exporter does not know it, nor a sort of an open size.
+    return operator("CumSum", [numbers, axis], dtype=numbers.dtype, shape=numbers.shape, since=11)
+
+
+def _weights(foreground: Tensor, cumsum: Callable[[Tensor], Tensor]) -> Tensor:
     """What errors (..., P) are multiplied by, from the largest down; by the definition, from the Jaccard losses of all
     sets of the largest ones. Of no errors that is 0, also where there is no foreground."""
     each = foreground.to(torch.float64)
     every = each.sum(-1, keepdim=True)
-    jaccard = 1 - (every - each.cumsum(-1)) / (every + (1 - each).cumsum(-1))
+    jaccard = 1 - (every - cumsum(each)) / (every + cumsum(1 - each))
     return torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], -1)
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.asymmetric_loss import AsymmetricLoss, asymmetric_loss
     from handgrad.losses.clip_loss import ClipLoss, clip_loss
     from handgrad.losses.complete_box_iou_loss import CompleteBoxIoULoss, complete_box_iou_loss
+    from handgrad.losses.contrastive_loss import ContrastiveLoss, contrastive_loss
     from handgrad.losses.dice_loss import DiceLoss, dice_loss
     from handgrad.losses.distance_box_iou_loss import DistanceBoxIoULoss, distance_box_iou_loss
     from handgrad.losses.efficient_box_iou_loss import EfficientBoxIoULoss, efficient_box_iou_loss
@@ -48,6 +49,7 @@ __all__ = [
     "AsymmetricLoss",
     "ClipLoss",
     "CompleteBoxIoULoss",
+    "ContrastiveLoss",
     "DiceLoss",
     "DistanceBoxIoULoss",
     "EfficientBoxIoULoss",
@@ -79,6 +81,7 @@ __all__ = [
     "asymmetric_loss",
     "clip_loss",
     "complete_box_iou_loss",
+    "contrastive_loss",
     "dice_loss",
     "distance_box_iou_loss",
     "efficient_box_iou_loss",

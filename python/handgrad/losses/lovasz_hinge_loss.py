@@ -70,8 +70,8 @@ def _check_shapes(inputs: Tensor, targets: Tensor) -> None:
     if inputs.shape != targets.shape or targets.is_complex():
         raise RuntimeError(
             f"{_OP}: targets must be 1 for foreground and 0 for background, of the shape of inputs, "
-            f"{tuple(inputs.shape)}; got {tuple(targets.shape)} of {targets.dtype}. For a logit of each of several "
-            "classes there is lovasz_softmax_loss"
+            f"{tuple(inputs.shape)}; got {tuple(targets.shape)} of {targets.dtype}. Logits of several classes, one "
+            "of which is the target, are for the Lovász-softmax loss"
         )
 
 
@@ -104,16 +104,11 @@ class LovaszHingeLoss(SortedLossModule):
 # ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------
 
 
-def lovasz_hinge_loss_predictions(inputs: Tensor) -> Tensor:
-    """Plain PyTorch: logits are what errors are made of."""
-    return inputs
+def lovasz_hinge_loss_reference(inputs: Tensor, foreground: Tensor) -> Tensor:
+    """Plain PyTorch, the error of each logit. To be trusted because it is the papers' formula."""
+    return 1 - inputs * (2 * foreground - 1)
 
 
-def lovasz_hinge_loss_error(logits: Tensor, foreground: Tensor) -> Tensor:
-    """Plain PyTorch. To be trusted because it is the papers' formula."""
-    return 1 - logits * (2 * foreground - 1)
+# ---- registration: the kind derives all else from the reference ------------------------------------------------------
 
-
-# ---- registration: the kind derives all else from these --------------------------------------------------------------
-
-_loss = SortedLoss("handgrad::lovasz_hinge_loss", lovasz_hinge_loss_predictions, lovasz_hinge_loss_error, first_class=1)
+_loss = SortedLoss("handgrad::lovasz_hinge_loss", lovasz_hinge_loss_reference, first_class=1)

@@ -96,8 +96,8 @@ def _check_shapes(inputs: Tensor, targets: Tensor, from_logits: bool) -> None:
         )
     if wanted[1] == 1 and from_logits:
         raise ValueError(
-            f"{_OP}: inputs must have two classes at least, whose softmax is not 1 everywhere; got {wanted}. For "
-            "logits of a foreground there is lovasz_hinge_loss"
+            f"{_OP}: inputs must have two classes at least, whose softmax is not 1 everywhere; got {wanted}. Logits of "
+            "a foreground are for the Lovász hinge loss"
         )
 
 
@@ -156,18 +156,11 @@ class LovaszSoftmaxLoss(SortedLossModule):
 # ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------
 
 
-def lovasz_softmax_loss_predictions(inputs: Tensor, from_logits: bool, skip_absent: bool) -> Tensor:
-    """Plain PyTorch: the probabilities of (groups, samples, classes, positions...)."""
-    return torch.softmax(inputs, 2) if from_logits else inputs
+def lovasz_softmax_loss_reference(inputs: Tensor, foreground: Tensor, from_logits: bool, skip_absent: bool) -> Tensor:
+    """Plain PyTorch, the error of each class at each position. To be trusted because it is the paper's formula (8)."""
+    return (foreground - (torch.softmax(inputs, 2) if from_logits else inputs)).abs()
 
 
-def lovasz_softmax_loss_error(predictions: Tensor, foreground: Tensor) -> Tensor:
-    """Plain PyTorch. To be trusted because it is the paper's formula (8)."""
-    return (foreground - predictions).abs()
+# ---- registration: the kind derives all else from the reference ------------------------------------------------------
 
-
-# ---- registration: the kind derives all else from these --------------------------------------------------------------
-
-_loss = SortedLoss(
-    "handgrad::lovasz_softmax_loss", lovasz_softmax_loss_predictions, lovasz_softmax_loss_error, first_class=0
-)
+_loss = SortedLoss("handgrad::lovasz_softmax_loss", lovasz_softmax_loss_reference, first_class=0)

@@ -152,7 +152,7 @@ def _refuse_lost_sums(op: Operator, graph: Any, opset: int) -> None:
 def _refusal(op: Operator, opset: int, later: Sequence[int], error: Exception) -> ExportError:
     found = " ".join(str(error).partition("[Caused")[0].split()[:40])
     # torch's own operators say in which version they came.
-    added = re.search(r"added in version (\d+)", str(error))
+    added = re.search(r"(?:added in|try opset) version (\d+)", str(error))
     needed = max([*later, int(added[1]) if added else 0])
     remedy = f"opset_version={needed} or higher" if needed else "a higher opset_version or handgrad.onnx.export"
     return ExportError(
