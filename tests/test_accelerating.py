@@ -103,6 +103,11 @@ def test_pipelines_get_ours():
         lambda x: functional.resize(x, [20, 20], interpolation="lanczos"),
         lambda x: v2.Resize(19)(x),
         lambda x: functional.resize(x.float(), [40, 50]),
+        lambda x: functional.adjust_brightness(x, 1.3),
+        lambda x: functional.adjust_contrast(x, contrast_factor=0.4),
+        lambda x: functional.adjust_saturation(x, 0),
+        lambda x: functional.adjust_hue(x, -0.2),
+        lambda x: v2.ColorJitter((0.5, 0.5), (1.2, 1.2), (0.3, 0.3), (0.1, 0.1))(x),
     ]
     for call in calls:
         video = tv_tensors.Video(image.unsqueeze(0).unsqueeze(0))
@@ -110,6 +115,13 @@ def test_pipelines_get_ours():
             expected = call(value)
             with transfer.accelerate("torchvision.transforms"):
                 assert_same(call(value), expected)
+    for channels in (1, 3):
+        for value in (image, image[:1], tv_tensors.Image(image)):
+            expected = functional.rgb_to_grayscale(value, channels)
+            with transfer.accelerate("torchvision.transforms"):
+                assert_same(functional.rgb_to_grayscale(value, channels), expected)
+    with transfer.accelerate("torchvision.transforms"), pytest.raises(ValueError, match="is not non-negative"):
+        functional.adjust_contrast(image, -1.0)
     picture = functional.to_pil_image(image)
     expected = functional.resize(picture, [9])
     with transfer.accelerate():

@@ -29,6 +29,10 @@ CLASSES = {
                           {"size": 20, "interpolation": "bicubic", "antialias": False}),
     "RandomHorizontalFlip": ({}, {"p": 0.2}),
     "RandomVerticalFlip": ({}, {"p": 0.9}),
+    "ColorJitter": ({"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}, {"hue": (0.2, 0.5)},
+                    {"contrast": (0.0, 3.0)}, {}),
+    "Grayscale": ({}, {"num_output_channels": 3}),
+    "RandomGrayscale": ({"p": 0.5},),
     "ToDtype": ({"dtype": torch.float32, "scale": True}, {"dtype": {tv_tensors.Image: torch.float32, "others": None}}),
 }  # fmt: skip
 CASES = [(name, arguments) for name, several in CLASSES.items() for arguments in several]
@@ -85,6 +89,8 @@ def test_numbers_are_torchvisions():
             if arguments.get("interpolation") == 0 or isinstance(arguments.get("dtype"), dict):
                 continue  # of float64 torch takes other nearest pixels
             wanted = {"rtol": 1e-7, "atol": 1e-7} if dtype is torch.float64 else tolerance
+            if name == "ColorJitter":  # torchvision's hue is in float32 always
+                wanted = {"rtol": 0, "atol": 1e-5}
             if arguments.get("size") != (70, 10):
                 ours, theirs = both(name, {**arguments, **({"pad_if_needed": True} if name == "RandomCrop" else {})})
                 assert_same_for_seeds(ours, theirs, numbers.to(dtype), seeds=range(2), **wanted)
@@ -120,6 +126,8 @@ def test_they_are_torchvisions_classes():
         assert_same(pickle.loads(pickle.dumps(ours)).__dict__.keys(), ours.__dict__.keys())
     with pytest.raises(ValueError, match="size can be an integer"):
         transforms.Resize((1, 2, 3))
+    with pytest.raises(ValueError, match="hue values should be between"):
+        transforms.ColorJitter(hue=0.7)
     pipeline = v2.Compose([transforms.Resize(9), transforms.CenterCrop(8), transforms.RandomHorizontalFlip(1)])
     assert pipeline(levels(3, 20, 30)).shape == (3, 8, 8)
 
@@ -148,7 +156,7 @@ from handgrad.sdk import lazy
 from handgrad.transforms import *
 print(handgrad.transforms.resized_crop(torch.zeros(3, 9, 9), 0, 0, 9, 9, 4).shape)
 lazy.load_all("handgrad")
-for make in (lambda: Resize(3), lambda: RandomHorizontalFlip(), lambda: fuse([]), lambda: Batched([])):
+for make in (lambda: Resize(3), lambda: RandomHorizontalFlip(), lambda: ColorJitter(), lambda: fuse([]), lambda: Batched([])):
     try:
         make()
     except ImportError as error:
@@ -161,7 +169,7 @@ def test_without_torchvision_there_is_an_error_message():
     lines = done.stdout.splitlines()
     assert lines[0] == "torch.Size([3, 4, 4])"
     hint = "needs torchvision, which is not installed: pip install 'handgrad[vision]'"
-    names = ("Resize", "RandomHorizontalFlip", "fuse", "fuse")
+    names = ("Resize", "RandomHorizontalFlip", "ColorJitter", "fuse", "fuse")
     assert lines[1:] == [f"handgrad.transforms.{name} {hint}" for name in names]
 
 

@@ -62,6 +62,8 @@ OF_PICTURES = {
     "an image late": (v2.RandomResizedCrop((9, 30)), v2.RandomVerticalFlip(), v2.ToImage(), *FLOAT),
     "colours between": (v2.RandomResizedCrop(24), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
                         v2.ToImage(), *FLOAT),
+    "colours of an image": (v2.ToImage(), v2.RandomResizedCrop(24), v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
+                            v2.RandomGrayscale(0.4), v2.RandomHorizontalFlip(), *FLOAT),
     "float64": (v2.RandomResizedCrop(24), v2.ToImage(), v2.ToDtype(torch.float64, scale=True), v2.Normalize(MEAN, STD)),
     "crops of crops": (v2.RandomCrop((45, 41)), v2.RandomHorizontalFlip(), v2.CenterCrop((30, 33)),
                        v2.RandomVerticalFlip(), v2.RandomCrop(20), v2.ToImage(), *FLOAT),
@@ -90,6 +92,24 @@ OF_TENSORS = {
     "no scale": (v2.RandomResizedCrop(24), v2.ToDtype(torch.float32), v2.Normalize(MEAN, STD)),
     "half": (v2.RandomResizedCrop(24), v2.ToDtype(torch.float16, scale=True), v2.Normalize(MEAN, STD)),
     "v1": (v1.RandomResizedCrop(24), v1.RandomHorizontalFlip(), *OLD_FLOAT),
+    "colours": (v2.RandomResizedCrop(24), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4, 0.4, 0.1), *FLOAT),
+    "colours alone": (v2.ColorJitter(contrast=(0.1, 3.0), hue=0.5),),
+    "SimCLR": (
+        v2.RandomResizedCrop(24),
+        v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.6),
+        v2.RandomGrayscale(0.3),
+        v2.RandomHorizontalFlip(),
+        *FLOAT,
+    ),
+    "colours first": (v2.ColorJitter(0.5, 0.5), v2.RandomResizedCrop(24), v2.Grayscale(3), v2.RandomVerticalFlip()),
+    "a crop after colours": (v2.Resize(30), v2.ColorJitter(contrast=0.9), v2.CenterCrop(20), *FLOAT),
+    "one gray": (v2.RandomResizedCrop(24), v2.Grayscale(), v2.ColorJitter(0.5, 0.5), v2.Resize(9)),
+    "v1's colours": (v1.RandomResizedCrop(24), v1.ColorJitter(0.4, 0.4, 0.4, 0.1), v1.RandomGrayscale(0.3), *OLD_FLOAT),
+    "our colours": (
+        transforms.ColorJitter(0.4, 0.4, 0.4, 0.1),
+        transforms.RandomGrayscale(0.4),
+        transforms.Grayscale(3),
+    ),
     "v1 without a resize": (v1.RandomCrop(20), v1.RandomHorizontalFlip(), *OLD_FLOAT),
 }
 
@@ -184,6 +204,58 @@ def test_numbers():
         leaf = image.double().requires_grad_()
         quiet(*steps)(leaf).sum().backward()
         assert leaf.grad.abs().sum() > 0
+
+
+def test_colours_of_numbers():
+    """Not to the bit either: each step may be rounded the other way, and torchvision's hue is in float32 always."""
+    steps = (
+        v2.RandomResizedCrop(24),
+        v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
+        v2.RandomGrayscale(0.3),
+        v2.Normalize(MEAN, STD),
+    )
+    for image in (torch.rand(3, 60, 47), torch.rand(3, 60, 47).double(), torch.rand(1, 60, 47)):
+        own = steps if image.shape[0] == 3 else steps[:3]
+        assert_same_for_seeds(quiet(*own), composed(own), image, seeds=range(8), rtol=0, atol=3e-4)
+    image = levels(3, 60, 47)
+    steps = (v2.ToDtype(torch.float32, scale=True), *steps)
+    assert_same_for_seeds(quiet(*steps), composed(steps), image, seeds=range(8), rtol=0, atol=3e-4)
+
+
+def test_a_thousand_seeds_give_the_same_colours():
+    """Order and factors, drawn by either version of torchvision's class."""
+    from handgrad.transforms._reading import steps_of
+    from handgrad.transforms._steps import Plan
+
+    for kind in (v1, v2):
+        jitter = kind.ColorJitter(0.4, (0.2, 1.9), None, 0.1)
+        (step,) = steps_of(jitter)
+        names = ("brightness", "contrast", "saturation", "hue")
+        with torch.random.fork_rng(devices=[]):
+            for seed in range(1000):
+                plan = Plan((0, 0, 9, 9))
+                torch.default_generator.manual_seed(seed)
+                step.draw(9, 9, plan)
+                torch.default_generator.manual_seed(seed)
+                params = kind.ColorJitter(0.4, (0.2, 1.9), None, 0.1)
+                drawn = (
+                    list(params.make_params([]).values())
+                    if kind is v2
+                    else list(jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue))
+                )
+                factors = dict(zip(names, drawn[1:], strict=True))
+                order = [names[k] for k in drawn[0].tolist() if factors[names[k]] is not None]
+                assert plan.colours == [(name, factors[name]) for name in order]
+
+
+def test_v1s_colours_of_tensors_are_asked_for():
+    image, steps = levels(3, 60, 47), (v1.ColorJitter(0.4, 0.4, 0.4, 0.1),)
+    with pytest.warns(UserWarning, match=r"v1 rounds the colours of levels in another way; exact=False"):
+        fuse(list(steps), explain=True)(image)
+    for seed in range(6):
+        found, *_ = seeded(quiet(*steps, exact=False), image, seed=seed)
+        expected, *_ = seeded(v2.ColorJitter(0.4, 0.4, 0.4, 0.1), image, seed=seed)
+        assert torch.equal(found, expected)
 
 
 @native_levels
@@ -288,7 +360,7 @@ def test_explanations(capsys):
         "as it is: RandomHorizontalFlip (there is nothing beside it to do in the same pass)",
         "one kernel: Resize",
         "as it is: RandomCrop (it pads, which the kernel does not)",
-        "as it is: ColorJitter (the kernel does not know it)",
+        "as it is: ColorJitter (Pillow's colours are others than a tensor's: make tensors of images before)",
         "one kernel: CenterCrop, ToTensor, Normalize",
         "as it is: ToDtype (its types are a dictionary's)",
         "as it is: Normalize (its deviations must be greater than 0, and all of its numbers finite)",
@@ -379,6 +451,9 @@ BATCHED = {
     "windows": OF_TENSORS["windows"],
     "crops": (v2.RandomCrop(20), v2.RandomHorizontalFlip(), *FLOAT),
     "whole": FLOAT,
+    "colours": OF_TENSORS["colours"],
+    "colours alone": OF_TENSORS["colours alone"],
+    "SimCLR": OF_TENSORS["SimCLR"],
 }
 
 
@@ -431,7 +506,7 @@ def test_collate():
     ("steps", "images", "error", "said"),
     [
         (
-            [v2.ColorJitter()],
+            [v2.RandomRotation(9)],
             None,
             ValueError,
             "pipeline must be one that fuse makes one run of; got\n  as it is: ",

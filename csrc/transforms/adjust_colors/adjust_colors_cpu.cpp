@@ -29,14 +29,13 @@ void apply_chains(const Geometry& geometry, const ChainTable& table, const Tenso
   const Source source = source_of(walk, image);
   const auto load = [&](const Run& run, Planes<N>& planes) { load_planes(source, geometry.channels, run, planes); };
   std::vector<Step<N>> steps = steps_of<N>(geometry, table);
-  fill_means<Ops>(geometry, walk, steps, load);
+  KeptOf<Ops> kept(geometry, walk);
+  fill_means<Ops>(geometry, walk, steps, kept, load);
   walk.for_each_piece([&](int64_t begin, int64_t end) {
     Planes<N> planes;
     for (int64_t index = begin; index < end; ++index) {
       const Run run = walk.run(index);
-      load(run, planes);
-      for (int64_t k = 0; k < geometry.steps; ++k)
-        Ops::apply(steps[static_cast<size_t>(run.n * geometry.steps + k)], geometry.channels, run.count, planes);
+      apply_until<Ops>(geometry.steps, geometry, steps, run, kept, load, planes);
       store(planes, run);
     }
   });

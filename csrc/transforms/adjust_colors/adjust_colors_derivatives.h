@@ -32,7 +32,8 @@ class Differentiator {
   Differentiator(const Geometry& geometry, const ChainTable& table, const Walk& walk, const Derivative& call)
       : geometry_(geometry), walk_(walk), call_(call), steps_(steps_of<N>(geometry, table)) {
     of_grays_.assign(steps_.size(), N(0));
-    fill_means<Ops>(geometry, walk, steps_, [&](const Run& run, Planes<N>& planes) { load(run, planes); });
+    KeepsNothing kept(geometry, walk);
+    fill_means<Ops>(geometry, walk, steps_, kept, [&](const Run& run, Planes<N>& planes) { load(run, planes); });
   }
 
   void run() {

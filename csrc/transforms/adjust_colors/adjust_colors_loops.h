@@ -15,7 +15,7 @@
 namespace handgrad::adjust_colors {
 
 // Pixels of a run: all planes of it, and of what its derivatives need, stay in the nearest caches.
-inline constexpr int64_t kRun = 256;
+inline constexpr int64_t kRun = 512;
 
 // The channels of a run; of one channel, only the first.
 template <class N>

@@ -107,8 +107,8 @@ HANDGRAD_MATH float floor_of(float x) { return floorf(x); }
 HANDGRAD_MATH double floor_of(double x) { return ::floor(x); }
 
 // From red, green and blue to hue, saturation and value, around the circle, and back: every step as torchvision rounds
-// it. A gray stays as it is.
-template <class C>
+// it. A gray stays as it is. Of levels it does so by itself, and none of the parts leaves 0 to 1.
+template <bool kLevels, class C>
 HANDGRAD_MATH void turn_hue(C& red, C& green, C& blue, C factor) {
   const C r = red, g = green, b = blue;
   const C larger = r > g ? r : g, smaller = r < g ? r : g;
@@ -117,7 +117,11 @@ HANDGRAD_MATH void turn_hue(C& red, C& green, C& blue, C factor) {
   const bool is_gray = range == 0;
   const C divisor = is_gray ? C(1) : range;
   const C saturation = range / (is_gray ? C(1) : v);
-  const C from_red = (v - r) / divisor, from_green = (v - g) / divisor, from_blue = (v - b) / divisor;
+  // How far each is from the largest: of that itself nothing, of the least all, and only one is to be divided.
+  const C upper = larger < b ? larger : b, middle = (v - (smaller > upper ? smaller : upper)) / divisor;
+  const C from_red = v == r ? C(0) : r == least ? C(1) : middle;
+  const C from_green = v == g ? C(0) : g == least ? C(1) : middle;
+  const C from_blue = v == b ? C(0) : b == least ? C(1) : middle;
   const C of_red = from_blue - from_green, of_green = (from_red + 2) - from_blue, of_blue = (from_green + 4) - from_red;
   const C sixths = v == r ? of_red : v == g ? of_green : of_blue;
   const C turned = rounded_product(sixths, static_cast<C>(1.0 / 6)) + 1;
@@ -125,12 +129,14 @@ HANDGRAD_MATH void turn_hue(C& red, C& green, C& blue, C factor) {
   const C hue = rounded_product(moved - floor_of(moved), C(6)), floor = floor_of(hue), part = hue - floor;
   const C sector = floor >= 6 ? C(0) : floor;
   const C product = rounded_product(saturation, part), unsaturated = 1 - saturation;
-  const C p = unit_of(unsaturated * v), q = unit_of((1 - product) * v), t = unit_of((product + unsaturated) * v);
+  C p = unsaturated * v, q = (1 - product) * v, t = (product + unsaturated) * v;
+  if constexpr (!kLevels) p = unit_of(p), q = unit_of(q), t = unit_of(t);
   const bool is_0 = sector < 1, is_1 = sector < 2, is_2 = sector < 3, is_3 = sector < 4, is_4 = sector < 5;
   const C turned_red = is_0 ? v : is_1 ? q : is_3 ? p : is_4 ? t : v;
   const C turned_green = is_0 ? t : is_2 ? v : is_3 ? q : p;
   const C turned_blue = is_1 ? p : is_2 ? t : is_4 ? v : q;
-  red = is_gray ? r : turned_red, green = is_gray ? g : turned_green, blue = is_gray ? b : turned_blue;
+  const bool stays = !kLevels && is_gray;
+  red = stays ? r : turned_red, green = stays ? g : turned_green, blue = stays ? b : turned_blue;
 }
 
 // The same of numbers: one that is NaN makes all three NaN.
@@ -138,14 +144,14 @@ template <class C>
 HANDGRAD_MATH void turn_number_hue(C& red, C& green, C& blue, C factor) {
   const bool is_there = red == red && green == green && blue == blue;
   const C lost = red + green + blue;
-  turn_hue(red, green, blue, factor);
+  turn_hue<false>(red, green, blue, factor);
   red = is_there ? red : lost, green = is_there ? green : lost, blue = is_there ? blue : lost;
 }
 
 HANDGRAD_MATH void turn_level_hue(float& red, float& green, float& blue, float factor) {
   const float unit = static_cast<float>(1.0 / 255), back = static_cast<float>(255 + 1.0 - 1e-3);
   red = rounded_product(red, unit), green = rounded_product(green, unit), blue = rounded_product(blue, unit);
-  turn_hue(red, green, blue, factor);
+  turn_hue<true>(red, green, blue, factor);
   red = static_cast<float>(static_cast<int32_t>(red * back));
   green = static_cast<float>(static_cast<int32_t>(green * back));
   blue = static_cast<float>(static_cast<int32_t>(blue * back));
