@@ -70,7 +70,9 @@ SPEC = OpSpec(
     },
     # The sums of 512 blocks for 37 channels, and what adds them.
     device_scratch=1 << 19,
-    device_calls={"backward": (2, 3, 0), "double_backward": (2, 4, 0)},
+    device_calls={"backward": (2, 3, 0), "double_backward": (2, 3, 0)},
+    # Of a sample as small as this the sums of its 89 blocks, written and read again, are 8 % of what is moved.
+    floor_factors={"backward": 1.1},
 )
 
 test_matrix = matrix(SPEC)
