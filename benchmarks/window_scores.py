@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ def case(
     name: str,
     shape: tuple[int, ...],
     ours: Callable[..., Tensor],
-    peers: dict[str, Callable[..., Tensor] | Peer],
+    peers: Mapping[str, Callable[..., Tensor] | Peer],
     tolerance: float = 1e-3,
 ) -> Case:
     """``ours`` and peers take both images; the gradient is of the first."""
@@ -29,7 +29,7 @@ def case(
         name=name,
         inputs=inputs,
         handgrad=ours,
-        peers=peers,
+        peers=dict(peers),
         # Both images are read, and in the backward once more; a gradient is written.
         forward_bytes=2 * image,
         backward_bytes=3 * image,

@@ -5,11 +5,11 @@ import torch
 from handgrad.testing import reseeded
 
 
-def images(*shape, dtype=torch.float64, apart=0.3):
-    """Two images in [0, 1], the second the first with noise on it."""
+def images(*shape, dtype=torch.float64, high=1.0):
+    """Two images in [0, high], the second the first with noise on it."""
     generator = reseeded(sum(shape))
-    first = torch.rand(*shape, dtype=dtype, generator=generator)
-    return first, (1 - apart) * first + apart * torch.rand(*shape, dtype=dtype, generator=generator)
+    first, noise = (high * torch.rand(*shape, dtype=dtype, generator=generator) for _ in range(2))
+    return first, 0.7 * first + 0.3 * noise
 
 
 def all_derivatives(function, first, second):

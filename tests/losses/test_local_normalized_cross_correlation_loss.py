@@ -50,16 +50,17 @@ SPEC = OpSpec(
     function=loss,
     reference=reference,
     module=LocalNormalizedCrossCorrelationLoss,
+    # Of contrast: the gradient of dark windows is large, and all of its terms are.
     samples=[
-        Sample("map", images(2, 2, 5, 3), {"window_size": 3, "reduction": "none"}),
+        Sample("map", images(2, 2, 5, 3, high=10.0), {"window_size": 3, "reduction": "none"}),
         Sample(
             "image",
-            images(2, 1, 4, 5),
+            images(2, 1, 4, 5, high=10.0),
             {"window_size": 3, "window": "gaussian", "padding": "reflect", "reduction": "image"},
         ),
-        Sample("volume", images(1, 1, 3, 3, 4), {"window_size": 3, "padding": "valid"}),
+        Sample("volume", images(1, 1, 3, 3, 4, high=10.0), {"window_size": 3, "padding": "valid"}),
     ],
-    large=Sample("large", images(1, 2, 17, 33, 41, dtype=torch.float32), {"window_size": 5}),
+    large=Sample("large", images(1, 2, 17, 33, 41, dtype=torch.float32, high=10.0), {"window_size": 5}),
     empty=[
         Sample("no_batch", images(0, 3, 4, 5), {}),
         Sample("no_channels", images(2, 0, 4, 5), {"reduction": "image"}),
