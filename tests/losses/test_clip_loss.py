@@ -116,7 +116,9 @@ SPEC = OpSpec(
 test_matrix = matrix(SPEC)
 
 
-@pytest.mark.parametrize(("count", "features"), [(1, 1), (70, 3), (530, 5), (1100, 2)])
+@pytest.mark.parametrize(
+    ("count", "features"), [(1, 1), (70, 3), (530, 5), pytest.param(1100, 2, marks=pytest.mark.tiers("whole"))]
+)
 def test_any_size(count, features):
     """Matrices of a part of a chunk of rows, of several, and of several blocks of columns."""
     tensors = (*embeddings((count, features), (count, features)), numbers(1.6)[0])

@@ -120,7 +120,10 @@ test_matrix = matrix(SPEC)
 # ---- any size --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("count", "keys", "features"), [(1, 1, 1), (70, 70, 3), (257, 1100, 5), (530, 530, 9)])
+@pytest.mark.parametrize(
+    ("count", "keys", "features"),
+    [(1, 1, 1), (70, 70, 3), pytest.param(257, 1100, 5, marks=pytest.mark.tiers("whole")), (530, 530, 9)],
+)
 def test_any_size(count, keys, features):
     """Matrices of a part of a chunk, of several chunks of rows, and of several blocks of columns."""
     tensors = (*embeddings((count, features), (keys, features)), numbers(0.6)[0])

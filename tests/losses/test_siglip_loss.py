@@ -122,7 +122,10 @@ SPEC = OpSpec(
 test_matrix = matrix(SPEC)
 
 
-@pytest.mark.parametrize(("count", "texts", "features"), [(1, 1, 1), (70, 70, 3), (530, 530, 5), (257, 1100, 2)])
+@pytest.mark.parametrize(
+    ("count", "texts", "features"),
+    [(1, 1, 1), (70, 70, 3), (530, 530, 5), pytest.param(257, 1100, 2, marks=pytest.mark.tiers("whole"))],
+)
 def test_any_size(count, texts, features):
     """Matrices of a part of a chunk of rows, of several, and of several blocks of columns."""
     tensors = (*embeddings((count, features), (texts, features)), numbers(1.6)[0], numbers(-2.5)[0])
