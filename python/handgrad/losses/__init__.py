@@ -17,11 +17,13 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.generalized_dice_loss import GeneralizedDiceLoss, generalized_dice_loss
     from handgrad.losses.jaccard_loss import JaccardLoss, jaccard_loss
     from handgrad.losses.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
+    from handgrad.losses.multi_similarity_loss import MultiSimilarityLoss, multi_similarity_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
     from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
     from handgrad.losses.softmax_focal_loss import SoftmaxFocalLoss, softmax_focal_loss
+    from handgrad.losses.triplet_loss import TripletLoss, triplet_loss
     from handgrad.losses.tversky_loss import TverskyLoss, tversky_loss
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
     from handgrad.losses.wing_loss import WingLoss, wing_loss
@@ -39,10 +41,12 @@ __all__ = [
     "GeneralizedDiceLoss",
     "JaccardLoss",
     "MarginSoftmaxLoss",
+    "MultiSimilarityLoss",
     "QualityFocalLoss",
     "ScyllaBoxIoULoss",
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
+    "TripletLoss",
     "TverskyLoss",
     "VarifocalLoss",
     "WingLoss",
@@ -58,11 +62,13 @@ __all__ = [
     "generalized_dice_loss",
     "jaccard_loss",
     "margin_softmax_loss",
+    "multi_similarity_loss",
     "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",
     "sigmoid_focal_loss",
     "softmax_focal_loss",
+    "triplet_loss",
     "tversky_loss",
     "varifocal_loss",
     "wing_loss",
