@@ -30,6 +30,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
     from handgrad.losses.ms_ssim import MSSSIM, MSSSIMLoss, ms_ssim, ms_ssim_loss
     from handgrad.losses.nt_xent_loss import NTXentLoss, nt_xent_loss
+    from handgrad.losses.multi_similarity_loss import MultiSimilarityLoss, multi_similarity_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
@@ -38,6 +39,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.softmax_focal_loss import SoftmaxFocalLoss, softmax_focal_loss
     from handgrad.losses.ssim import SSIM, SSIMLoss, ssim, ssim_loss
     from handgrad.losses.supervised_contrastive_loss import SupervisedContrastiveLoss, supervised_contrastive_loss
+    from handgrad.losses.triplet_loss import TripletLoss, triplet_loss
     from handgrad.losses.tversky_loss import TverskyLoss, tversky_loss
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
     from handgrad.losses.wing_loss import WingLoss, wing_loss
@@ -67,6 +69,7 @@ __all__ = [
     "MSSSIMLoss",
     "MarginSoftmaxLoss",
     "NTXentLoss",
+    "MultiSimilarityLoss",
     "QualityFocalLoss",
     "SSIMLoss",
     "ScyllaBoxIoULoss",
@@ -74,6 +77,7 @@ __all__ = [
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
     "SupervisedContrastiveLoss",
+    "TripletLoss",
     "TverskyLoss",
     "VarifocalLoss",
     "WingLoss",
@@ -100,6 +104,7 @@ __all__ = [
     "ms_ssim",
     "ms_ssim_loss",
     "nt_xent_loss",
+    "multi_similarity_loss",
     "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",
@@ -109,6 +114,7 @@ __all__ = [
     "ssim",
     "ssim_loss",
     "supervised_contrastive_loss",
+    "triplet_loss",
     "tversky_loss",
     "varifocal_loss",
     "wing_loss",

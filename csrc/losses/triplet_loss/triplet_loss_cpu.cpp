@@ -1,0 +1,7 @@
+// Triplet loss on the CPU.
+#include "cpu/set_loss.h"
+#include "triplet_loss_math.h"
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
+  handgrad::set_loss::implement<handgrad::TripletLossOp, handgrad::SetsOnCpu>(library);
+}

@@ -1,0 +1,7 @@
+// Triplet loss on CUDA devices.
+#include "cuda/set_loss.cuh"
+#include "triplet_loss_math.h"
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
+  handgrad::set_loss::implement<handgrad::TripletLossOp, handgrad::SetsOnCuda>(library);
+}
