@@ -126,7 +126,7 @@ def _cumsum(numbers: Tensor) -> Tensor:
 def _onnx_cumsum(numbers: Tensor) -> Tensor:
     from handgrad.onnx import operator
 
-    axis = torch.tensor(numbers.dim() - 1)
+    axis = torch.full((), numbers.dim() - 1)
     # Before this version the classic exporter does not know it, nor a sort of an open size.
     return operator("CumSum", [numbers, axis], dtype=numbers.dtype, shape=numbers.shape, since=11)
 
