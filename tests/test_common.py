@@ -93,6 +93,19 @@ def test_log1p_unit(probe, c_type, dtype):
 
 
 @pytest.mark.parametrize(("c_type", "dtype"), TYPES, ids=["float", "double"])
+def test_log1p_positive(probe, c_type, dtype):
+    largest = np.log10(np.finfo(dtype).max)
+    x = np.concatenate([np.linspace(0, 20, 400_001), np.logspace(-37, largest - 1e-3, 100_000)]).astype(dtype)
+    exact = np.log1p(x.astype(np.longdouble))
+    actual = call(probe, f"log1p_positive_{c_type}", x)
+    assert ulps(actual, exact).max() <= 3
+    assert actual[0] == 0
+    x = np.array([np.inf, np.nan, np.finfo(dtype).max, np.finfo(dtype).smallest_normal], dtype)
+    expected = [np.inf, np.nan, np.log(np.finfo(dtype).max), np.finfo(dtype).smallest_normal]
+    np.testing.assert_allclose(call(probe, f"log1p_positive_{c_type}", x), expected, rtol=np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize(("c_type", "dtype"), TYPES, ids=["float", "double"])
 def test_atan_of_ratio(probe, c_type, dtype):
     # b first below and then above a
     ratios = np.concatenate([np.linspace(0, 2, 200_001), np.logspace(-30, 30, 100_000)])

@@ -40,11 +40,7 @@ class RowArrays {
     load_rows(plan_, rows_.inputs, run, -std::numeric_limits<C>::infinity(), x_);
     load_targets(run);
     if (pass == RowPass::value) return;
-    for (int64_t row = 0; row < run.count; ++row) {
-      const bool counts = target_[static_cast<size_t>(row)] >= 0;
-      grad_[static_cast<size_t>(row)] =
-          counts && rows_.grad_output ? *rows_.grad_output.at(run.sample, run.first + row) : C(0);
-    }
+    load_grads(run);
     if (pass == RowPass::gradient) return;
     load_direction(rows_.direction_inputs, run, v_);
     if constexpr (!Hard) {
@@ -66,7 +62,7 @@ class RowArrays {
         std::fill(a_, a_ + plan_.elements(), C(0));
       }
     }
-    for (int64_t row = 0; rows_.indices && row < run.count; ++row) load_index(run, row);
+    if (rows_.indices) load_indices(run);
     if constexpr (!Hard) {
       if (rows_.matrix) return look_up(rows_.matrix, run, a_);
     }
@@ -105,20 +101,51 @@ class RowArrays {
   }
 
   // Of a row that does not count the target is -1, and its logits, which may be NaN, are 0.
-  void load_index(const RowRun& run, int64_t row) {
-    const int64_t target = *rows_.indices.at(run.sample, run.first + row);
-    const bool ignored = target == rows_.ignore_index, valid = target >= 0 && target < rows_.classes;
-    if (!ignored && !valid && invalid_) invalid_->store(target, std::memory_order_relaxed);
-    const size_t lane = static_cast<size_t>(row);
-    if (ignored || !valid) {
-      target_[lane] = -1;
-      scale_[lane] = 0;
-      for (int64_t c = 0; c < plan_.classes; ++c) x_[tile_.element(c, row)] = 0;
-      return;
+  void load_indices(const RowRun& run) {
+    const int64_t* const from = rows_.indices.at(run.sample, run.first);
+    const int64_t step = rows_.indices.strides[1], ignore_index = rows_.ignore_index, classes = rows_.classes;
+    Index* __restrict const target = target_.data();
+    const auto take = [&](int64_t row, int64_t index) {
+      const bool counts = (index != ignore_index) & (index >= 0) & (index < classes);
+      target[row] = counts ? static_cast<Index>(index) : Index(-1);
+      return counts ? Index(0) : Index(1);
+    };
+    Index left_out = 0;
+    if (step == 1) {
+#pragma omp simd reduction(+ : left_out)
+      for (int64_t row = 0; row < run.count; ++row) left_out += take(row, from[row]);
+    } else {
+      for (int64_t row = 0; row < run.count; ++row) left_out += take(row, from[row * step]);
     }
-    target_[lane] = static_cast<Index>(target);
-    scale_[lane] = rows_.weight ? *rows_.weight.at(target) : C(1);
-    if constexpr (!Hard) a_[tile_.element(target, row)] = 1;
+    if (left_out > 0) leave_out(run);
+    if (Hard && !rows_.weight) std::fill(scale_.begin(), scale_.end(), C(1));
+    for (int64_t row = 0; row < run.count; ++row) {
+      const int64_t index = std::max(Index(0), target[row]);
+      if (Hard && rows_.weight) scale_[static_cast<size_t>(row)] = *rows_.weight.at(index);
+      if (!Hard && target[row] >= 0 && !rows_.matrix) a_[tile_.element(index, row)] = 1;
+    }
+  }
+  void leave_out(const RowRun& run) {
+    for (int64_t row = 0; row < run.count; ++row) {
+      if (target_[static_cast<size_t>(row)] >= 0) continue;
+      const int64_t index = *rows_.indices.at(run.sample, run.first + row);
+      if (index != rows_.ignore_index && invalid_) invalid_->store(index, std::memory_order_relaxed);
+      for (int64_t c = 0; c < plan_.classes; ++c) x_[tile_.element(c, row)] = 0;
+    }
+  }
+
+  void load_grads(const RowRun& run) {
+    const C* const from = rows_.grad_output ? rows_.grad_output.at(run.sample, run.first) : nullptr;
+    const int64_t step = rows_.grad_output.strides[1];
+    const Index* __restrict const target = target_.data();
+    C* __restrict const grad = grad_.data();
+    if (!from || step == 0) {
+      const C all = from ? *from : C(0);
+      HANDGRAD_SIMD
+      for (int64_t row = 0; row < run.count; ++row) grad[row] = target[row] >= 0 ? all : C(0);
+    } else {
+      for (int64_t row = 0; row < run.count; ++row) grad[row] = target[row] >= 0 ? from[row * step] : C(0);
+    }
   }
 
   void load_direction(const StoredView<const C, 3>& direction, const RowRun& run, C* to) {
@@ -129,23 +156,31 @@ class RowArrays {
     }
   }
 
+  // Writes the losses of a tile, and returns their sum.
   double store_losses(const RowRun& run, const C* losses) {
-    double total = 0;
-    for (int64_t row = 0; row < tile_.rows; ++row) {
-      const C loss = target(row) < 0 ? C(0) : losses[row];
-      total += static_cast<double>(loss);
-      if (rows_.loss) *rows_.loss.at(run.sample, run.first + tile_.first + row) = loss;
+    alignas(kCacheLine) double counted[kRowLanes];
+    const Index* const target = target_.data() + tile_.first;
+    HANDGRAD_SIMD
+    for (int64_t lane = 0; lane < kRowLanes; ++lane) {
+      counted[lane] = (lane < tile_.rows) & (target[lane] >= 0) ? static_cast<double>(losses[lane]) : 0.0;
     }
-    return total;
+    for (int64_t row = 0; rows_.loss && row < tile_.rows; ++row) {
+      *rows_.loss.at(run.sample, run.first + tile_.first + row) = static_cast<C>(counted[row]);
+    }
+    return folded(counted, [](double a, double b) { return a + b; });
   }
 
   // ---- a tile -------------------------------------------------------------------------------------------------------
 
+  template <bool FindPeak>
   [[gnu::noinline]] void begin_tile(const RowRun& run, int64_t first) {
     tile_.first = first;
     tile_.rows = std::min(kRowLanes, run.count - first);
+    fetch_tile<false>(plan_, rows_.inputs, run.sample, run.first + run.count + first);
+    if constexpr (!Hard) fetch_tile<false>(plan_, rows_.probabilities, run.sample, run.first + run.count + first);
+    fetch_tile<true>(plan_, rows_.grad_inputs, run.sample, run.first + first);
     tile_.find_largest(at(x_));
-    tile_.take_exponentials(at(x_), at(e_));
+    tile_.template take_exponentials<FindPeak>(at(x_), at(e_));
   }
 
   C* at(C* array) const { return std::assume_aligned<kCacheLine>(array + tile_.offset()); }
@@ -158,22 +193,23 @@ class RowArrays {
 
   // The class that is the target of each row.
   struct Targets {
-    alignas(kCacheLine) C below[kRowLanes] = {}, e[kRowLanes], scale[kRowLanes], grad[kRowLanes];
-    alignas(kCacheLine) Index is_peak[kRowLanes] = {};
+    alignas(kCacheLine) C below[kRowLanes], e[kRowLanes], scale[kRowLanes], grad[kRowLanes];
   };
   [[gnu::noinline]] void find_targets(Targets& targets) const {
     spread_over_lanes(scale_, targets.scale);
     spread_over_lanes(grad_, targets.grad);
-    for (int64_t row = 0; row < tile_.rows; ++row) {
-      const int64_t element = element_of_target(row);
-      targets.below[row] = tile_.largest[row] - at(x_)[element];
-      targets.e[row] = at(e_)[element];
-      targets.is_peak[row] = tile_.peak[row] == target(row);
+    const C* __restrict const x = at(x_), * __restrict const e = at(e_);
+    const Index* const target = target_.data() + tile_.first;
+    const Index pitch = plan_.along_classes ? 1 : static_cast<Index>(plan_.pitch);
+    HANDGRAD_SIMD
+    for (int64_t row = 0; row < row_lanes(); ++row) {
+      const Index element = std::max(Index(0), target[row]) * pitch + static_cast<Index>(row);
+      targets.below[row] = tile_.largest[row] - x[element];
+      targets.e[row] = e[element];
     }
-    std::fill(targets.e + tile_.rows, targets.e + kRowLanes, C(0));
   }
   ClassPoint<C> point_of(const Targets& targets, int64_t lane) const {
-    return tile_.softmax(lane).at(targets.below[lane], targets.e[lane], targets.is_peak[lane] != 0);
+    return tile_.softmax(lane).at(targets.below[lane], targets.e[lane], targets.below[lane] == 0);
   }
   ClassPoint<C> point_of_peak(int64_t row) const { return tile_.softmax(row).at(C(0), C(1), true); }
 

@@ -137,8 +137,9 @@ struct RowTile {
     if (plan.along_classes) std::fill(largest, largest + kRowLanes, folded(largest, larger_of<C>));
   }
 
-  // e = exp(largest - x), the sum of all but the peak's, and where that is. A row without a finite largest logit is
-  // NaN.
+  // e = exp(largest - x), the sum of all but the peak's, and, if it is asked for, where that is. A row without a finite
+  // largest logit is NaN.
+  template <bool FindPeak>
   void take_exponentials(const C* __restrict x, C* __restrict e) {
     alignas(kCacheLine) C sum[kRowLanes], most[kRowLanes], peaks[kRowLanes] = {};
     alignas(kCacheLine) Index found[kRowLanes];
@@ -152,14 +153,16 @@ struct RowTile {
         const C below = most[lane] - x[i + lane], power = exp_decay(below);
         const bool is_peak = below == 0;
         e[i + lane] = power;
-        sum[lane] += is_peak ? C(0) : power;
-        peaks[lane] += is_peak ? C(1) : C(0);
-        found[lane] = std::max(found[lane], is_peak ? here : Index(-1));
+        // One selection: of two with one condition compilers make a branch.
+        const C one = is_peak ? C(1) : C(0);
+        sum[lane] += (1 - one) * power;
+        peaks[lane] += one;
+        if constexpr (FindPeak) found[lane] = std::max(found[lane], is_peak ? here : Index(-1));
       }
     }
     combine(sum);
     combine(peaks);
-    choose_peaks(found);
+    if constexpr (FindPeak) choose_peaks(found);
     // Of several peaks one is the peak, and the others are others.
     for (int64_t lane = 0; lane < kRowLanes; ++lane) sum[lane] += std::max(C(0), peaks[lane] - 1);
     finish(sum);
@@ -212,6 +215,12 @@ template <class C>
 struct SumAroundPeak {
   alignas(kCacheLine) C others[kRowLanes] = {}, peak[kRowLanes] = {};
 
+  // One selection: of two with one condition compilers make a branch.
+  HANDGRAD_MATH void add(int64_t lane, C value, bool is_peak) {
+    const C at_peak = is_peak ? value : C(0);
+    peak[lane] += at_peak;
+    others[lane] += value - at_peak;
+  }
   void combine(const RowTile<C>& tile) {
     tile.combine(others);
     tile.combine(peak);
@@ -277,6 +286,20 @@ void store_rows(const RowPlan& plan, const C* from, const RowRun& run, const Sto
       store_run(from, run.count, data + c * to.strides[1], to.strides[2]);
     }
   });
+}
+
+// Asks for what a tile's place holds in a run, from position `first` on, before it is needed. Of images each class lies
+// in a page of its own, and a run is too short there for a processor to see that more will follow.
+template <bool Write, class Pointer>
+HANDGRAD_MATH void fetch_tile(const RowPlan& plan, const StoredView<Pointer, 3>& of, int64_t sample, int64_t first) {
+#if defined(__GNUC__)
+  if (!of || plan.along_classes || of.strides[2] != 1 || first + kRowLanes > plan.positions) return;
+  const Stored<Pointer> start = of.at(sample, 0, first);
+  const int64_t step = (start + of.strides[1]).data - start.data, bytes = (start + kRowLanes).data - start.data;
+  for (int64_t c = 0; c < plan.classes; ++c) {
+    for (int64_t k = 0; k < bytes; k += kCacheLine) __builtin_prefetch(start.data + c * step + k, Write, 2);
+  }
+#endif
 }
 
 // x = weight (added + factor x) for each class of all rows.

@@ -30,7 +30,11 @@ class RowWorker : RowArrays<C, Hard> {
     this->load(pass_, run);
     double total = 0;
     for (int64_t first = 0; first < run.count; first += kRowLanes) {
-      this->begin_tile(run, first);
+      if (Hard && pass_ != RowPass::second) {
+        this->template begin_tile<false>(run, first);
+      } else {
+        this->template begin_tile<true>(run, first);
+      }
       alignas(kCacheLine) C result[kRowLanes] = {};
       if (pass_ == RowPass::value) {
         value(result);
@@ -153,8 +157,7 @@ class RowWorker : RowArrays<C, Hard> {
     SumAroundPeak<C> s;
     for_each_class(x, e, [&](int64_t i, int64_t lane, const ClassPoint<C>& point, bool is_peak) {
       const C slope = a[i] * formula_.slope(point);
-      s.others[lane] += is_peak ? C(0) : slope;
-      s.peak[lane] += is_peak ? slope : C(0);
+      s.add(lane, slope, is_peak);
       x[i] = slope;
       a[i] = grad[lane] * formula_.value(point);
     });
@@ -184,10 +187,8 @@ class RowWorker : RowArrays<C, Hard> {
       const C moved = v[i] - mean[lane], slope = formula_.slope(point), bent = a[i] * formula_.curvature(point) * moved;
       const C of_inputs = a[i] * slope, both = bent + u[i] * slope;
       along[lane] += of_inputs * moved + (u[i] == 0 ? C(0) : u[i] * formula_.value(point));
-      s.others[lane] += is_peak ? C(0) : of_inputs;
-      s.peak[lane] += is_peak ? of_inputs : C(0);
-      r.others[lane] += is_peak ? C(0) : both;
-      r.peak[lane] += is_peak ? both : C(0);
+      s.add(lane, of_inputs, is_peak);
+      r.add(lane, both, is_peak);
       x[i] = both;
       v[i] = moved;
       a[i] = grad[lane] * slope * moved;

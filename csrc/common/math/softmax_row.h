@@ -9,20 +9,9 @@
 
 #include <limits>
 
-#include "math/scalar_math.h"
+#include "math/log1p.h"
 
 namespace handgrad {
-
-// log(1 + x) for any x >= 0.
-template <class T>
-HANDGRAD_MATH T log1p_positive(T x) {
-#if defined(__CUDA_ARCH__)
-  return ::log1p(x);
-#else
-  const T small = log1p_unit(x < 1 ? x : T(1)), large = log(1 + x);
-  return x < 1 ? small : large;
-#endif
-}
 
 // A class of a row: p, its logarithm, and q = 1 - p, each with all of its digits.
 template <class T>

@@ -9,7 +9,7 @@
 
 #include <tuple>
 
-#include "math/scalar_math.h"
+#include "math/log1p.h"
 
 namespace handgrad {
 
@@ -33,8 +33,7 @@ struct AdaptiveWingLoss {
 
   HANDGRAD_MATH T value(T x, T t) const {
     const Curve curve(*this, x, t);
-    const T sum = 1 + curve.power;
-    return omega * (log(sum) + (curve.power - (sum - 1)) / sum) + curve.by_r * curve.beyond;
+    return omega * log1p_positive(curve.power) + curve.by_r * curve.beyond;
   }
 
   HANDGRAD_MATH Slope slope(T x, T t) const {

@@ -35,7 +35,7 @@ class DistillationWorker : RowArrays<C, false> {
     cool(a_);
     double total = 0;
     for (int64_t first = 0; first < run.count; first += kRowLanes) {
-      this->begin_tile(run, first);
+      this->template begin_tile<true>(run, first);
       begin_teacher();
       alignas(kCacheLine) C result[kRowLanes] = {};
       if (pass_ == RowPass::value) {
@@ -61,7 +61,7 @@ class DistillationWorker : RowArrays<C, false> {
     teacher_.first = tile_.first;
     teacher_.rows = tile_.rows;
     teacher_.find_largest(this->at(a_));
-    teacher_.take_exponentials(this->at(a_), e_teacher());
+    teacher_.template take_exponentials<true>(this->at(a_), e_teacher());
   }
   C* e_teacher() { return this->at(memory_.data()); }
 
@@ -103,29 +103,29 @@ class DistillationWorker : RowArrays<C, false> {
     alignas(kCacheLine) C grad[kRowLanes];
     this->find_grads(grad);
     for (int64_t lane = 0; lane < kRowLanes; ++lane) grad[lane] = temperature_.value * grad[lane] + lost(lane);
-    C* __restrict x = this->at(x_), * __restrict z = this->at(a_);
-    const C* __restrict e = this->at(e_), * __restrict ez = e_teacher();
+    C* __restrict x = this->at(x_), * __restrict z = this->at(a_), * __restrict p = this->at(e_);
+    C* __restrict t = e_teacher();
+    // In memory, where no product is fused into the difference below: equals leave nothing.
+    for_each_class([&](int64_t i, int64_t lane) {
+      p[i] *= tile_.inverse[lane];
+      t[i] *= teacher_.inverse[lane];
+    });
     if (rows_.grad_targets) {
       alignas(kCacheLine) C facing[kRowLanes] = {}, mean[kRowLanes] = {};
       find_facing(facing);
-      for_each_class([&](int64_t i, int64_t lane) { mean[lane] += counted(ez[i], gap(z, x, facing, i, lane)); });
+      for_each_class([&](int64_t i, int64_t lane) { mean[lane] += counted(t[i], gap(z, x, facing, i, lane)); });
       tile_.combine(mean);
-      for (int64_t lane = 0; lane < kRowLanes; ++lane) mean[lane] *= teacher_.inverse[lane];
-      for_each_class([&](int64_t i, int64_t lane) {
-        const C t = ez[i] * teacher_.inverse[lane];
-        z[i] = grad[lane] * counted(t, gap(z, x, facing, i, lane) - mean[lane]);
-      });
+      for_each_class(
+          [&](int64_t i, int64_t lane) { z[i] = grad[lane] * counted(t[i], gap(z, x, facing, i, lane) - mean[lane]); });
     }
-    for_each_class([&](int64_t i, int64_t lane) {
-      x[i] = grad[lane] * (e[i] * tile_.inverse[lane] - ez[i] * teacher_.inverse[lane]);
-    });
+    for_each_class([&](int64_t i, int64_t lane) { x[i] = grad[lane] * (p[i] - t[i]); });
     // Where both are near 1 their difference is that of the others' probabilities.
     for (int64_t row = 0; row < tile_.rows; ++row) {
       if (tile_.peak[row] != teacher_.peak[row]) continue;
-      x[tile_.element(tile_.peak[row], row)] = grad[row] * (others(teacher_, row) - others(tile_, row));
+      const C left_over = (teacher_.rest[row] - tile_.rest[row]) * teacher_.inverse[row] * tile_.inverse[row];
+      x[tile_.element(tile_.peak[row], row)] = grad[row] * left_over;
     }
   }
-  static C others(const RowTile<C>& tile, int64_t row) { return tile.rest[row] * tile.inverse[row]; }
 
   void second(C* along) {
     alignas(kCacheLine) C grad[kRowLanes], facing[kRowLanes] = {}, of_v[kRowLanes], of_u[kRowLanes];

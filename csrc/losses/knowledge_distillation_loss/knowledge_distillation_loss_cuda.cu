@@ -89,10 +89,11 @@ struct DistillationPasses {
     }
     // Where both are near 1 their difference is that of the others' probabilities.
     const int32_t of_both = share.peak.index == share.peak_of_teacher.index ? share.peak.index : -1;
-    const C at_both = teacher.rest * teacher.inverse - student.rest * student.inverse;
+    const C at_both = (teacher.rest - student.rest) * teacher.inverse * student.inverse;
     share.for_each_class(temperature.inverse, [&](int32_t c, C x, C z) {
-      const C p = exp_decay(share.peak.largest - x) * student.inverse;
-      const C t = exp_decay(share.peak_of_teacher.largest - z) * teacher.inverse;
+      // Each rounded by itself, so that equals leave nothing.
+      const C p = rounded_product(exp_decay(share.peak.largest - x), student.inverse);
+      const C t = rounded_product(exp_decay(share.peak_of_teacher.largest - z), teacher.inverse);
       share.store_grad_inputs(c, grad * (c == of_both ? at_both : p - t));
       if (share.rows.grad_targets) share.store_grad_targets(c, grad * counted(t, gap(x, z, facing[0]) - mean[0]));
     });

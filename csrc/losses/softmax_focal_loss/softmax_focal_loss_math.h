@@ -38,14 +38,24 @@ struct SoftmaxFocalLoss {
   HANDGRAD_MATH Powers<T, GammaIsTwo> powers(T q) const { return Powers<T, GammaIsTwo>(q, q, gamma); }
 };
 
+// Without a discount it is the cross entropy, and needs no power.
+template <class T>
+struct UndiscountedLoss : ClassCrossEntropy<T> {
+  bool none;
+
+  explicit UndiscountedLoss(double gamma) : none(gamma == 0) {}
+  bool serves() const { return none; }
+};
+
 // For the kind: kinds/row_loss.h.
 struct SoftmaxFocalLossOp {
   static constexpr const char* name = "softmax_focal_loss";
   using Numbers = std::tuple<double>;
-  // In float64 the power serves a gamma of 2 too: for less speed, which few ask of it, half of the code.
+  // In float64 the power serves a gamma of 0 and of 2 too: for less speed, which few ask of it, half of the code.
   template <class T>
   using Formulas =
-      std::conditional_t<std::is_same_v<T, float>, std::tuple<SoftmaxFocalLoss<T, true>, SoftmaxFocalLoss<T, false>>,
+      std::conditional_t<std::is_same_v<T, float>,
+                         std::tuple<UndiscountedLoss<T>, SoftmaxFocalLoss<T, true>, SoftmaxFocalLoss<T, false>>,
                          std::tuple<SoftmaxFocalLoss<T, false>>>;
 };
 

@@ -6,19 +6,22 @@
 // Both are computed, and one of them chosen: a loop of vectors has no branches.
 #pragma once
 
+#include <algorithm>
+#include <limits>
 #include <tuple>
 
-#include "math/scalar_math.h"
+#include "math/log1p.h"
 
 namespace handgrad {
 
 template <class T>
 struct WingLoss {
-  T w, epsilon, offset;  // offset: C
+  T w, epsilon, per_epsilon, offset;  // offset: C
 
   WingLoss(double w_value, double epsilon_value)
       : w(static_cast<T>(w_value)),
         epsilon(static_cast<T>(epsilon_value)),
+        per_epsilon(static_cast<T>(std::min<double>(1 / epsilon_value, std::numeric_limits<T>::max()))),
         offset(static_cast<T>(w_value - w_value * std::log1p(w_value / epsilon_value))) {}
 
   struct Slope {
@@ -30,7 +33,7 @@ struct WingLoss {
 
   HANDGRAD_MATH T value(T x, T t) const {
     const T size = absolute(x - t), near = size < w ? size : w;
-    return size < w ? w * log_of_one_and(near / epsilon) : size - offset;
+    return size < w ? w * log1p_positive(near * per_epsilon) : size - offset;
   }
 
   HANDGRAD_MATH Slope slope(T x, T t) const {
@@ -51,11 +54,6 @@ struct WingLoss {
   static HANDGRAD_MATH T sign_of(T d) {
     const T below = d < 0 ? T(-1) : d;
     return d > 0 ? T(1) : below;
-  }
-  // log(1 + r) for any finite r >= 0: what the sum loses of r is made up for.
-  static HANDGRAD_MATH T log_of_one_and(T r) {
-    const T sum = 1 + r;
-    return log(sum) + (r - (sum - 1)) / sum;
   }
 };
 
