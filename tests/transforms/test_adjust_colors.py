@@ -329,10 +329,6 @@ LEVELS_SPEC = OpSpec(
 )
 
 
-def batched(image, factors, operations, **others):
-    return adjust_colors(image, operations, factors, **others)
-
-
 def batched_reference(image, factors, operations, **others):
     return reference(image, operations, factors, **others)
 
@@ -340,7 +336,7 @@ def batched_reference(image, factors, operations, **others):
 BATCHED_SPEC = OpSpec(
     name="adjust_colors",
     operator="handgrad::adjust_colors",
-    function=batched,
+    function=adjust_colors,
     tensors=("image", "factors", "operations"),
     reference=batched_reference,
     module=None,
