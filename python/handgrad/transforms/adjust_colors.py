@@ -71,7 +71,7 @@ def adjust_colors(
         >>> adjust_colors(image, ["hue", "brightness"], [0.5, 0.5]).flatten()
         tensor([ 25,  75, 100], dtype=torch.uint8)
         >>> adjust_colors(image, ["grayscale"], [1.0], mean=[0.5], std=[0.25]).flatten()
-        tensor([-0.0745, -0.0745, -0.0745])
+        tensor([-0.0549, -0.0549, -0.0549])
     """
     check_tensor(_OP, "image", image)
     finish = checked_finish(_OP, "image", image, dtype, mean, std, memory_format, scaling)
