@@ -4,4 +4,5 @@
 ``box_loss``: a loss of pairs of boxes, with a reduction.
 ``reduced_loss``: what these two share.
 ``box_matrix``: a measure of all pairs of two tables of boxes.
+``channel_norm``: a normalisation over the channels of each position.
 """
