@@ -4,6 +4,7 @@ message that says which version is needed."""
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ class Parameter(nn.Module):
         return self.op(first * self.scale, *others)
 
 
-def export_classic(model: nn.Module, tensors: tuple[Tensor, ...], path: Path, opset: int, dims: Any) -> None:
+def export_classic(
+    model: nn.Module, tensors: tuple[Tensor, ...], path: Path, opset: int, dims: Any, closed: Sequence[int] = ()
+) -> None:
     names = [f"tensor_{index}" for index in range(len(tensors))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of this exporter as a whole and of its translations
@@ -64,7 +67,7 @@ def export_classic(model: nn.Module, tensors: tuple[Tensor, ...], path: Path, op
             dynamo=False,
             opset_version=opset,
             input_names=names,
-            dynamic_axes=dict.fromkeys(names, dims) if dims else None,
+            dynamic_axes={name: dims for index, name in enumerate(names) if dims and index not in closed} or None,
         )
 
 
@@ -104,9 +107,10 @@ def check_refusal(spec: OpSpec, message: str, opset: int, open_rows: bool) -> No
 def test_classic_exporter(tmp_path, spec, opset):
     sample = example_of(spec)
     model, path = Parameter(spec, sample.kwargs), tmp_path / "op.onnx"
+    bound = [index for index in range(len(sample.tensors)) if spec.counted(index) in spec.bound]
     for open_rows in (False, True):
         try:
-            export_classic(model, sample.tensors, path, opset, {0: "rows"} if open_rows else None)
+            export_classic(model, sample.tensors, path, opset, {0: "rows"} if open_rows else None, bound)
         except hg_onnx.ExportError as refusal:
             check_refusal(spec, str(refusal), opset, open_rows)
         else:

@@ -5,4 +5,5 @@
 ``reduced_loss``: what these two share.
 ``box_matrix``: a measure of all pairs of two tables of boxes.
 ``window_score``: a score of two images, window by window.
+``channel_norm``: a normalisation over the channels of each position.
 """
