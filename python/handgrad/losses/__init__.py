@@ -29,8 +29,8 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.lovasz_softmax_loss import LovaszSoftmaxLoss, lovasz_softmax_loss
     from handgrad.losses.margin_softmax_loss import MarginSoftmaxLoss, margin_softmax_loss
     from handgrad.losses.ms_ssim import MSSSIM, MSSSIMLoss, ms_ssim, ms_ssim_loss
-    from handgrad.losses.nt_xent_loss import NTXentLoss, nt_xent_loss
     from handgrad.losses.multi_similarity_loss import MultiSimilarityLoss, multi_similarity_loss
+    from handgrad.losses.nt_xent_loss import NTXentLoss, nt_xent_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
@@ -68,8 +68,8 @@ __all__ = [
     "LovaszSoftmaxLoss",
     "MSSSIMLoss",
     "MarginSoftmaxLoss",
-    "NTXentLoss",
     "MultiSimilarityLoss",
+    "NTXentLoss",
     "QualityFocalLoss",
     "SSIMLoss",
     "ScyllaBoxIoULoss",
@@ -103,8 +103,8 @@ __all__ = [
     "margin_softmax_loss",
     "ms_ssim",
     "ms_ssim_loss",
-    "nt_xent_loss",
     "multi_similarity_loss",
+    "nt_xent_loss",
     "overlap_sums",
     "quality_focal_loss",
     "scylla_box_iou_loss",
