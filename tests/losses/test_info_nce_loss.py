@@ -72,7 +72,7 @@ SPEC = OpSpec(
     reference=reference,
     module=InfoNCELoss,
     samples=[
-        Sample("learnt", (*embeddings((2, 3, 4), (2, 3, 4)), numbers(0.5, 1.5)), {"normalize": False}),
+        Sample("learnt", (*embeddings((2, 3, 5), (2, 3, 5)), numbers(0.5, 1.5)), {"normalize": False}),
         Sample("rows", embeddings((2, 3, 2), (2, 5, 2)), {"temperature": 0.7, "reduction": "none"}),
         Sample("sum", embeddings((2, 4, 3), (2, 4, 3)), {"temperature": 1.0, "normalize": False, "reduction": "sum"}),
     ],

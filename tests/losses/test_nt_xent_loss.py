@@ -68,7 +68,7 @@ SPEC = OpSpec(
     reference=reference,
     module=NTXentLoss,
     samples=[
-        Sample("learnt", (*embeddings((2, 4, 3)), numbers(0.5, 1.5)), {"normalize": False}),
+        Sample("learnt", (*embeddings((2, 8, 3)), numbers(0.5, 1.5)), {"normalize": False}),
         Sample("rows", embeddings((2, 4, 2)), {"temperature": 0.7, "reduction": "none"}),
         Sample("sum", embeddings((2, 6, 2)), {"temperature": 1.0, "normalize": False, "reduction": "sum"}),
     ],

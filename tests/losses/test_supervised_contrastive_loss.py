@@ -85,7 +85,7 @@ SPEC = OpSpec(
     reference=reference,
     module=SupervisedContrastiveLoss,
     samples=[
-        Sample("learnt", (*labelled([0, 1, 0, 1], [2, 2, 5, 2]), numbers(0.5, 1.5)), {"normalize": False}),
+        Sample("learnt", (*labelled([0, 1, 0, 1, 0], [2, 2, 5, 2, 7]), numbers(0.5, 1.5)), {"normalize": False}),
         Sample("rows", labelled([0, 1, 0, 0], [3, 3, 5, 5]), {"temperature": 0.7, "reduction": "none"}),
         Sample(
             "sum",
