@@ -65,7 +65,7 @@ SPEC = OpSpec(
     reference=reference,
     module=ClipLoss,
     samples=[
-        Sample("learnt", (*embeddings((2, 3, 4), (2, 3, 4)), numbers(0.5, 1.5)), {"normalize": False}),
+        Sample("learnt", (*embeddings((2, 3, 5), (2, 3, 5)), numbers(0.5, 1.5)), {"normalize": False}),
         Sample("rows", (*embeddings((2, 3, 2), (2, 3, 2)), numbers(2.0, 0.8)), {"reduction": "none"}),
         Sample("sum", (*embeddings((2, 4, 2), (2, 4, 2)), numbers(1.2, 0.3)), {"reduction": "sum"}),
     ],
@@ -87,6 +87,8 @@ SPEC = OpSpec(
     lenient=NUMBERS,
     # Rows of the matrix, and sums of each.
     device_scratch=2**20,
+    # Each matrix of the batch by itself.
+    device_calls={"forward": (5, 7, 0), "backward": (5, 10, 0), "double_backward": (5, 14, 0)},
     bad=[
         *bad_calls(
             clip_loss,

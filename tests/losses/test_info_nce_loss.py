@@ -72,7 +72,7 @@ SPEC = OpSpec(
     reference=reference,
     module=InfoNCELoss,
     samples=[
-        Sample("learnt", (*embeddings((2, 3, 4), (2, 3, 4)), numbers(0.5, 1.5)), {"normalize": False}),
+        Sample("learnt", (*embeddings((2, 3, 5), (2, 3, 5)), numbers(0.5, 1.5)), {"normalize": False}),
         Sample("rows", embeddings((2, 3, 2), (2, 5, 2)), {"temperature": 0.7, "reduction": "none"}),
         Sample("sum", embeddings((2, 4, 3), (2, 4, 3)), {"temperature": 1.0, "normalize": False, "reduction": "sum"}),
     ],
@@ -94,6 +94,8 @@ SPEC = OpSpec(
     lenient=NUMBERS,
     # Rows of the matrix, and sums of each.
     device_scratch=2**20,
+    # Each matrix of the batch by itself.
+    device_calls={"forward": (3, 3, 0), "backward": (3, 6, 0), "double_backward": (3, 8, 0)},
     bad=[
         *bad_calls(info_nce_loss, ("queries", "keys"), embeddings((2, 3, 4), (2, 3, 4))),
         *(

@@ -68,7 +68,7 @@ SPEC = OpSpec(
     reference=reference,
     module=NTXentLoss,
     samples=[
-        Sample("learnt", (*embeddings((2, 4, 3)), numbers(0.5, 1.5)), {"normalize": False}),
+        Sample("learnt", (*embeddings((2, 8, 3)), numbers(0.5, 1.5)), {"normalize": False}),
         Sample("rows", embeddings((2, 4, 2)), {"temperature": 0.7, "reduction": "none"}),
         Sample("sum", embeddings((2, 6, 2)), {"temperature": 1.0, "normalize": False, "reduction": "sum"}),
     ],
@@ -90,6 +90,8 @@ SPEC = OpSpec(
     lenient=NUMBERS,
     # Rows of the matrix, and sums of each.
     device_scratch=2**20,
+    # Each matrix of the batch by itself.
+    device_calls={"forward": (3, 3, 0), "backward": (3, 5, 0), "double_backward": (3, 7, 0)},
     bad=[
         *bad_calls_of_one(nt_xent_loss, embeddings((2, 4, 3))),
         Bad(

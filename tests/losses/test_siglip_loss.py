@@ -67,7 +67,7 @@ SPEC = OpSpec(
     module=SigLipLoss,
     samples=[
         Sample(
-            "learnt", (*embeddings((2, 3, 4), (2, 3, 4)), numbers(0.5, 1.5), numbers(-0.5, 0.3)), {"normalize": False}
+            "learnt", (*embeddings((2, 3, 5), (2, 3, 5)), numbers(0.5, 1.5), numbers(-0.5, 0.3)), {"normalize": False}
         ),
         Sample("rows", (*embeddings((2, 3, 2), (2, 4, 2)), numbers(2, 3), numbers(-1, -2)), {"reduction": "none"}),
         Sample("sum", (*embeddings((2, 4, 2), (2, 4, 2)), numbers(1.2, 0.3), numbers(0, 1)), {"reduction": "sum"}),
@@ -96,6 +96,8 @@ SPEC = OpSpec(
     lenient=NUMBERS,
     # Rows of the matrix, and sums of each.
     device_scratch=2**20,
+    # Each matrix of the batch by itself.
+    device_calls={"forward": (3, 3, 0), "backward": (4, 7, 0), "double_backward": (4, 9, 0)},
     bad=[
         *bad_calls(
             siglip_loss,

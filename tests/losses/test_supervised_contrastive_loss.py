@@ -85,7 +85,7 @@ SPEC = OpSpec(
     reference=reference,
     module=SupervisedContrastiveLoss,
     samples=[
-        Sample("learnt", (*labelled([0, 1, 0, 1], [2, 2, 5, 2]), numbers(0.5, 1.5)), {"normalize": False}),
+        Sample("learnt", (*labelled([0, 1, 0, 1, 0], [2, 2, 5, 2, 7]), numbers(0.5, 1.5)), {"normalize": False}),
         Sample("rows", labelled([0, 1, 0, 0], [3, 3, 5, 5]), {"temperature": 0.7, "reduction": "none"}),
         Sample(
             "sum",
@@ -107,6 +107,8 @@ SPEC = OpSpec(
     lenient=NUMBERS,
     # Rows of the matrix, and sums of each.
     device_scratch=2**20,
+    # Each matrix of the batch by itself.
+    device_calls={"forward": (3, 3, 0), "backward": (3, 5, 0), "double_backward": (3, 7, 0)},
     bad=[
         *bad_calls_of_one(supervised_contrastive_loss, labelled([0, 1, 0, 1], [2, 2, 5, 2])),
         Bad(

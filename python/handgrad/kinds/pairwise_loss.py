@@ -192,11 +192,11 @@ class PairwiseLossModule(nn.Module):
         for name, value in {**numbers, "reduction": reduction}.items():
             setattr(self, name, value)
 
-    def forward(self, *tensors: Tensor, **others: Any) -> Tensor:
-        """The loss of tensors, as the function takes them; what is given by name here goes before the module's."""
-        names = self._function.__code__.co_varnames[: len(tensors)]
-        own = {name: getattr(self, name) for name in self._numbers if name not in names}
-        return self._function(*tensors, **{**own, **others})
+    def loss(self, *tensors: Tensor | float | None) -> Tensor:
+        """The loss of what the function's first arguments are; the last, if it is None, is the module's own."""
+        given = tensors[:-1] if tensors[-1] is None else tensors
+        names = self._function.__code__.co_varnames[: len(given)]
+        return self._function(*given, **{name: getattr(self, name) for name in self._numbers if name not in names})
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._numbers)

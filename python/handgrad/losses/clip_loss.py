@@ -89,6 +89,9 @@ class ClipLoss(PairwiseLossModule):
     def __init__(self, normalize: bool = True, reduction: str = "mean", group: Any = None) -> None:
         super().__init__(clip_loss, reduction, normalize=normalize, group=group)
 
+    def forward(self, image_features: Tensor, text_features: Tensor, logit_scale: float | Tensor) -> Tensor:
+        return self.loss(image_features, text_features, logit_scale)
+
 
 # ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------
 

@@ -90,6 +90,9 @@ class InfoNCELoss(PairwiseLossModule):
     ) -> None:
         super().__init__(info_nce_loss, reduction, temperature=temperature, normalize=normalize, group=group)
 
+    def forward(self, queries: Tensor, keys: Tensor, temperature: Tensor | None = None) -> Tensor:
+        return self.loss(queries, keys, temperature)
+
 
 # ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------
 

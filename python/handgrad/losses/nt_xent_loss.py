@@ -97,6 +97,9 @@ class NTXentLoss(PairwiseLossModule):
     ) -> None:
         super().__init__(nt_xent_loss, reduction, temperature=temperature, normalize=normalize, group=group)
 
+    def forward(self, embeddings: Tensor, temperature: Tensor | None = None) -> Tensor:
+        return self.loss(embeddings, temperature)
+
 
 # ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------
 

@@ -98,6 +98,15 @@ class SigLipLoss(PairwiseLossModule):
     def __init__(self, normalize: bool = True, reduction: str = "mean", group: Any = None) -> None:
         super().__init__(siglip_loss, reduction, normalize=normalize, group=group)
 
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: float | Tensor,
+        logit_bias: float | Tensor = 0.0,
+    ) -> Tensor:
+        return self.loss(image_features, text_features, logit_scale, logit_bias)
+
 
 # ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------
 

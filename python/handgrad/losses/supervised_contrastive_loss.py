@@ -101,6 +101,9 @@ class SupervisedContrastiveLoss(PairwiseLossModule):
             supervised_contrastive_loss, reduction, temperature=temperature, normalize=normalize, group=group
         )
 
+    def forward(self, embeddings: Tensor, labels: Tensor, temperature: Tensor | None = None) -> Tensor:
+        return self.loss(embeddings, labels, temperature)
+
 
 # ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------
 
