@@ -84,7 +84,7 @@ class MultiSimilarityLoss(SetLossModule):
     Example:
         >>> loss = MultiSimilarityLoss(epsilon=0.1)
         >>> loss(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0, 1]))
-        tensor(0.2382)
+        tensor(0.1536)
     """
 
     def __init__(
