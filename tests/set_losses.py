@@ -57,7 +57,7 @@ def set_of_everything(spec):
         "autocast": torch.float32,
         "widens": True,
         # Of each anchor the number of terms, by which its mean is divided, and the gradient with that in it.
-        "saves": 8 * 6 * 3,
+        "saves": 8 * 397,
         # A chunk of pairs, for the large sample all of them, and their derivatives; the vectors.
         "device_scratch": 1_400_000,
         "floor": floor,

@@ -19,9 +19,9 @@
 //     static Formula formula(double margin, bool soft);
 //   };
 //
-// Its _cpu.cpp is cpu/set_loss.h and one line, handgrad::set_loss::implement<MyLossOp, handgrad::SetsOnCpu>(library);
-// its _cuda.cu the same with cuda/set_loss.cuh and SetsOnCuda. Returned are, for each anchor, its loss and the number
-// of terms that it is a sum of; from these Python makes means.
+// Its _cpu.cpp is kinds/set_loss_cpu.h and one line, handgrad::set_loss::implement<MyLossOp,
+// handgrad::SetsOnCpu>(library); its _cuda.cu the same with kinds/set_loss.cuh and SetsOnCuda. Returned are, for each
+// anchor, its loss and the number of terms that it is a sum of; from these Python makes means.
 #pragma once
 
 #include <optional>

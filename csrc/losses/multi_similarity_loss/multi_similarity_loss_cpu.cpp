@@ -1,5 +1,5 @@
 // Multi-similarity loss on the CPU.
-#include "cpu/set_loss.h"
+#include "kinds/set_loss_cpu.h"
 #include "multi_similarity_loss_math.h"
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {

@@ -1,5 +1,5 @@
 // Multi-similarity loss on CUDA devices.
-#include "cuda/set_loss.cuh"
+#include "kinds/set_loss.cuh"
 #include "multi_similarity_loss_math.h"
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {

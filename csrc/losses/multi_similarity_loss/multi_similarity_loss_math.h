@@ -24,6 +24,15 @@ struct MultiSimilarity {
   template <bool Derivatives, bool Moves, class Team, class Row>
   HANDGRAD_MATH PairLoss operator()(const Team& team, const Row& row) const {
     const Limits limits = limits_of(team, row);
+    if (limits.nothing) {
+      if constexpr (Derivatives) {
+        team.each(row.count, [&](int64_t j) {
+          row.set_slope(j, 0);
+          if constexpr (Moves) row.set_slope_rate(j, 0);
+        });
+      }
+      return {0, 1};
+    }
     // What each side's largest exponent is; 0 is the 1 in its sum.
     Extreme positive, negative;
     positive.show(0, 0), negative.show(0, 0);
@@ -69,7 +78,7 @@ struct MultiSimilarity {
  private:
   // Which pairs of an anchor count.
   struct Limits {
-    bool mines = false;
+    bool mines = false, nothing = false;
     double most_of_positives = 0, least_of_negatives = 0;
 
     template <class Row>
@@ -92,10 +101,9 @@ struct MultiSimilarity {
       if (nearest.may_be(s) && row.is_negative(j)) nearest.show(s, j);
     });
     farthest = team.largest(farthest), nearest = team.largest(nearest);
-    constexpr double kInfinity = std::numeric_limits<double>::infinity();
     // Without the other side nothing is hard.
-    return {true, nearest.index < 0 ? -kInfinity : nearest.value + epsilon,
-            farthest.index < 0 ? kInfinity : -farthest.value - epsilon};
+    if (farthest.index < 0 || nearest.index < 0) return {true, true, 0, 0};
+    return {true, false, nearest.value + epsilon, -farthest.value - epsilon};
   }
 };
 

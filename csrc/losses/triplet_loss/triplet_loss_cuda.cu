@@ -1,5 +1,5 @@
 // Triplet loss on CUDA devices.
-#include "cuda/set_loss.cuh"
+#include "kinds/set_loss.cuh"
 #include "triplet_loss_math.h"
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {

@@ -54,7 +54,7 @@ def multi_similarity_loss(
     Example:
         >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
         >>> multi_similarity_loss(embeddings, torch.tensor([0, 0, 1]), reduction="none")
-        tensor([0.2537, 0.4609, 0.2071])
+        tensor([0.2537, 0.4608, 0.2071])
     """
     return _loss(embeddings, labels, reduction, *_checked_numbers(alpha, beta, base, epsilon))
 
@@ -84,7 +84,7 @@ class MultiSimilarityLoss(SetLossModule):
     Example:
         >>> loss = MultiSimilarityLoss(epsilon=0.1)
         >>> loss(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0, 1]))
-        tensor(0.2382)
+        tensor(0.1536)
     """
 
     def __init__(
@@ -123,7 +123,9 @@ def multi_similarity_loss_reference(
         nearest = torch.where(other, given, -torch.inf).max(2, keepdim=True).values
         farthest = torch.where(same, given, torch.inf).min(2, keepdim=True).values
         # NaN is kept.
-        same, other = same & ~(given >= nearest + epsilon), other & ~(given <= farthest - epsilon)
+        has_both = same.any(2, keepdim=True) & other.any(2, keepdim=True)
+        same = same & has_both & ~(given >= nearest + epsilon)
+        other = other & has_both & ~(given <= farthest - epsilon)
 
     def of_side(exponents: Tensor, counts: Tensor) -> Tensor:
         exponents = torch.where(counts, exponents, -torch.inf)

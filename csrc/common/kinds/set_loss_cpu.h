@@ -232,8 +232,8 @@ class SetWalk {
     const double grad = static_cast<double>(grads[row.anchor * tensors_.grad_output->strides()[0]]);
     double total = 0, total_rate = 0;
     for (int64_t j = 0; j < count_; ++j) {
+      if (row.slope(j) == 0 && (!Moves || row.slope_rate(j) == 0)) continue;
       double slope = grad * row.slope(j), slope_rate = Moves ? grad * row.slope_rate(j) : 0;
-      if (slope == 0 && slope_rate == 0) continue;
       if (measure != PairMeasure::cosine) {
         const Measured of = of_square(measure, row.value(j), Moves ? row.rate(j) : 0, slope, slope_rate);
         total += of.value, sums.squares[static_cast<size_t>(j)] += of.value;
