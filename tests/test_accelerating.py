@@ -107,7 +107,7 @@ def test_pipelines_get_ours():
         lambda x: functional.adjust_contrast(x, contrast_factor=0.4),
         lambda x: functional.adjust_saturation(x, 0),
         lambda x: functional.adjust_hue(x, -0.2),
-        lambda x: v2.ColorJitter((0.5, 0.5), (1.2, 1.2), (0.3, 0.3), (0.1, 0.1))(x),
+        lambda x: v2.ColorJitter(hue=(0.1, 0.1))(x),  # of several it draws an order
     ]
     for call in calls:
         video = tv_tensors.Video(image.unsqueeze(0).unsqueeze(0))

@@ -15,8 +15,8 @@ def _channels(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _fused(a: Tensor, b: Tensor | float, c: Tensor) -> Tensor:
     """a * b + c of float32, rounded once."""
-    factor = b.double() if isinstance(b, Tensor) else torch.tensor(b, dtype=a.dtype, device=a.device).double()
-    return (a.double() * factor + c.double()).to(a.dtype)
+    factor = b if isinstance(b, Tensor) else torch.full((), b, dtype=a.dtype, device=a.device)
+    return (a.double() * factor.double() + c.double()).to(a.dtype)
 
 
 def _gray_level(image: Tensor) -> Tensor:

@@ -314,6 +314,8 @@ LEVELS_SPEC = OpSpec(
     ),
     empty=[Sample("batch", (levels(0, 3, 4, 5),), {"operations": ["contrast"], "factors": [0.5]})],
     dtypes=(torch.uint8,),
+    # With a hue 10 of 432 levels are another by 1 in onnxruntime: docs/transforms/adjust_colors.md.
+    onnx=["normalised_levels", "gray_levels"],
     # Of what is normalised: autocast has nothing to do with levels.
     autocast=torch.float32,
     private_ops=(),
