@@ -14,6 +14,13 @@ from handgrad.testing import Bad, reseeded
 
 INFINITY = float("inf")
 
+#: Which numbers stand where samples have tensors.
+NUMBERS: dict[str, Callable[[Any], bool]] = {
+    "temperature": lambda value: isinstance(value, float) and 1e-30 <= value <= 1e30,
+    "logit_scale": lambda value: isinstance(value, float) and 1e-30 <= value <= 1e30,
+    "logit_bias": lambda value: isinstance(value, float) and abs(value) <= 1e30,
+}
+
 
 def embeddings(*shapes: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
     generator = reseeded(seed)

@@ -278,27 +278,34 @@ class PairwiseOnCpu {
   // times the queries; and if something moves, the second matrix times their directions.
   void multiply(const Matrix& matrix, int64_t first, int64_t count, bool moves, const DenseGradient<C>& grad_queries,
                 const DenseGradient<C>& grad_keys) {
+    const bool shared = of_.shared && grad_queries;
+    const DenseGradient<C>& to_keys = shared ? grad_queries : grad_keys;
+    const int64_t of_keys = to_keys ? blocks(columns_, kColumnBlock) : 0;
     const int64_t of_queries = grad_queries ? blocks(count, kRowBlock) : 0;
-    const int64_t of_keys = grad_keys ? blocks(columns_, kColumnBlock) : 0;
-    if (of_queries + of_keys == 0) return;
-    for_each_task(of_queries + of_keys, [&](int64_t task) {
-      if (task < of_queries) {
-        const int64_t begin = task * kRowBlock, size = std::min(kRowBlock, count - begin);
-        const Tensor to = grad_queries.rows(first + begin, size);
-        cpu_matmul(to, cpu_matrix(products(begin), size, columns_, columns_, 1), matrix.keys.rows(0, columns_), false);
-        if (!moves || !matrix.keys_along) return;
-        cpu_matmul(to, cpu_matrix(along(begin), size, columns_, columns_, 1), matrix.keys_along.rows(0, columns_),
-                   true);
-      } else {
-        const int64_t begin = (task - of_queries) * kColumnBlock, size = std::min(kColumnBlock, columns_ - begin);
-        const Tensor to = grad_keys.rows(begin, size);
-        cpu_matmul(to, cpu_matrix(products_.data() + begin, size, count, 1, columns_),
-                   matrix.queries.rows(first, count), first > 0);
-        if (!moves || !matrix.queries_along) return;
-        cpu_matmul(to, cpu_matrix(along_.data() + begin, size, count, 1, columns_),
-                   matrix.queries_along.rows(first, count), true);
-      }
-    });
+    const auto key_block = [&](int64_t block) {
+      const int64_t begin = block * kColumnBlock, size = std::min(kColumnBlock, columns_ - begin);
+      const Tensor to = to_keys.rows(begin, size);
+      cpu_matmul(to, cpu_matrix(products_.data() + begin, size, count, 1, columns_), matrix.queries.rows(first, count),
+                 first > 0);
+      if (!moves || !matrix.queries_along) return;
+      cpu_matmul(to, cpu_matrix(along_.data() + begin, size, count, 1, columns_),
+                 matrix.queries_along.rows(first, count), true);
+    };
+    const auto query_block = [&](int64_t block) {
+      const int64_t begin = block * kRowBlock, size = std::min(kRowBlock, count - begin);
+      const Tensor to = grad_queries.rows(first + begin, size);
+      cpu_matmul(to, cpu_matrix(products(begin), size, columns_, columns_, 1), matrix.keys.rows(0, columns_), shared);
+      if (!moves || !matrix.keys_along) return;
+      cpu_matmul(to, cpu_matrix(along(begin), size, columns_, columns_, 1), matrix.keys_along.rows(0, columns_), true);
+    };
+    if (shared) {
+      // Both add to the same rows.
+      for_each_task(of_keys, key_block);
+      for_each_task(of_queries, query_block);
+    } else if (of_keys + of_queries > 0) {
+      for_each_task(of_keys + of_queries,
+                    [&](int64_t task) { task < of_keys ? key_block(task) : query_block(task - of_keys); });
+    }
   }
 
   // ---- sums and results

@@ -12,9 +12,10 @@ namespace handgrad {
 // What is None, or not asked for, is not there. Losses and scales are of the type that is computed in.
 struct PairwiseOperands {
   PairRule rule;
-  int64_t offset;
-  bool reduced;                                     // the losses are summed
-  Tensor queries, keys, scale;                      // [B, N, D], [B, M, D], [B]
+  Tensor queries, keys, scale;  // [B, N, D], [B, M, D], [B]
+  int64_t offset = 0;
+  bool shared = false;                              // the keys are the queries, whose gradient is that of both
+  bool reduced = false;                             // the losses are summed
   std::optional<Tensor> bias;                       // [B]
   std::optional<Tensor> labels, key_labels;         // [B, N], [B, M], contiguous
   std::optional<Tensor> grad_output;                // [B, N], or [] where the losses are reduced
@@ -23,6 +24,9 @@ struct PairwiseOperands {
   std::optional<Tensor> losses;                     // as grad_output, contiguous: also of grad_grad_output
   std::optional<Tensor> grad_queries, grad_keys;    // as queries, keys, contiguous
   std::optional<Tensor> grad_scale, grad_bias;      // [B], contiguous
+
+  PairwiseOperands(const PairRule& rule, const Tensor& queries, const Tensor& keys, const Tensor& scale)
+      : rule(rule), queries(queries), keys(keys), scale(scale) {}
 
   int64_t batch() const { return queries.sizes()[0]; }
   int64_t rows() const { return queries.sizes()[1]; }

@@ -220,21 +220,23 @@ class PairwiseOnCuda {
   // times the queries; and if something moves, the second matrix times their directions.
   void multiply(const Matrix& matrix, const PairwiseRows<C>& rows, bool moves, const Gradient& grad_queries,
                 const Gradient& grad_keys) {
-    if (grad_queries.rows) {
-      const Tensor to = grad_queries.rows.rows(rows.first, rows.count);
-      device_matmul(to, device_matrices<C>(products_, 1, rows.count, columns_), matrix.keys.rows(0, columns_), false);
-      if (moves && matrix.keys_along) {
-        device_matmul(to, device_matrices<C>(*along_, 1, rows.count, columns_), matrix.keys_along.rows(0, columns_),
-                      true);
-      }
-    }
-    if (grad_keys.rows) {
-      const Tensor to = grad_keys.rows.rows(0, columns_);
+    const bool shared = of_.shared && grad_queries.rows;
+    const DeviceRows<C>& to_keys = shared ? grad_queries.rows : grad_keys.rows;
+    if (to_keys) {
+      const Tensor to = to_keys.rows(0, columns_);
       device_matmul(to, device_matrices<C>(products_, 1, columns_, rows.count, true),
                     matrix.queries.rows(rows.first, rows.count), rows.first > 0);
       if (moves && matrix.queries_along) {
         device_matmul(to, device_matrices<C>(*along_, 1, columns_, rows.count, true),
                       matrix.queries_along.rows(rows.first, rows.count), true);
+      }
+    }
+    if (grad_queries.rows) {
+      const Tensor to = grad_queries.rows.rows(rows.first, rows.count);
+      device_matmul(to, device_matrices<C>(products_, 1, rows.count, columns_), matrix.keys.rows(0, columns_), shared);
+      if (moves && matrix.keys_along) {
+        device_matmul(to, device_matrices<C>(*along_, 1, rows.count, columns_), matrix.keys_along.rows(0, columns_),
+                      true);
       }
     }
   }

@@ -8,9 +8,10 @@
 //     static constexpr PairRule rule{PairLoss::row_softmax, Positives::same_index, false};
 //   };
 //
-// Its schema follows from the rule: (queries [B, N, D], keys [B, M, D], scale [B], int offset, int reduction), with
-// labels [B, N] and key_labels [B, M] before the scale for Positives::same_label, and a bias [B] behind it for
-// PairLoss::sigmoid. Its _cpu.cpp is this header, cpu/pairwise.h and one line,
+// Its schema follows from the rule: (queries [B, N, D], keys? [B, M, D], scale [B], int offset, int reduction), with
+// labels [B, N] and key_labels? [B, M] before the scale for Positives::same_label, and a bias [B] behind it for
+// PairLoss::sigmoid. Where rows are no candidates of their own, keys that are None are the queries. Its _cpu.cpp is
+// this header, cpu/pairwise.h and one line,
 //
 //   handgrad::pairwise_loss::implement<MyLossOp, handgrad::PairwiseLossOnCpu>(library);
 //
@@ -51,10 +52,15 @@ inline Tensor dense(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
+using MaybeTensor = std::optional<Tensor>;
+using Mask = std::vector<bool>;
+
 // The tensors of a call; what an op has not is none.
 struct Given {
-  const Tensor &queries, &keys, &scale;
-  std::optional<Tensor> labels, key_labels, bias;
+  const Tensor& queries;
+  const MaybeTensor& keys;
+  const Tensor& scale;
+  MaybeTensor labels, key_labels, bias;
 };
 
 inline void check_labels(const char* op, const char* argument, const Tensor& labels, int64_t count,
@@ -80,20 +86,19 @@ inline PairwiseOperands checked(const char* op, const PairRule& rule, const Give
   const Tensor& queries = given.queries;
   check_floating(op, "queries", queries);
   check_rank(op, "queries", queries, 3, "(batch, queries, features)");
-  check_rank(op, "keys", given.keys, 3, "(batch, keys, features)");
-  check_dtype_and_device(op, "keys", given.keys, "queries", queries);
-  const int64_t batch = queries.sizes()[0], rows = queries.sizes()[1], columns = given.keys.sizes()[1];
-  check_shape(op, "keys", given.keys, {batch, columns, queries.sizes()[2]}, "(batch, keys, features)");
+  HANDGRAD_CHECK(given.keys || rule.skips_self, op, ": keys must be a tensor; got None");
+  const Tensor& keys = given.keys ? *given.keys : queries;
+  check_rank(op, "keys", keys, 3, "(batch, keys, features)");
+  check_dtype_and_device(op, "keys", keys, "queries", queries);
+  const int64_t batch = queries.sizes()[0], rows = queries.sizes()[1], columns = keys.sizes()[1];
+  check_shape(op, "keys", keys, {batch, columns, queries.sizes()[2]}, "(batch, keys, features)");
   check_shape(op, "scale", given.scale, {batch}, "(batch,)");
   check_computed(op, "scale", given.scale, queries);
   check_pairs(op, rule, rows, columns, offset);
-  PairwiseOperands of{rule,    offset,     as_reduction(op, reduction_code) == Reduction::sum,
-                      queries, given.keys, given.scale,
-                      {},      {},         {},
-                      {},      {},         {},
-                      {},      {},         {},
-                      {},      {},         {},
-                      {}};
+  PairwiseOperands of(rule, queries, keys, given.scale);
+  of.offset = offset;
+  of.shared = !given.keys;
+  of.reduced = as_reduction(op, reduction_code) == Reduction::sum;
   HANDGRAD_CHECK(of.reduced || as_reduction(op, reduction_code) == Reduction::none, op,
                  ": reduction must be 0 (none) or 2 (sum); got ", reduction_code);
   if (given.bias) {
@@ -103,8 +108,9 @@ inline PairwiseOperands checked(const char* op, const PairRule& rule, const Give
   }
   if (given.labels) {
     check_labels(op, "labels", *given.labels, rows, queries);
-    check_labels(op, "key_labels", *given.key_labels, columns, queries);
-    of.labels = dense(*given.labels), of.key_labels = dense(*given.key_labels);
+    const Tensor& key_labels = given.key_labels ? *given.key_labels : *given.labels;
+    check_labels(op, "key_labels", key_labels, columns, queries);
+    of.labels = dense(*given.labels), of.key_labels = dense(key_labels);
   }
   return of;
 }
@@ -129,7 +135,7 @@ struct Gradients {
 
   Gradients(PairwiseOperands& of, bool want_queries, bool want_keys, bool want_scale, bool want_bias)
       : queries(result(of, want_queries, of.queries, of.grad_queries)),
-        keys(result(of, want_keys, of.keys, of.grad_keys)),
+        keys(result(of, want_keys && !of.shared, of.keys, of.grad_keys)),
         scale(result(of, want_scale, of.scale, of.grad_scale)),
         bias(result(of, want_bias, of.bias ? *of.bias : of.scale, of.grad_bias)) {}
   static bool any(const PairwiseOperands& of) {
@@ -184,7 +190,7 @@ struct Passes {
     if (along.keys) check_like(Op::name, "grad_grad_keys", *along.keys, "keys", of.keys);
     if (along.scale) check_like(Op::name, "grad_grad_scale", *along.scale, "scale", of.scale);
     if (along.bias) check_like(Op::name, "grad_grad_bias", *along.bias, "bias", of.scale);
-    of.queries_along = along.queries, of.keys_along = along.keys;
+    of.queries_along = along.queries, of.keys_along = of.shared ? along.queries : along.keys;
     of.scale_along = along.scale, of.bias_along = along.bias;
     const Tensor grad_grad_output = need[0] ? empty_losses(of) : empty_placeholder(of.scale);
     if (need[0]) of.losses = grad_grad_output;
@@ -199,22 +205,20 @@ struct Passes {
 
 // ---- host entries, by schema ----------------------------------------------------------------------------------------
 
-using MaybeTensor = std::optional<Tensor>;
-using Mask = std::vector<bool>;
-
 template <class Op, class Device>
 struct Plain {
   using Of = Passes<Op, Device>;
 
-  static Tensor forward(const Tensor& queries,  // [B, N, D]
-                        const Tensor& keys,     // [B, M, D]
-                        const Tensor& scale,    // [B]
+  static Tensor forward(const Tensor& queries,    // [B, N, D]
+                        const MaybeTensor& keys,  // [B, M, D]
+                        const Tensor& scale,      // [B]
                         int64_t offset, int64_t reduction) {
     return Of::forward({queries, keys, scale, {}, {}, {}}, offset, reduction);
   }
   static std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output,  // as the loss
-                                                     const Tensor& queries, const Tensor& keys, const Tensor& scale,
-                                                     int64_t offset, int64_t reduction, const Mask& output_mask) {
+                                                     const Tensor& queries, const MaybeTensor& keys,
+                                                     const Tensor& scale, int64_t offset, int64_t reduction,
+                                                     const Mask& output_mask) {
     const auto need = as_output_mask<3>(Op::name, output_mask);
     const Gradients results = Of::backward(grad_output, {queries, keys, scale, {}, {}, {}}, offset, reduction,
                                            {need[0], need[1], need[2], false});
@@ -222,7 +226,7 @@ struct Plain {
   }
   static std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward(
       const MaybeTensor& grad_grad_queries, const MaybeTensor& grad_grad_keys, const MaybeTensor& grad_grad_scale,
-      const Tensor& grad_output, const Tensor& queries, const Tensor& keys, const Tensor& scale, int64_t offset,
+      const Tensor& grad_output, const Tensor& queries, const MaybeTensor& keys, const Tensor& scale, int64_t offset,
       int64_t reduction, const Mask& output_mask) {
     const auto need = as_output_mask<4>(Op::name, output_mask);
     const MaybeTensor none;
@@ -237,15 +241,15 @@ template <class Op, class Device>
 struct Biased {
   using Of = Passes<Op, Device>;
 
-  static Tensor forward(const Tensor& queries,  // [B, N, D]
-                        const Tensor& keys,     // [B, M, D]
-                        const Tensor& scale,    // [B]
-                        const Tensor& bias,     // [B]
+  static Tensor forward(const Tensor& queries,    // [B, N, D]
+                        const MaybeTensor& keys,  // [B, M, D]
+                        const Tensor& scale,      // [B]
+                        const Tensor& bias,       // [B]
                         int64_t offset, int64_t reduction) {
     return Of::forward({queries, keys, scale, {}, {}, bias}, offset, reduction);
   }
   static std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_output,  // as the loss
-                                                             const Tensor& queries, const Tensor& keys,
+                                                             const Tensor& queries, const MaybeTensor& keys,
                                                              const Tensor& scale, const Tensor& bias, int64_t offset,
                                                              int64_t reduction, const Mask& output_mask) {
     const auto need = as_output_mask<4>(Op::name, output_mask);
@@ -254,7 +258,7 @@ struct Biased {
   }
   static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> double_backward(
       const MaybeTensor& grad_grad_queries, const MaybeTensor& grad_grad_keys, const MaybeTensor& grad_grad_scale,
-      const MaybeTensor& grad_grad_bias, const Tensor& grad_output, const Tensor& queries, const Tensor& keys,
+      const MaybeTensor& grad_grad_bias, const Tensor& grad_output, const Tensor& queries, const MaybeTensor& keys,
       const Tensor& scale, const Tensor& bias, int64_t offset, int64_t reduction, const Mask& output_mask) {
     const auto need = as_output_mask<5>(Op::name, output_mask);
     const auto [grad_grad_output, results] =
@@ -268,18 +272,19 @@ template <class Op, class Device>
 struct Labelled {
   using Of = Passes<Op, Device>;
 
-  static Tensor forward(const Tensor& queries,     // [B, N, D]
-                        const Tensor& keys,        // [B, M, D]
-                        const Tensor& labels,      // [B, N]
-                        const Tensor& key_labels,  // [B, M]
-                        const Tensor& scale,       // [B]
+  static Tensor forward(const Tensor& queries,          // [B, N, D]
+                        const MaybeTensor& keys,        // [B, M, D]
+                        const Tensor& labels,           // [B, N]
+                        const MaybeTensor& key_labels,  // [B, M]
+                        const Tensor& scale,            // [B]
                         int64_t offset, int64_t reduction) {
     return Of::forward({queries, keys, scale, labels, key_labels, {}}, offset, reduction);
   }
   static std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output,  // as the loss
-                                                     const Tensor& queries, const Tensor& keys, const Tensor& labels,
-                                                     const Tensor& key_labels, const Tensor& scale, int64_t offset,
-                                                     int64_t reduction, const Mask& output_mask) {
+                                                     const Tensor& queries, const MaybeTensor& keys,
+                                                     const Tensor& labels, const MaybeTensor& key_labels,
+                                                     const Tensor& scale, int64_t offset, int64_t reduction,
+                                                     const Mask& output_mask) {
     const auto need = as_output_mask<3>(Op::name, output_mask);
     const Gradients results = Of::backward(grad_output, {queries, keys, scale, labels, key_labels, {}}, offset,
                                            reduction, {need[0], need[1], need[2], false});
@@ -287,8 +292,8 @@ struct Labelled {
   }
   static std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward(
       const MaybeTensor& grad_grad_queries, const MaybeTensor& grad_grad_keys, const MaybeTensor& grad_grad_scale,
-      const Tensor& grad_output, const Tensor& queries, const Tensor& keys, const Tensor& labels,
-      const Tensor& key_labels, const Tensor& scale, int64_t offset, int64_t reduction, const Mask& output_mask) {
+      const Tensor& grad_output, const Tensor& queries, const MaybeTensor& keys, const Tensor& labels,
+      const MaybeTensor& key_labels, const Tensor& scale, int64_t offset, int64_t reduction, const Mask& output_mask) {
     const auto need = as_output_mask<4>(Op::name, output_mask);
     const MaybeTensor none;
     const auto [grad_grad_output, results] = Of::double_backward(

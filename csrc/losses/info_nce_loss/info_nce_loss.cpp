@@ -3,15 +3,15 @@
 
 STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
   library.def(
-      "info_nce_loss(Tensor queries, Tensor keys, Tensor scale, "
+      "info_nce_loss(Tensor queries, Tensor? keys, Tensor scale, "
       "int offset, int reduction) -> Tensor");
   library.def(
-      "_info_nce_loss_backward(Tensor grad_output, Tensor queries, Tensor keys, Tensor scale, "
+      "_info_nce_loss_backward(Tensor grad_output, Tensor queries, Tensor? keys, Tensor scale, "
       "int offset, int reduction, bool[3] output_mask) "
       "-> (Tensor grad_queries, Tensor grad_keys, Tensor grad_scale)");
   library.def(
       "_info_nce_loss_double_backward(Tensor? grad_grad_queries, Tensor? grad_grad_keys, Tensor? grad_grad_scale, "
-      "Tensor grad_output, Tensor queries, Tensor keys, Tensor scale, "
+      "Tensor grad_output, Tensor queries, Tensor? keys, Tensor scale, "
       "int offset, int reduction, bool[4] output_mask) "
       "-> (Tensor grad_grad_output, Tensor grad_queries, Tensor grad_keys, Tensor grad_scale)");
 }

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["gathered", "rank_in"]
+__all__ = ["gathered", "of_each_query", "rank_in"]
 
 
 def rank_in(op: str, group: Any) -> int:
@@ -27,6 +27,13 @@ def gathered(tensor: Tensor, group: Any, dim: int) -> Tensor:
     """The tensors of all processes of ``group``, one behind the other along ``dim``, those of rank 0 first. They must
     have one shape. The gradient of a tensor is the sum of what all processes found for it; so is any higher one."""
     return _Gather.apply(tensor, group, dim) if tensor.is_floating_point() else _gather(tensor, group, dim)
+
+
+def of_each_query(reduction: str, batched: bool, *args: Any) -> Tensor:
+    """The cross entropy of finding each query's key, one side of a loss of two: rows of this process, keys of all."""
+    from handgrad.losses.info_nce_loss import _loss
+
+    return _loss.reduced(reduction, batched, *args)
 
 
 def _gather(tensor: Tensor, group: Any, dim: int) -> Tensor:

@@ -1,10 +1,11 @@
 """Losses of all pairs of queries and keys, whose matrix is never stored: all but the rule of which pairs count.
 
-The op's schema is ``foo(Tensor queries, Tensor keys, Tensor scale, int offset, int reduction) -> Tensor``, where labels
-decide ``foo(Tensor queries, Tensor keys, Tensor labels, Tensor key_labels, Tensor scale, ...)``, and with a bias
-``foo(Tensor queries, Tensor keys, Tensor scale, Tensor bias, ...)``; queries are (batch, N, features), keys (batch, M,
-features), scale and bias (batch,). Its private ops' schemas are as :mod:`handgrad.derivatives` has them; the C++ half
-is ``csrc/common/kinds/pairwise_loss.h``. The ops know the reductions none and sum: a mean is divided here.
+The op's schema is ``foo(Tensor queries, Tensor? keys, Tensor scale, int offset, int reduction) -> Tensor``, where
+labels decide ``foo(Tensor queries, Tensor? keys, Tensor labels, Tensor? key_labels, Tensor scale, ...)``, and with a
+bias ``foo(Tensor queries, Tensor? keys, Tensor scale, Tensor bias, ...)``; queries are (batch, N, features), keys
+(batch, M, features), scale and bias (batch,). Keys that are None are the queries: their gradient is then the sum of
+both sides', rounded once. Its private ops' schemas are as :mod:`handgrad.derivatives` has them; the C++ half is
+``csrc/common/kinds/pairwise_loss.h``. The ops know the reductions none and sum: a mean is divided here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handgrad.arguments import FLOAT_MAX, as_computed, check_bool, check_range, check_tensor, computed_dtype, is_sharded
+from handgrad.arguments import as_computed, check_bool, check_range, check_tensor, computed_dtype, is_sharded
 from handgrad.derivatives import BATCHED
 from handgrad.kinds.reduced_loss import ReducedLoss
 from handgrad.reductions import MEAN, NONE, SUM, reduction_code
@@ -58,7 +59,8 @@ class PairwiseLoss(ReducedLoss):
         # (A tensor, since of no rows the mean is NaN, as torch's is.)
         return loss / (args[0].shape[0] * args[0].shape[1]) if code == MEAN else loss
 
-    def fake_loss(self, queries: Tensor, keys: Tensor, *others: Any) -> Tensor:
+    def fake_loss(self, queries: Tensor, keys: Tensor | None, *others: Any) -> Tensor:
+        keys = queries if keys is None else keys
         torch._check(
             queries.dim() == keys.dim() == 3,
             lambda: (
@@ -143,7 +145,7 @@ class Pairs:
         if value is None:
             raise TypeError(f"{self.op}: {name} must be {expected}; got NoneType")
         if not isinstance(value, Tensor):
-            check_range(self.op, name, value, low, FLOAT_MAX, expected)
+            check_range(self.op, name, value, low, HUGE, expected)
             number = torch.full((), float(value), dtype=computed_dtype(model), device=model.device)
             return _beside(model, number.expand(batch))
         check_tensor(self.op, name, value)
@@ -200,13 +202,14 @@ class PairwiseLossModule(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._numbers)
 
 
-#: What a scale or a temperature may be, and the least of them.
+#: What a scale or a temperature may be; the least of them, and the largest number of all: both, and one over them, are
+#: numbers of float32.
 SCALE = "a finite number above 0, or a tensor"
-TINY = 1e-30
+TINY, HUGE = 1e-30, 1e30
 
 
 def check_temperature(op: str, temperature: float) -> None:
-    check_range(op, "temperature", temperature, TINY, FLOAT_MAX, SCALE)
+    check_range(op, "temperature", temperature, TINY, HUGE, SCALE)
 
 
 def temperature_scale(pairs: Pairs, temperature: Any) -> Tensor:
@@ -235,9 +238,9 @@ def row_numbers(queries: Tensor, keys: Tensor, offset: int) -> tuple[Tensor, Ten
 
 
 def _reduced(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def with_reduction(queries: Tensor, keys: Tensor, *others: Any) -> Tensor:
-        dtype = computed_dtype(queries)
-        losses = reference(queries.to(dtype), keys.to(dtype), *others[:-1])
+    def with_reduction(queries: Tensor, keys: Tensor | None, *others: Any) -> Tensor:
+        queries = queries.to(computed_dtype(queries))
+        losses = reference(queries, queries if keys is None else keys.to(queries.dtype), *others[:-1])
         return losses if others[-1] == NONE else losses.sum()
 
     # Whose it is: registration names the op's public function by its module.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.kinds.pairwise_gathering import gathered, rank_in
+from handgrad.kinds.pairwise_gathering import gathered, of_each_query, rank_in
 from handgrad.kinds.pairwise_loss import SCALE, TINY, Pairs, PairwiseLoss, PairwiseLossModule, logits_of
 from handgrad.tracing import traceable
 
@@ -65,11 +65,9 @@ def clip_loss(
     images, texts = pairs.tensors
     if group is None:
         return _loss.reduced(reduction, pairs.batched, images, texts, scale, 0)
-    from handgrad.losses.info_nce_loss import _loss as one_sided
-
     offset = rank_in(_OP, group) * images.shape[1]
-    of_images = one_sided.reduced(reduction, pairs.batched, images, gathered(texts, group, 1), scale, offset)
-    of_texts = one_sided.reduced(reduction, pairs.batched, texts, gathered(images, group, 1), scale, offset)
+    of_images = of_each_query(reduction, pairs.batched, images, gathered(texts, group, 1), scale, offset)
+    of_texts = of_each_query(reduction, pairs.batched, texts, gathered(images, group, 1), scale, offset)
     return (of_images + of_texts) / 2
 
 

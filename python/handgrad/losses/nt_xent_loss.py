@@ -71,7 +71,7 @@ def nt_xent_loss(
     scale = temperature_scale(pairs, temperature)
     (rows,) = pairs.tensors
     if group is None:
-        return _loss.reduced(reduction, pairs.batched, rows, rows, scale, 0)
+        return _loss.reduced(reduction, pairs.batched, rows, None, scale, 0)
     offset = rank_in(_OP, group) * rows.shape[1]
     return _loss.reduced(reduction, pairs.batched, rows, gathered(rows, group, 1), scale, offset)
 

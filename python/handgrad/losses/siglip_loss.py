@@ -7,9 +7,17 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from handgrad.arguments import FLOAT_MAX
 from handgrad.kinds.pairwise_gathering import gathered, rank_in
-from handgrad.kinds.pairwise_loss import SCALE, TINY, Pairs, PairwiseLoss, PairwiseLossModule, logits_of, row_numbers
+from handgrad.kinds.pairwise_loss import (
+    HUGE,
+    SCALE,
+    TINY,
+    Pairs,
+    PairwiseLoss,
+    PairwiseLossModule,
+    logits_of,
+    row_numbers,
+)
 from handgrad.tracing import traceable
 
 _OP = "siglip_loss"
@@ -63,7 +71,7 @@ def siglip_loss(
     """
     pairs = Pairs(_OP, normalize).add("image_features", image_features).add("text_features", text_features)
     scale = pairs.number("logit_scale", logit_scale, TINY, SCALE)
-    bias = pairs.number("logit_bias", logit_bias, -FLOAT_MAX, "a finite number, or a tensor")
+    bias = pairs.number("logit_bias", logit_bias, -HUGE, "a finite number, or a tensor")
     images, texts = pairs.tensors
     offset = 0
     if group is not None:

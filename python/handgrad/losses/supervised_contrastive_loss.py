@@ -71,7 +71,7 @@ def supervised_contrastive_loss(
     scale = temperature_scale(pairs, temperature)
     (rows,) = pairs.tensors
     if group is None:
-        return _loss.reduced(reduction, pairs.batched, rows, rows, numbers, numbers, scale, 0)
+        return _loss.reduced(reduction, pairs.batched, rows, None, numbers, None, scale, 0)
     offset = rank_in(_OP, group) * rows.shape[1]
     keys, key_labels = gathered(rows, group, 1), gathered(numbers, group, 1)
     return _loss.reduced(reduction, pairs.batched, rows, keys, numbers, key_labels, scale, offset)
@@ -106,9 +106,10 @@ class SupervisedContrastiveLoss(PairwiseLossModule):
 
 
 def supervised_contrastive_loss_reference(
-    queries: Tensor, keys: Tensor, labels: Tensor, key_labels: Tensor, scale: Tensor, offset: int
+    queries: Tensor, keys: Tensor, labels: Tensor, key_labels: Tensor | None, scale: Tensor, offset: int
 ) -> Tensor:
     """Plain PyTorch, the loss of each row. To be trusted because it is the paper's mean, over rows that have one."""
+    key_labels = labels if key_labels is None else key_labels
     own, columns = row_numbers(queries, keys, offset)
     positive = (labels.unsqueeze(2) == key_labels.unsqueeze(1)) & (columns != own)
     log_p = torch.log_softmax(logits_of(queries, keys, scale).masked_fill(columns == own, -torch.inf), 2)
