@@ -31,9 +31,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
     from handgrad.losses.wing_loss import WingLoss, wing_loss
 
-__all__ = [
-    "MSSSIM",
-    "SSIM",
+__all__ = [  # noqa: RUF022 - names of capitals alone are no constants
     "AdaptiveWingLoss",
     "AsymmetricLoss",
     "CompleteBoxIoULoss",
@@ -46,8 +44,10 @@ __all__ = [
     "GeneralizedDiceLoss",
     "JaccardLoss",
     "LocalNormalizedCrossCorrelationLoss",
+    "MSSSIM",
     "MSSSIMLoss",
     "QualityFocalLoss",
+    "SSIM",
     "SSIMLoss",
     "ScyllaBoxIoULoss",
     "SigmoidFocalLoss",
