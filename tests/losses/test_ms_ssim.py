@@ -110,6 +110,11 @@ SPEC = OpSpec(
     ],
     identities={"one_scale": one_scale_is_a_power_of_ssim, "symmetric": symmetric, "loss": the_loss_is_the_rest},
     numel_beyond_int32=numel_beyond_int32,
+    # Of one scale.
+    device_calls={"forward": (2, 2, 0), "double_backward": (3, 4, 0)},
+    # Blocks read the pixels around their tiles again, which lie in the second-level cache; the double backward is two
+    # passes.
+    floor_factors={"forward": 2.6, "backward": 2.9, "double_backward": 6.3},
     pending={
         2: NOT_ON_A_DEVICE,
         15: "the images at coarser scales are kept for the backward, a third of the images, a seventh of volumes",

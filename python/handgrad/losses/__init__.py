@@ -44,9 +44,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
     from handgrad.losses.wing_loss import WingLoss, wing_loss
 
-__all__ = [
-    "MSSSIM",
-    "SSIM",
+__all__ = [  # noqa: RUF022 - names of capitals alone are no constants
     "AdaptiveWingLoss",
     "AsymmetricLoss",
     "ClipLoss",
@@ -66,11 +64,13 @@ __all__ = [
     "LocalNormalizedCrossCorrelationLoss",
     "LovaszHingeLoss",
     "LovaszSoftmaxLoss",
+    "MSSSIM",
     "MSSSIMLoss",
     "MarginSoftmaxLoss",
     "MultiSimilarityLoss",
     "NTXentLoss",
     "QualityFocalLoss",
+    "SSIM",
     "SSIMLoss",
     "ScyllaBoxIoULoss",
     "SigLipLoss",
