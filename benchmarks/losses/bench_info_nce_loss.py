@@ -32,4 +32,4 @@ _nt_xent = metric_learning("NTXentLoss", 0.1)
 def _pml(queries: Tensor, keys: Tensor) -> Tensor:
     """NTXentLoss with the keys for references, as its SelfSupervisedLoss calls it."""
     numbers = torch.arange(queries.shape[0], device=queries.device)
-    return _nt_xent(queries, numbers, ref_emb=keys, ref_labels=numbers)  # type: ignore[call-arg]
+    return _nt_xent(queries, numbers, ref_emb=keys, ref_labels=numbers)
