@@ -77,16 +77,16 @@ def one_sided(
     return Benchmark(op=op, cases=[of(*size) for size in sizes])
 
 
-def metric_learning(name: str, temperature: float) -> Callable[[Tensor, Tensor], Tensor]:
+def metric_learning(name: str, temperature: float) -> Loss:
     """A loss of pytorch-metric-learning, of embeddings and labels, its mean over all rows."""
     made: list[Callable[..., Tensor]] = []
 
-    def loss(rows: Tensor, labels: Tensor) -> Tensor:
+    def loss(rows: Tensor, labels: Tensor, **references: Tensor) -> Tensor:
         if not made:
             from pytorch_metric_learning import losses, reducers
 
             made.append(getattr(losses, name)(temperature=temperature, reducer=reducers.MeanReducer()))
-        return made[0](rows, labels)
+        return made[0](rows, labels, **references)
 
     return loss
 

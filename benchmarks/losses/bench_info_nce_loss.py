@@ -30,6 +30,6 @@ _nt_xent = metric_learning("NTXentLoss", 0.1)
 
 
 def _pml(queries: Tensor, keys: Tensor) -> Tensor:
-    """NTXentLoss with the keys for references, as its SelfSupervisedLoss calls it."""
+    """NTXentLoss with the keys for references; of labels that are the same tensor it would leave out the diagonal."""
     numbers = torch.arange(queries.shape[0], device=queries.device)
-    return _nt_xent(queries, numbers, ref_emb=keys, ref_labels=numbers)  # type: ignore[call-arg]
+    return _nt_xent(queries, numbers, ref_emb=keys, ref_labels=numbers.clone())
