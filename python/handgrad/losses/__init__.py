@@ -44,7 +44,9 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.varifocal_loss import VarifocalLoss, varifocal_loss
     from handgrad.losses.wing_loss import WingLoss, wing_loss
 
-__all__ = [  # noqa: RUF022 - names of capitals alone are no constants
+__all__ = [
+    "MSSSIM",
+    "SSIM",
     "AdaptiveWingLoss",
     "AsymmetricLoss",
     "ClipLoss",
@@ -64,13 +66,11 @@ __all__ = [  # noqa: RUF022 - names of capitals alone are no constants
     "LocalNormalizedCrossCorrelationLoss",
     "LovaszHingeLoss",
     "LovaszSoftmaxLoss",
-    "MSSSIM",
     "MSSSIMLoss",
     "MarginSoftmaxLoss",
     "MultiSimilarityLoss",
     "NTXentLoss",
     "QualityFocalLoss",
-    "SSIM",
     "SSIMLoss",
     "ScyllaBoxIoULoss",
     "SigLipLoss",
