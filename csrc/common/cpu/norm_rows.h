@@ -214,7 +214,7 @@ void run_norm(RowPass pass, const NormViews<C>& views, const RowPlan& plan, cons
       double* const totals = partial.data() + (sums ? 2 * chunk * channels : 0);
       for (int64_t block = first_block; block < last_block; ++block) {
         const int64_t sample = block / plan.blocks_per_sample, first = block % plan.blocks_per_sample * plan.width;
-        worker.work(pass, {sample, first, std::min(plan.width, plan.positions - first)});
+        worker.work(pass, {sample, first, std::min(plan.width, plan.positions - first), chunk});
         const bool full = (block - first_block) % kNormFlush == kNormFlush - 1;
         if (sums && (full || block + 1 == last_block)) worker.flush(totals, totals + channels);
       }
