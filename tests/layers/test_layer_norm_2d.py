@@ -119,6 +119,21 @@ def test_equals_torch(shape, last, dtype):
     assert results[0][1].stride() == input.stride()
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_many_channels(last):
+    """More than shared memory holds: a device keeps them in global memory."""
+    input, weight, bias = norms.tensors(1, 12_000, 2)
+    leaves = [t.requires_grad_() for t in (norms.channels_innermost(input) if last else input, weight, bias)]
+    direction = torch.randn(1, 12_000, 2, dtype=torch.float64, generator=reseeded())
+    results = []
+    for function in (layer_norm_2d, torchs):
+        output = function(*leaves)
+        first = torch.autograd.grad(output, leaves, direction, create_graph=True)
+        second = torch.autograd.grad(sum(grad.sin().sum() for grad in first), leaves[:2])
+        results.append([output, *first, *second])
+    torch.testing.assert_close(results[0], results[1])
+
+
 @pytest.mark.tiers("whole")
 def test_loads_the_state_dicts_of_others():
     """timm's module, torchvision's, and ConvNeXt's own are one: weight and bias of (channels,)."""
@@ -180,6 +195,17 @@ def test_zeros_with_a_small_eps_are_zeros(dtype):
     input = torch.zeros(2, 10, 3, dtype=dtype, requires_grad=True)
     output = layer_norm_2d(input, eps=1e-12)
     assert output.eq(0).all()
+    (grad,) = torch.autograd.grad(output.sum(), input)
+    assert grad.eq(0).all()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_squares_that_overflow_leave_the_bias(last):
+    """pytorch#162489: of numbers near 1e30 torch made NaN on one device, and on the other what this is."""
+    input, weight, bias = norms.tensors(2, 9, 35, dtype=torch.float32)
+    input = 1e30 * (norms.channels_innermost(input) if last else input)
+    output = layer_norm_2d(input.requires_grad_(), weight, bias)
+    torch.testing.assert_close(output, bias[:, None].expand(2, 9, 35), rtol=0, atol=0)
     (grad,) = torch.autograd.grad(output.sum(), input)
     assert grad.eq(0).all()
 

@@ -31,7 +31,9 @@ struct ChannelNorm {
   // Given the sums of x - centre and of its square.
   HANDGRAD_MATH RowMoments<T> moments(T sum, T squares) const {
     const T shift = Centred ? sum * inverse_count : T(0);
-    const T variance = squares * inverse_count - shift * shift;
+    const T square = squares * inverse_count;
+    // Where squares overflow there is nothing to correct, and two infinities would be NaN.
+    const T variance = square > std::numeric_limits<T>::max() ? square : square - shift * shift;
     // Rounding below 0; NaN passes.
     return {shift, inverse_square_root((variance < 0 ? T(0) : variance) + eps)};
   }
