@@ -5,6 +5,8 @@ python -m tools.guide_pictures   # writes docs/boxes/*.png and docs/layers/*.png
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -65,9 +67,9 @@ def draw_suppression() -> None:
     save(figure, DOCS / "boxes/suppression.png")
 
 
-def _outline(ax: Axes, box: Tensor, **style: object) -> None:
+def _outline(ax: Axes, box: Tensor, color: Any) -> None:
     x1, y1, x2, y2 = box.tolist()
-    ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, linewidth=1.6, **style))
+    ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, linewidth=1.6, color=color))
 
 
 # ---- layers ----------------------------------------------------------------------------------------------------------
@@ -78,9 +80,8 @@ def discs(side: int) -> Tensor:
     places = torch.linspace(-1, 1, side)
     y, x = torch.meshgrid(places, places, indexing="ij")
     shapes = [((x - cx) ** 2 + (y - cy) ** 2).sqrt() - r for cx, cy, r in ((-0.25, -0.2, 0.45), (0.55, 0.5, 0.3))]
-    return sum((0.5 - 20 * shape).clamp(0, 1) * level for shape, level in zip(shapes, (1.0, 0.6), strict=True))[
-        None, None
-    ]
+    levels = torch.tensor([1.0, 0.6]).reshape(2, 1, 1)
+    return ((0.5 - 20 * torch.stack(shapes)).clamp(0, 1) * levels).sum(0)[None, None]
 
 
 def draw_sampling() -> None:
@@ -145,7 +146,8 @@ def _draw_attention(ax: Axes) -> None:
     for level, color in enumerate(("tab:blue", "tab:green", "tab:red")):
         x, y = (points[level] * 16 - 0.5).T
         ax.scatter(x, y, s=18, color=color, label="level of {}x{}".format(*shapes[level]))
-    ax.scatter(*(reference * 16 - 0.5), marker="+", s=120, color="black", label="reference point")
+    x, y = reference * 16 - 0.5
+    ax.scatter(x, y, marker="+", s=120, color="black", label="reference point")
     ax.set(title="multi_scale_deformable_attention", xlim=(-0.5, 15.5), ylim=(15.5, -0.5))
     ax.legend(fontsize=8, loc="lower left")
 
