@@ -22,7 +22,10 @@ OPS = sorted((p.parent.name, p.name) for family in FAMILIES for p in (ROOT / "cs
 IDS = [op for _, op in OPS]
 CSRC = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"})
 # A kind may stand on an op of its own, which does for all of its ops what they have in common.
-STANDS_ON = {"overlap_sums": "python/handgrad/kinds/overlap_loss.py"}
+STANDS_ON = {
+    "overlap_sums": "python/handgrad/kinds/overlap_loss.py",
+    "info_nce_loss": "python/handgrad/kinds/pairwise_gathering.py",
+}
 # The emulated library is for development and carries an engine of its own.
 LIBRARIES = sorted(p for p in (ROOT / "python/handgrad/lib").glob("*.so") if "emulated" not in p.name)
 

@@ -2,8 +2,8 @@
 // the cross entropy of a class, and whose coefficients a are the row of the matrix that the target chooses.
 #pragma once
 
+#include "infogain_loss_math.h"
 #include "kinds/row_loss.h"
-#include "math/softmax_row.h"
 
 namespace handgrad::infogain {
 
@@ -40,7 +40,7 @@ struct Entries {
   static void run(RowPass pass, const RowOperands& operands) {
     dispatch_compute(kOp, operands.inputs.tensor.scalar_type(), [&](auto tag) {
       using C = typename decltype(tag)::type;
-      Device::template for_each_row_of_matrix<C>(kOp, pass, operands, ClassCrossEntropy<C>());
+      Device::template for_each_row_of_matrix<C>(kOp, pass, operands, Formula<C>());
     });
   }
 

@@ -69,7 +69,7 @@ struct LaneSums {
   double of[kLaneSums];
 
   friend LaneSums operator+(LaneSums a, const LaneSums& b) {
-    for (int i = 0; i < kLaneSums; ++i) a.of[i] += b.of[i];
+    for (int64_t i = 0; i < kLaneSums; ++i) a.of[i] += b.of[i];
     return a;
   }
 };

@@ -178,9 +178,6 @@ def rgb_to_grayscale(image: Tensor, num_output_channels: int = 1) -> Tensor:
     return gray[..., :1, :, :].contiguous() if channels == 1 else gray.repeat_interleave(3, -3)
 
 
-# ---- checks ----------------------------------------------------------------------------------------------------------
-
-
 def _adjusted(op: str, image: Any, operation: str, name: str, factor: Any) -> Tensor:
     """One operation on (..., channels, height, width)."""
     check_tensor(op, "image", image)
