@@ -12,6 +12,9 @@ ifeq ($(filter wheel release,$(MAKECMDGOALS)),)
 export HANDGRAD_CUDA_ARCHS ?= 90
 endif
 
+# Kernels must not spill registers where they are looked at, on the one architecture. A wheel has older ones too.
+NO_SPILLS := -DHANDGRAD_NO_SPILLS=$(if $(HANDGRAD_CUDA_ARCHS),ON,OFF)
+
 # The nvcc of another toolkit: of CUDA 12, say, for older drivers (docs/device.md).
 ifdef NVCC
 export CUDACXX := $(NVCC)
@@ -41,7 +44,7 @@ build: .venv/.built  ## the virtual environment .venv with handgrad in it, edita
 	@touch $@
 
 .venv/.built: .venv/.torch $(SOURCES)
-	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS="-DHANDGRAD_EMULATED=ON -DHANDGRAD_NO_SPILLS=ON" \
+	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS="-DHANDGRAD_EMULATED=ON $(NO_SPILLS)" \
 	  $(BIN)/pip install $(PIP_FLAGS) --no-build-isolation -e ".[dev]"
 	@touch $@
 
@@ -49,7 +52,7 @@ wheel: $(WHEEL)  ## the wheel, in dist/, for all CUDA architectures
 
 $(WHEEL): .venv/.built $(shell find python -name '*.py') $(shell find templates -type f)
 	rm -rf dist && mkdir dist
-	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS=-DHANDGRAD_EMULATED=OFF $(BIN)/python -m build -q --no-isolation --sdist --wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS="-DHANDGRAD_EMULATED=OFF $(NO_SPILLS)" $(BIN)/python -m build -q --no-isolation --sdist --wheel .
 	# auditwheel names the oldest C library that will do, and copies nothing in: torch brings what is needed.
 	if [ "$$(uname)" = Linux ]; then \
 	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*.so' --plat auto --only-plat \

@@ -128,7 +128,7 @@ SPEC = OpSpec(
     samples=[
         Sample(
             "jitter",
-            (numbers(2, 3, 3, 4),),
+            (numbers(2, 3, 3, 5),),
             {
                 "operations": ["saturation", "hue", "contrast", "brightness"],
                 "factors": [1.2, 0.1, 0.8, 1.1],
@@ -136,13 +136,13 @@ SPEC = OpSpec(
                 "std": [0.25, 0.3, 0.2],
             },
         ),
-        Sample("cut", (numbers(2, 3, 3, 4),), {"operations": ["brightness"], "factors": [1.9]}),
+        Sample("cut", (numbers(2, 3, 3, 5),), {"operations": ["brightness"], "factors": [1.9]}),
         Sample(
             "twice",
             (numbers(2, 3, 2, 4),),
             {"operations": ["contrast", "hue", "contrast"], "factors": [1.3, -0.4, 0.7]},
         ),
-        Sample("gray", (numbers(2, 3, 3, 4),), {"operations": ["hue", "grayscale"], "factors": [0.3, 1.0]}),
+        Sample("gray", (numbers(2, 3, 3, 5),), {"operations": ["hue", "grayscale"], "factors": [0.3, 1.0]}),
         Sample(
             "one_channel",
             (numbers(2, 1, 4, 3),),
@@ -346,7 +346,7 @@ BATCHED_SPEC = OpSpec(
         Sample(
             "factors",
             (
-                numbers(2, 3, 3, 4),
+                numbers(2, 3, 3, 5),
                 torch.tensor([[1.2, 0.1, 0.8], [0.3, 1.1, 0.9]], dtype=torch.float64),
                 table([3, 4, 2], [4, 2, 1]),
             ),

@@ -11,12 +11,19 @@
 
 namespace handgrad {
 
+// body(begin, end) over runs of the row's candidates. A run is short: what is added up in float32 over one goes on in
+// double from run to run.
+template <class Body>
+HANDGRAD_MATH void for_runs(int64_t begin, int64_t end, const Body& body) {
+  constexpr int64_t kRun = 1024;
+  for (; begin < end; begin += kRun) body(begin, begin + kRun < end ? begin + kRun : end);
+}
 template <class Body>
 HANDGRAD_MATH void for_candidates(const Pairing& pairing, int64_t row, const Body& body) {
   const int64_t self = pairing.self(row);
-  if (self < 0) return body(int64_t{0}, pairing.columns);
-  body(int64_t{0}, self);
-  body(self + 1, pairing.columns);
+  if (self < 0) return for_runs(0, pairing.columns, body);
+  for_runs(0, self, body);
+  for_runs(self + 1, pairing.columns, body);
 }
 
 template <class Body>
@@ -49,7 +56,8 @@ struct PositiveSums {
 // The softmax of a row, its mean zero.
 template <class C>
 PairSoftmax<C> softmax_of_row(const Pairing& pairing, int64_t row, C scale, const C* products) {
-  C peak = -std::numeric_limits<C>::infinity(), sum = 0;
+  C peak = -std::numeric_limits<C>::infinity();
+  double sum = 0;
   for_candidates(pairing, row, [&](int64_t begin, int64_t end) {
 #pragma omp simd reduction(max : peak)
     for (int64_t j = begin; j < end; ++j) {
@@ -58,29 +66,33 @@ PairSoftmax<C> softmax_of_row(const Pairing& pairing, int64_t row, C scale, cons
     }
   });
   for_candidates(pairing, row, [&](int64_t begin, int64_t end) {
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = begin; j < end; ++j) sum += exp_decay(peak - scale * products[j]);
+    C of_run = 0;
+#pragma omp simd reduction(+ : of_run)
+    for (int64_t j = begin; j < end; ++j) of_run += exp_decay(peak - scale * products[j]);
+    sum += static_cast<double>(of_run);
   });
-  return {peak, 1 / sum, 0};
+  return {peak, static_cast<C>(1 / sum), 0};
 }
 
 // How much the loss of a row moves but for its positives: the mean of the logits' movement, weighted by the pairs'
 // probabilities.
 template <class C, PairLoss Loss>
 C mean_movement(PairElement<C, Loss> element, const Pairing& pairing, int64_t row, const C* products, const C* along) {
-  C mean = 0;
+  double mean = 0;
   for_candidates(pairing, row, [&](int64_t begin, int64_t end) {
-#pragma omp simd reduction(+ : mean)
+    C of_run = 0;
+#pragma omp simd reduction(+ : of_run)
     for (int64_t j = begin; j < end; ++j) {
       const C x = element.logit(products[j]);
       if constexpr (Loss == PairLoss::sigmoid) {
-        mean += sigmoid(x) * element.moved(products[j], along[j]);
+        of_run += sigmoid(x) * element.moved(products[j], along[j]);
       } else {
-        mean += element.of_row(x) * element.moved(products[j], along[j]);
+        of_run += element.of_row(x) * element.moved(products[j], along[j]);
       }
     }
+    mean += static_cast<double>(of_run);
   });
-  return mean;
+  return static_cast<C>(mean);
 }
 
 // The loss of a row; of both_softmax without half of the column's.
@@ -88,12 +100,14 @@ template <class C, PairLoss Loss>
 C value_of_row(const PairElement<C, Loss>& element, const Pairing& pairing, int64_t row, const C* products) {
   const PositiveSums<C> positives(pairing, row, products, nullptr);
   if constexpr (Loss == PairLoss::sigmoid) {
-    C sum = 0;
+    double sum = 0;
     for_candidates(pairing, row, [&, element](int64_t begin, int64_t end) {
-#pragma omp simd reduction(+ : sum)
-      for (int64_t j = begin; j < end; ++j) sum += softplus(element.logit(products[j]));
+      C of_run = 0;
+#pragma omp simd reduction(+ : of_run)
+      for (int64_t j = begin; j < end; ++j) of_run += softplus(element.logit(products[j]));
+      sum += static_cast<double>(of_run);
     });
-    return sum - (element.scale * positives.product + element.bias * static_cast<C>(positives.count));
+    return static_cast<C>(sum) - (element.scale * positives.product + element.bias * static_cast<C>(positives.count));
   } else {
     if (positives.count == 0) return 0;
     const PairSoftmax<C> softmax = softmax_of_row(pairing, row, element.scale, products);
@@ -124,20 +138,23 @@ PairRowSums<C> gradient_of_row(PairElement<C, Loss> element, const Pairing& pair
     return {};
   }
   if constexpr (Loss != PairLoss::sigmoid) element.row = softmax_of_row(pairing, row, element.scale, products);
-  C of_scale = 0, of_bias = 0;
+  double of_scale = 0, of_bias = 0;
   for_candidates(pairing, row, [&, element](int64_t begin, int64_t end) {
-#pragma omp simd reduction(+ : of_scale, of_bias)
+    C scale_of_run = 0, bias_of_run = 0;
+#pragma omp simd reduction(+ : scale_of_run, bias_of_run)
     for (int64_t j = begin; j < end; ++j) {
       const C weight = element.weight(element.logit(products[j]), j);
-      of_scale += weight * products[j];
-      of_bias += weight;
+      scale_of_run += weight * products[j];
+      bias_of_run += weight;
       products[j] = element.scale * weight;
     }
+    of_scale += static_cast<double>(scale_of_run), of_bias += static_cast<double>(bias_of_run);
   });
   if (pairing.self(row) >= 0) products[pairing.self(row)] = 0;
   const C part = part_of_positive(element, positives.count);
   for_positives(pairing, row, [&](int64_t j) { products[j] -= element.scale * part; });
-  return {of_scale - part * positives.product, of_bias - part * static_cast<C>(positives.count), 0};
+  return {static_cast<C>(of_scale) - part * positives.product,
+          static_cast<C>(of_bias) - part * static_cast<C>(positives.count), 0};
 }
 
 // In place of the products what multiplies the other side in the second derivatives, and in place of their movement
@@ -153,18 +170,20 @@ PairRowSums<C> second_gradient_of_row(PairElement<C, Loss> element, const Pairin
   }
   if constexpr (Loss != PairLoss::sigmoid) element.row = softmax_of_row(pairing, row, element.scale, products);
   element.row.mean = mean_movement(element, pairing, row, products, along);
-  C of_scale = 0, of_bias = 0;
+  double of_scale = 0, of_bias = 0;
   for_candidates(pairing, row, [&, element](int64_t begin, int64_t end) {
-#pragma omp simd reduction(+ : of_scale, of_bias)
+    C scale_of_run = 0, bias_of_run = 0;
+#pragma omp simd reduction(+ : scale_of_run, bias_of_run)
     for (int64_t j = begin; j < end; ++j) {
       const C u = products[j], u_along = along[j];
       C weight, movement;
       element.weight_and_movement(element.logit(u), element.moved(u, u_along), j, weight, movement);
-      of_scale += movement * u + weight * u_along;
-      of_bias += movement;
+      scale_of_run += movement * u + weight * u_along;
+      bias_of_run += movement;
       products[j] = element.scale * movement + element.scale_along * weight;
       along[j] = element.scale * weight;
     }
+    of_scale += static_cast<double>(scale_of_run), of_bias += static_cast<double>(bias_of_run);
   });
   if (pairing.self(row) >= 0) products[pairing.self(row)] = along[pairing.self(row)] = 0;
   const C part = part_of_positive(element, positives.count), count = static_cast<C>(positives.count);
@@ -176,7 +195,7 @@ PairRowSums<C> second_gradient_of_row(PairElement<C, Loss> element, const Pairin
   if constexpr (Loss == PairLoss::sigmoid) moved += element.bias_along * count;
   if constexpr (Loss == PairLoss::row_softmax) moved /= count;
   const C mean = Loss == PairLoss::both_softmax ? element.row.mean / 2 : element.row.mean;
-  return {of_scale - part * positives.product_along, of_bias, mean - moved};
+  return {static_cast<C>(of_scale) - part * positives.product_along, static_cast<C>(of_bias), mean - moved};
 }
 
 // The softmaxes of columns, made from one stretch of rows after the other.

@@ -18,17 +18,19 @@ class SetVectors {
         width_(tensors.embeddings.sizes()[1]),
         units_(measure == PairMeasure::cosine ? count_ : 0, width_, tensors.directions.has_value()) {
     const RowTable<const C> table = row_table<C>(tensors.embeddings), v = row_table<C>(tensors.directions);
+    // A table of no numbers has no address.
+    const bool moves = tensors.directions.has_value();
     if (measure == PairMeasure::cosine) {
       units_.load(table, v, 0, count_);
       return;
     }
     load_centred(table, vectors_);
-    if (v) load_centred(v, rates_);
+    if (moves) load_centred(v, rates_);
     squared_.resize(static_cast<size_t>(count_));
-    squared_rates_.resize(static_cast<size_t>(v ? count_ : 0));
+    squared_rates_.resize(static_cast<size_t>(moves ? count_ : 0));
     for (int64_t i = 0; i < count_; ++i) {
       squared_[static_cast<size_t>(i)] = dot_row(vector(i), vector(i), width_);
-      if (v) squared_rates_[static_cast<size_t>(i)] = 2 * dot_row(vector(i), rate(i), width_);
+      if (moves) squared_rates_[static_cast<size_t>(i)] = 2 * dot_row(vector(i), rate(i), width_);
     }
   }
   const C* vector(int64_t i) const { return squared_.empty() ? units_.unit(i) : vectors_.data() + i * width_; }

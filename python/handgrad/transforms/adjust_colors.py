@@ -19,6 +19,9 @@ from handgrad.tracing import traceable
 _OP = "adjust_colors"
 # As in csrc.
 _MOST_STEPS = 8
+# Beside a table of operations nobody reads those of all images; of an empty list AOTInductor would make None.
+_UNUSED = [0]
+
 # ---- public functions ------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +81,7 @@ def adjust_colors(
     images = image.unsqueeze(0) if image.dim() == 3 else image
     table, shared = _checked_operations(operations, images)
     steps = len(shared) if table is None else table.shape[1]
-    numbers, shared_numbers = _checked_factors(factors, images, steps, shared)
+    numbers, shared_numbers = _checked_factors(factors, images, steps, [] if table is not None else shared)
     if image.dtype is torch.uint8 and numbers is not None:
         numbers = numbers.detach()  # whole levels have no slope
     output = _adjust_colors(images, numbers, table, shared, shared_numbers, *finish)
@@ -223,7 +226,7 @@ def _checked_operations(operations: Any, images: Tensor) -> tuple[Tensor | None,
         _check_device("operations", operations, images)
         if operations.dim() != 2:
             raise RuntimeError(f"{_OP}: operations must be (batch, steps); got {tuple(operations.shape)}")
-        return operations.long(), []
+        return operations.long(), _UNUSED
     if isinstance(operations, str) or not isinstance(operations, (list, tuple)):
         kind = type(operations).__name__
         raise TypeError(f"{_OP}: operations must be a list of names, or a tensor of integers; got {kind}")
