@@ -74,6 +74,9 @@ SPEC = OpSpec(
         (*embeddings((2, 311, 37), (2, 311, 37), dtype=torch.float32), numbers(0.3, 0.5).float()),
         {"normalize": False, "reduction": "sum"},
     ),
+    # The rows of the matrix pass through the second level of the cache, and at 37 features they are many times the
+    # embeddings: what was counted, rounded up.
+    floor_factors={"forward": 12.0, "backward": 18.3, "double_backward": 21.8},
     empty=[
         Sample("no_batch_none", (*embeddings((0, 3, 4), (0, 3, 4)), numbers()), {"reduction": "none"}),
         Sample("no_pairs_sum", (*embeddings((2, 0, 4), (2, 0, 4)), numbers(1, 2)), {"reduction": "sum"}),

@@ -79,6 +79,8 @@ SPEC = OpSpec(
         Sample("legacy", pairs(6, 3), {"legacy_version": True, "reduction": "sum", "margin": 0.9}),
     ],
     large=Sample("large", pairs(401, 319, dtype=torch.float32), {"reduction": "sum"}),
+    # A warp keeps 256 numbers of a pair; what is beyond them, of 319, is read again.
+    floor_factors={"forward": 1.3, "backward": 1.4, "double_backward": 1.35},
     empty=[
         Sample("no_pairs_none", pairs(0, 3), {"reduction": "none"}),
         Sample("no_pairs_mean", pairs(0, 3), {}),

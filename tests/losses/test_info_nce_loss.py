@@ -81,6 +81,9 @@ SPEC = OpSpec(
         embeddings((2, 311, 37), (2, 333, 37), dtype=torch.float32),
         {"temperature": 3.0, "normalize": False, "reduction": "sum"},
     ),
+    # The rows of the matrix pass through the second level of the cache, and at 37 features they are many times the
+    # embeddings: what was counted, rounded up.
+    floor_factors={"forward": 7.8, "backward": 9.9, "double_backward": 12.4},
     empty=[
         Sample("no_batch_none", embeddings((0, 3, 4), (0, 3, 4)), {"reduction": "none"}),
         Sample("no_queries_sum", embeddings((2, 0, 4), (2, 3, 4)), {"reduction": "sum"}),

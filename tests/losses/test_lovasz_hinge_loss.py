@@ -69,6 +69,8 @@ SPEC = OpSpec(
         Sample("sum", binary(2, 7), {"reduction": "sum"}),
     ],
     large=Sample("large", ignoring(binary(3, 251, 29, dtype=torch.float32)), {"ignore_index": IGNORED}),
+    # Errors, their order and the weights of each go through memory between the kernels around torch's sort.
+    floor_factors={"forward": 4.3, "backward": 4.8, "double_backward": 4.6},
     empty=[
         Sample("no_images_none", (torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.long)), {"reduction": "none"}),
         Sample("no_positions", (torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.long)), {}),

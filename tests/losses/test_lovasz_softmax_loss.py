@@ -111,6 +111,8 @@ SPEC = OpSpec(
         Sample("probabilities", likely(2, 3, 2, 3), {"from_logits": False}),
     ],
     large=Sample("large", ignoring(numbered(3, 7, 61, 29, dtype=torch.float32)), {"ignore_index": IGNORED}),
+    # Errors, their order and the weights of each go through memory between the kernels around torch's sort.
+    floor_factors={"forward": 9.6, "backward": 9.1, "double_backward": 7.8},
     empty=[
         Sample("no_images_none", (torch.zeros(0, 3, 4), torch.zeros(0, 4, dtype=torch.long)), {"per_image": True}),
         Sample("no_positions", (torch.zeros(2, 3, 0), torch.zeros(2, 0, dtype=torch.long)), {"reduction": "none"}),

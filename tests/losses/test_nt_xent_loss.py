@@ -77,6 +77,9 @@ SPEC = OpSpec(
         embeddings((2, 310, 37), dtype=torch.float32),
         {"temperature": 3.0, "normalize": False, "reduction": "sum"},
     ),
+    # The rows of the matrix pass through the second level of the cache, and at 37 features they are many times the
+    # embeddings: what was counted, rounded up.
+    floor_factors={"forward": 15.4, "backward": 19.6, "double_backward": 24.2},
     empty=[
         Sample("no_batch_none", embeddings((0, 4, 4)), {"reduction": "none"}),
         Sample("no_images_sum", embeddings((2, 0, 4)), {"reduction": "sum"}),

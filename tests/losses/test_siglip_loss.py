@@ -81,6 +81,9 @@ SPEC = OpSpec(
         ),
         {"normalize": False, "reduction": "sum"},
     ),
+    # The rows of the matrix pass through the second level of the cache, and at 37 features they are many times the
+    # embeddings: what was counted, rounded up.
+    floor_factors={"forward": 11.1, "backward": 9.4, "double_backward": 14.3},
     empty=[
         Sample("no_batch_none", (*embeddings((0, 3, 4), (0, 3, 4)), numbers(), numbers()), {"reduction": "none"}),
         Sample(

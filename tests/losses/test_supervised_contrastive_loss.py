@@ -94,6 +94,9 @@ SPEC = OpSpec(
         ),
     ],
     large=Sample("large", of_classes(2, 310, 37), {"temperature": 3.0, "normalize": False, "reduction": "sum"}),
+    # The rows of the matrix pass through the second level of the cache, and at 37 features they are many times the
+    # embeddings: what was counted, rounded up.
+    floor_factors={"forward": 44.4, "backward": 42.4, "double_backward": 39.8},
     empty=[
         Sample("no_batch_none", of_classes(0, 4, 4), {"reduction": "none"}),
         Sample("no_rows_sum", of_classes(2, 0, 4), {"reduction": "sum"}),
