@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,6 +42,17 @@ class Classified(nn.Module):
         return F.cross_entropy(self.classify(features), labels.repeat(2))
 
 
+class Margined(nn.Module):
+    """CosFace's margin softmax: a classifier of cosines, from which the right class is held off."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, features))
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        return losses.margin_softmax_loss(features, self.weight, labels.repeat(2), scale=16.0, m2=0.0, m3=0.2)
+
+
 def supervised_contrastive(rows: Tensor, labels: Tensor) -> Tensor:
     return losses.supervised_contrastive_loss(rows, labels.repeat(2), temperature=TEMPERATURE)
 
@@ -50,12 +62,18 @@ def nt_xent(rows: Tensor, labels: Tensor) -> Tensor:
     return losses.nt_xent_loss(rows, temperature=TEMPERATURE)
 
 
+def triplet(rows: Tensor, labels: Tensor) -> Tensor:
+    return losses.triplet_loss(F.normalize(rows), labels.repeat(2), margin=0.2)
+
+
 #: Of the number of features and of classes, a module that takes features, (2 N, features), the first views before the
 #: second, and labels, (N,).
 LOSSES: dict[str, Callable[[int, int], nn.Module]] = {
     "supervised_contrastive": lambda features, _: Projected(features, supervised_contrastive),
     "nt_xent": lambda features, _: Projected(features, nt_xent),
     "cross_entropy": Classified,
+    "margin_softmax": Margined,
+    "triplet": lambda features, _: Projected(features, triplet),
 }
 
 loss_name = known_name("loss", LOSSES)
