@@ -157,7 +157,7 @@ SPEC = OpSpec(
     sums_of_many=lambda: sums_of_many(2**19),
     # The gradient of the matrix is summed by a second kernel, from two numbers of each row.
     device_scratch=48 * 1024,
-    device_calls={"backward": (2, 3, 0), "double_backward": (2, 4, 0)},
+    device_calls={"backward": (2, 3, 0), "double_backward": (2, 3, 0)},
     # For the gradient of the matrix each of up to a thousand blocks looks for its own among all class numbers, which
     # are in the second level of the cache then; and the matrix' rows are read as often as there are rows of its class.
     floor_factors={"forward": 1.7, "backward": 13.9, "double_backward": 10.3},
