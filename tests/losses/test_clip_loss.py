@@ -46,9 +46,8 @@ def two_of_info_nce():
     torch.testing.assert_close(clip_loss(images, texts, 5.0), one_by_one / 2)
 
 
-def numel_beyond_int32():
-    """2,152,960,000 pairs."""
-    count = 46_400
+def every_pair_counts(count):
+    """The sums of some rows over all of so many keys."""
     rows = torch.linspace(-1, 1, count).view(count, 1)
     some = torch.tensor([0, count // 2, count - 1])
     losses = clip_loss(rows, rows, 1.0, normalize=False, reduction="none")
@@ -115,7 +114,9 @@ SPEC = OpSpec(
         ),
     ],
     identities={"swapped": sides_may_be_swapped, "two_sides": two_of_info_nce},
-    numel_beyond_int32=numel_beyond_int32,
+    # 2,152,960,000 pairs.
+    numel_beyond_int32=lambda: every_pair_counts(46_400),
+    sums_of_many=lambda: every_pair_counts(600),
 )
 
 test_matrix = matrix(SPEC)

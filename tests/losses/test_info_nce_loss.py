@@ -54,9 +54,8 @@ def lengths_do_not_matter():
         torch.testing.assert_close(info_nce_loss(factor * queries, keys / factor), info_nce_loss(queries, keys))
 
 
-def numel_beyond_int32():
-    """2,152,960,000 pairs."""
-    count = 46_400
+def every_pair_counts(count):
+    """The sums of some rows over all of so many keys."""
     queries = torch.linspace(-1, 1, count).view(count, 1)
     some = torch.tensor([0, count // 2, count - 1])
     losses = info_nce_loss(queries, queries, 1.0, normalize=False, reduction="none")
@@ -116,7 +115,9 @@ SPEC = OpSpec(
         "batch": a_batch_is_problem_by_problem,
         "lengths": lengths_do_not_matter,
     },
-    numel_beyond_int32=numel_beyond_int32,
+    # 2,152,960,000 pairs.
+    numel_beyond_int32=lambda: every_pair_counts(46_400),
+    sums_of_many=lambda: every_pair_counts(600),
 )
 
 test_matrix = matrix(SPEC)

@@ -49,9 +49,8 @@ def views_may_be_swapped():
     torch.testing.assert_close(nt_xent_loss(torch.cat([first, second])), nt_xent_loss(torch.cat([second, first])))
 
 
-def numel_beyond_int32():
-    """2,152,960,000 pairs."""
-    count = 46_400
+def every_pair_counts(count):
+    """The sums of some rows over all of so many keys."""
     rows = torch.linspace(-1, 1, count).view(count, 1)
     some = torch.tensor([0, count // 2, count - 1])
     losses = nt_xent_loss(rows, 1.0, normalize=False, reduction="none")
@@ -106,7 +105,9 @@ SPEC = OpSpec(
         Bad("temperature", lambda: NTXentLoss(0.0), ValueError, r"temperature must be a finite number above 0"),
     ],
     identities={"labels": a_label_for_each_image, "swapped": views_may_be_swapped},
-    numel_beyond_int32=numel_beyond_int32,
+    # 2,152,960,000 pairs.
+    numel_beyond_int32=lambda: every_pair_counts(46_400),
+    sums_of_many=lambda: every_pair_counts(600),
 )
 
 test_matrix = matrix(SPEC)

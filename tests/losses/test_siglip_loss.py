@@ -48,9 +48,8 @@ def texts_of_no_image():
     torch.testing.assert_close(whole, siglip_loss(images, texts, 3.0, -1.0, reduction="none") + extra)
 
 
-def numel_beyond_int32():
-    """2,152,960,000 pairs."""
-    count = 46_400
+def every_pair_counts(count):
+    """The sums of some rows over all of so many keys."""
     rows = torch.linspace(-1, 1, count).view(count, 1)
     some = torch.tensor([0, count // 2, count - 1])
     losses = siglip_loss(rows, rows, 1.0, -9.0, normalize=False, reduction="none")
@@ -121,7 +120,9 @@ SPEC = OpSpec(
         ),
     ],
     identities={"bias": a_bias_is_a_feature, "texts": texts_of_no_image},
-    numel_beyond_int32=numel_beyond_int32,
+    # 2,152,960,000 pairs.
+    numel_beyond_int32=lambda: every_pair_counts(46_400),
+    sums_of_many=lambda: every_pair_counts(600),
 )
 
 test_matrix = matrix(SPEC)

@@ -61,9 +61,8 @@ def labels_are_names():
     assert supervised_contrastive_loss(rows, apart) == 0
 
 
-def numel_beyond_int32():
-    """2,152,960,000 pairs."""
-    count = 46_400
+def every_pair_counts(count):
+    """The sums of some rows over all of so many keys."""
     rows = torch.linspace(-1, 1, count).view(count, 1)
     labels = torch.arange(count) // 2
     some = torch.tensor([0, count // 2, count - 1])
@@ -134,7 +133,9 @@ SPEC = OpSpec(
         ),
     ],
     identities={"order": order_does_not_matter, "names": labels_are_names},
-    numel_beyond_int32=numel_beyond_int32,
+    # 2,152,960,000 pairs.
+    numel_beyond_int32=lambda: every_pair_counts(46_400),
+    sums_of_many=lambda: every_pair_counts(600),
 )
 
 test_matrix = matrix(SPEC)
