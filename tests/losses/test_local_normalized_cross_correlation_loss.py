@@ -36,6 +36,12 @@ def symmetric():
     torch.testing.assert_close(loss(one, other, 3), loss(other, one, 3))
 
 
+def sums_of_many():
+    one, other = images(1, 1, 16, 16, dtype=torch.float32)
+    many = [image.expand(1, 100, 16, 16) for image in (one, other)]
+    torch.testing.assert_close(loss(*many, 3), loss(one, other, 3), rtol=1.3e-7, atol=0)
+
+
 def numel_beyond_int32():
     one, other = images(1, 1, 64, 64, dtype=torch.float32)
     # One plane for all of them: nothing but a sum for each is in memory.
@@ -87,6 +93,7 @@ SPEC = OpSpec(
     ],
     identities={"affine": brightness_and_contrast_change_nothing, "symmetric": symmetric},
     numel_beyond_int32=numel_beyond_int32,
+    sums_of_many=sums_of_many,
     # The gradient of each plane's mean.
     saves=64,
     # Blocks read the pixels around their tiles again, which lie in the second-level cache; the double backward is two

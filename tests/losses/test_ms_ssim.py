@@ -66,6 +66,14 @@ def the_loss_is_the_rest():
     torch.testing.assert_close(MSSSIMLoss(**SETTINGS)(one, other), ms_ssim_loss(one, other, **SETTINGS))
 
 
+def sums_of_many():
+    one, other = images(1, 1, 16, 16, dtype=torch.float32)
+    many = [image.expand(1, 100, 16, 16) for image in (one, other)]
+    expected = ms_ssim(one, other, 1.0, 3, weights=(1.0,))
+    # Of the planes' means torch makes one, in float32.
+    torch.testing.assert_close(ms_ssim(*many, 1.0, 3, weights=(1.0,)), expected, rtol=3e-7, atol=0)
+
+
 def numel_beyond_int32():
     one, other = images(1, 1, 64, 64, dtype=torch.float32)
     # One plane for all of them: nothing but a sum for each is in memory.
@@ -110,6 +118,7 @@ SPEC = OpSpec(
     ],
     identities={"one_scale": one_scale_is_a_power_of_ssim, "symmetric": symmetric, "loss": the_loss_is_the_rest},
     numel_beyond_int32=numel_beyond_int32,
+    sums_of_many=sums_of_many,
     # Of one scale.
     device_calls={"forward": (2, 2, 0), "double_backward": (3, 4, 0)},
     # Blocks read the pixels around their tiles again, which lie in the second-level cache; the double backward is two

@@ -54,6 +54,13 @@ def the_loss_is_the_rest():
     torch.testing.assert_close(SSIMLoss(**SETTINGS)(one, other), ssim_loss(one, other, **SETTINGS))
 
 
+def sums_of_many():
+    one, other = images(1, 1, 16, 16, dtype=torch.float32)
+    many = [image.expand(1, 100, 16, 16) for image in (one, other)]
+    # Of the planes' means torch makes one, in float32.
+    torch.testing.assert_close(ssim(*many, 1.0, 3), ssim(one, other, 1.0, 3), rtol=3e-7, atol=0)
+
+
 def numel_beyond_int32():
     # One plane for all of them: nothing but a score for each is in memory.
     one, other = images(1, 1, 3, 3, dtype=torch.float32)
@@ -107,6 +114,7 @@ SPEC = OpSpec(
     ],
     identities={"symmetric": symmetric, "scaled": scaling_all_changes_nothing, "loss": the_loss_is_the_rest},
     numel_beyond_int32=numel_beyond_int32,
+    sums_of_many=sums_of_many,
     # The gradient of each plane's mean.
     saves=64,
     # Blocks read the pixels around their tiles again, which lie in the second-level cache; the double backward is two

@@ -219,19 +219,17 @@ def _moments(input: Tensor, target: Tensor, window: Window) -> Moments:
     """To be trusted because each is an average over windows, taken by a convolution."""
     x, y = input.to(computed_dtype(input)), target.to(computed_dtype(input))
     # E[x^2] - E[x]^2 of bright images of low contrast would cancel.
-    moved_x, moved_y = _pixel_of(x), _pixel_of(y)
+    moved_x, moved_y = _level_of(x), _level_of(y)
     x, y = _padded(x, window) - moved_x, _padded(y, window) - moved_y
     mean_x, mean_y, xx, yy, xy = (_averaged(image, window) for image in (x, y, x * x, y * y, x * y))
     var_x, var_y = (xx - mean_x * mean_x).clamp(min=0), (yy - mean_y * mean_y).clamp(min=0)
     return Moments(mean_x + moved_x, mean_y + moved_y, var_x, var_y, xy - mean_x * mean_y)
 
 
-def _pixel_of(image: Tensor) -> Tensor:
-    """One pixel of each plane, or 0 if that is not finite; not differentiated, since it changes nothing."""
-    for dim in range(2, image.dim()):
-        image = image.narrow(dim, image.shape[dim] // 2, 1)
-    image = image.detach()
-    return torch.where(image.abs() < math.inf, image, 0)
+def _level_of(image: Tensor) -> Tensor:
+    """The mean of each plane, or 0 if that is not finite; not differentiated, since it changes nothing."""
+    level = image.detach().mean(tuple(range(2, image.dim())), keepdim=True)
+    return torch.where(level.abs() < math.inf, level, 0)
 
 
 def _padded(image: Tensor, window: Window) -> Tensor:

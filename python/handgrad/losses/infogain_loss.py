@@ -120,8 +120,8 @@ def infogain_loss_reference(
     dtype, classes = computed_dtype(inputs), inputs.shape[1]
     ignored = (targets == ignore_index).unsqueeze(1)
     log_p = torch.log_softmax(torch.where(ignored, 0, inputs.to(dtype)), 1)
-    chosen = targets.clamp(0, classes - 1)
-    weights = matrix.to(dtype).index_select(0, chosen.flatten()).view(*chosen.shape, classes).movedim(-1, 1)
+    chosen = torch.where((targets >= 0) & (targets < classes), targets, 0)
+    weights = matrix.to(dtype).index_select(0, chosen.flatten()).view(*chosen.shape, classes).movedim(chosen.dim(), 1)
     # (Without ==, which older versions of ONNX have of integers only.)
     impossible = log_p < torch.finfo(dtype).min
     nothing = (impossible & (weights <= 0) & (weights >= 0)) | ignored

@@ -109,10 +109,11 @@ def nt_xent_loss_reference(queries: Tensor, keys: Tensor, scale: Tensor, offset:
     itself is left out."""
     views = max(1, queries.shape[1] // 2)
     own, columns = row_numbers(queries, keys, offset)
-    log_p = torch.log_softmax(logits_of(queries, keys, scale).masked_fill(columns == own, -torch.inf), 2)
+    logits = logits_of(queries, keys, scale)
+    of_others = logits.masked_fill(columns == own, -torch.inf).logsumexp(2)
     rows = torch.arange(queries.shape[1], device=queries.device).unsqueeze(1)
     other = (rows + views) % (2 * views) + offset
-    return -log_p.gather(2, other.expand(queries.shape[0], -1, 1)).squeeze(2)
+    return of_others - logits.gather(2, other.expand(queries.shape[0], -1, 1)).squeeze(2)
 
 
 # ---- registration: the kind derives all else from the reference ------------------------------------------------------
