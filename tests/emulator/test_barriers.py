@@ -27,14 +27,9 @@ import importlib.util, json, sys
 import torch
 from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms
-from handgrad.layers import local_response_norm, multi_scale_deformable_attention, roi_align
-from handgrad.losses import margin_softmax_loss, overlap_sums, sigmoid_focal_loss, softmax_focal_loss
-from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss, ssim
 from handgrad.layers import layer_norm_2d, local_response_norm, multi_scale_deformable_attention, roi_align
-from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss
-from handgrad.losses import lovasz_softmax_loss, overlap_sums, sigmoid_focal_loss, softmax_focal_loss
-from handgrad.transforms import resized_crop
-from handgrad.losses import overlap_sums, sigmoid_focal_loss, softmax_focal_loss
+from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
+from handgrad.losses import softmax_focal_loss, ssim
 from handgrad.transforms import adjust_colors, resized_crop
 
 def imported(path):
@@ -127,10 +122,6 @@ centres = torch.randn(300, 3, dtype=torch.float64, generator=generator)
 def of_margins():
     return (margin_softmax_loss(faces, centres, torch.tensor([0, 299]), 4.0),)
 
-calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
-calls += [of_attention, of_rows, of_overlaps, of_margins]
-calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_colours]
-calls += [of_attention, of_rows, of_overlaps]
 # Images of several tiles, of which one block takes one after another where they are large.
 picture = torch.rand(1, 1, 14, 40, dtype=torch.float64, generator=generator, requires_grad=True)
 def of_windows():
@@ -138,8 +129,6 @@ def of_windows():
     (first,) = torch.autograd.grad(y, picture, create_graph=True)
     return y, first, *torch.autograd.grad(first.square().sum(), picture)
 
-calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
-calls += [of_attention, of_rows, of_overlaps, of_windows]
 # Teams whose threads are in different warps, and more rows than one block has.
 channels = torch.randn(1, 9, 40, dtype=torch.float64, generator=generator, requires_grad=True)
 scales = torch.rand(9, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -150,9 +139,6 @@ def of_channels():
     last = layer_norm_2d(channels.detach().mT.contiguous().mT, scales.detach(), scales.detach())
     return y, last, *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (channels, scales))
 
-calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
-calls += [of_attention, of_rows, of_overlaps, of_channels]
-# More classes than a warp has threads, and more positions than a tile has.
 # More classes than a warp has threads, and more positions than a tile has; then fewer classes that count.
 scores = torch.randn(1, 34, 300, dtype=torch.float64, generator=generator, requires_grad=True)
 numbers = torch.randint(34, (1, 300), generator=generator)
@@ -160,8 +146,8 @@ def of_sorted():
     y = lovasz_softmax_loss(scores, numbers) + lovasz_softmax_loss(scores, numbers % 5)
     return y, *torch.autograd.grad(y, scores)
 
-calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop]
-calls += [of_attention, of_rows, of_overlaps, of_sorted]
+calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_colours]
+calls += [of_attention, of_rows, of_overlaps, of_margins, of_windows, of_channels, of_sorted]
 expected = [call() for call in calls]
 
 def noticed():
