@@ -12,7 +12,7 @@ namespace handgrad {
 template <class C, class Formula, bool Derivatives, bool Moves>
 class SetOnDevice {
  public:
-  SetOnDevice(const set_loss::Tensors& tensors, const Formula& formula)
+  SetOnDevice(const set_loss::SetTensors& tensors, const Formula& formula)
       : tensors_(tensors),
         formula_(formula),
         measure_(formula.measure()),
@@ -150,7 +150,7 @@ class SetOnDevice {
            sums + count_, to);
   }
 
-  const set_loss::Tensors& tensors_;
+  const set_loss::SetTensors& tensors_;
   const Formula& formula_;
   const PairMeasure measure_;
   const DeviceOf device_;
@@ -161,11 +161,11 @@ class SetOnDevice {
 
 struct SetsOnCuda {
   template <class Formula>
-  static void run(const char* op, const set_loss::Tensors& tensors, const Formula& formula) {
+  static void run(const char* op, const set_loss::SetTensors& tensors, const Formula& formula) {
     dispatch_compute(op, tensors.embeddings.scalar_type(), [&](auto tag) {
       using C = typename decltype(tag)::type;
       for (int64_t set = 0; set < tensors.sets(); ++set) {
-        const set_loss::Tensors of = set_loss::of_set(tensors, set);
+        const set_loss::SetTensors of = set_loss::of_set(tensors, set);
         if (of.directions) {
           SetOnDevice<C, Formula, true, true>(of, formula).run();
         } else if (of.grad_output) {

@@ -36,7 +36,7 @@
 namespace handgrad::set_loss {
 
 // The tensors of a call; what is not there is not read, or not written.
-struct Tensors {
+struct SetTensors {
   Tensor embeddings, labels;                      // [B, N, D]; [B, N], int64
   std::optional<Tensor> grad_output, directions;  // [B, N, 2]; as embeddings
   std::optional<Tensor> output, grad_embeddings;  // [B, N, 2], and the same of the double backward; as embeddings
@@ -46,7 +46,7 @@ struct Tensors {
   int64_t width() const { return embeddings.sizes()[2]; }
 };
 
-inline Tensors check_arguments(const char* op, const Tensor& embeddings, const Tensor& labels) {
+inline SetTensors check_arguments(const char* op, const Tensor& embeddings, const Tensor& labels) {
   check_floating(op, "embeddings", embeddings);
   check_rank(op, "embeddings", embeddings, 3, "(sets, N, D)");
   HANDGRAD_CHECK(labels.scalar_type() == ScalarType::Long && labels.dim() == 2 &&
@@ -59,7 +59,7 @@ inline Tensors check_arguments(const char* op, const Tensor& embeddings, const T
   return {embeddings, dense, std::nullopt, std::nullopt, std::nullopt, std::nullopt};
 }
 
-inline Tensor empty_output(const Tensors& tensors) {
+inline Tensor empty_output(const SetTensors& tensors) {
   const int64_t sizes[3] = {tensors.sets(), tensors.count(), kPairResults};
   const std::vector<int64_t> strides = contiguous_strides(Sizes(sizes, 3));
   const bool wide = tensors.embeddings.scalar_type() == ScalarType::Double;
@@ -67,7 +67,7 @@ inline Tensor empty_output(const Tensors& tensors) {
                        wide ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(), tensors.embeddings);
 }
 
-inline void check_grad_output(const char* op, const Tensors& tensors, const Tensor& grad_output) {
+inline void check_grad_output(const char* op, const SetTensors& tensors, const Tensor& grad_output) {
   const bool wide = tensors.embeddings.scalar_type() == ScalarType::Double;
   check_shape(op, "grad_output", grad_output, {tensors.sets(), tensors.count(), kPairResults}, "of the losses");
   HANDGRAD_CHECK(grad_output.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float), op,
@@ -81,7 +81,7 @@ inline Tensor of_set(const Tensor& tensor, int64_t index) { return torch::stable
 inline std::optional<Tensor> of_set(const std::optional<Tensor>& tensor, int64_t index) {
   return tensor ? std::optional<Tensor>(of_set(*tensor, index)) : std::nullopt;
 }
-inline Tensors of_set(const Tensors& tensors, int64_t index) {
+inline SetTensors of_set(const SetTensors& tensors, int64_t index) {
   return {of_set(tensors.embeddings, index), of_set(tensors.labels, index), of_set(tensors.grad_output, index),
           of_set(tensors.directions, index), of_set(tensors.output, index), of_set(tensors.grad_embeddings, index)};
 }
@@ -94,7 +94,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
   static Tensor forward(const Tensor& embeddings,  // [B, N, D]
                         const Tensor& labels,      // [B, N]
                         Number... numbers) {
-    Tensors tensors = check_arguments(Op::name, embeddings, labels);
+    SetTensors tensors = check_arguments(Op::name, embeddings, labels);
     tensors.output = empty_output(tensors);
     Device::run(Op::name, tensors, Op::formula(numbers...));
     return *tensors.output;
@@ -104,7 +104,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
                          const Tensor& embeddings,   // [B, N, D]
                          const Tensor& labels,       // [B, N]
                          Number... numbers, const std::vector<bool>& output_mask) {
-    Tensors tensors = check_arguments(Op::name, embeddings, labels);
+    SetTensors tensors = check_arguments(Op::name, embeddings, labels);
     check_grad_output(Op::name, tensors, grad_output);
     const Tensor grad_embeddings = empty_gradient(as_output_mask<1>(Op::name, output_mask)[0], embeddings);
     if (!output_mask[0]) return grad_embeddings;
@@ -119,7 +119,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
                                                     const Tensor& embeddings,                           // [B, N, D]
                                                     const Tensor& labels,                               // [B, N]
                                                     Number... numbers, const std::vector<bool>& output_mask) {
-    Tensors tensors = check_arguments(Op::name, embeddings, labels);
+    SetTensors tensors = check_arguments(Op::name, embeddings, labels);
     check_grad_output(Op::name, tensors, grad_output);
     if (grad_grad_embeddings) {
       check_like(Op::name, "grad_grad_embeddings", *grad_grad_embeddings, "embeddings", embeddings);

@@ -13,7 +13,7 @@ namespace handgrad {
 template <class C>
 class SetVectors {
  public:
-  SetVectors(const set_loss::Tensors& tensors, PairMeasure measure)
+  SetVectors(const set_loss::SetTensors& tensors, PairMeasure measure)
       : count_(tensors.embeddings.sizes()[0]),
         width_(tensors.embeddings.sizes()[1]),
         units_(measure == PairMeasure::cosine ? count_ : 0, width_, tensors.directions.has_value()) {
@@ -127,7 +127,7 @@ class SetVectors {
 template <class C, class Formula, bool Derivatives, bool Moves>
 class SetWalk {
  public:
-  SetWalk(const set_loss::Tensors& tensors, const Formula& formula)
+  SetWalk(const set_loss::SetTensors& tensors, const Formula& formula)
       : tensors_(tensors),
         formula_(formula),
         count_(tensors.embeddings.sizes()[0]),
@@ -291,7 +291,7 @@ class SetWalk {
     cpu_matmul(cpu_rows(to.data(), count_, width_), turned, cpu_rows(all + first * width_, rows, width_), true);
   }
 
-  const set_loss::Tensors& tensors_;
+  const set_loss::SetTensors& tensors_;
   const Formula& formula_;
   const int64_t count_, width_;
   const SetVectors<C> vectors_;
@@ -300,11 +300,11 @@ class SetWalk {
 
 struct SetsOnCpu {
   template <class Formula>
-  static void run(const char* op, const set_loss::Tensors& tensors, const Formula& formula) {
+  static void run(const char* op, const set_loss::SetTensors& tensors, const Formula& formula) {
     dispatch_compute(op, tensors.embeddings.scalar_type(), [&](auto tag) {
       using C = typename decltype(tag)::type;
       for (int64_t set = 0; set < tensors.sets(); ++set) {
-        const set_loss::Tensors of = set_loss::of_set(tensors, set);
+        const set_loss::SetTensors of = set_loss::of_set(tensors, set);
         if (of.directions) {
           SetWalk<C, Formula, true, true>(of, formula).run();
         } else if (of.grad_output) {

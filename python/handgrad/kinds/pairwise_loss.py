@@ -103,7 +103,9 @@ class Pairs:
             raise TypeError(
                 f"{self.op}: {name} must be float32, float64, bfloat16 or float16; got {_dtype_name(tensor)}"
             )
-        if tensor.dim() not in (2, 3) or tensor.shape[-1] == 0:
+        # A trace records sizes, and asks nothing of them; the op does when it runs.
+        traced = torch.jit.is_tracing()
+        if tensor.dim() not in (2, 3) or (not traced and tensor.shape[-1] == 0):
             raise RuntimeError(
                 f"{self.op}: {name} must have shape (rows, features), or (batch, rows, features), with a feature at "
                 f"least; got {tuple(tensor.shape)}"
@@ -111,17 +113,28 @@ class Pairs:
         if not self.tensors:
             self.name, self.model, self.batched = name, tensor, tensor.dim() == 3
         else:
-            self._check_mate(name, tensor, as_many)
+            tensor = self._beside_model(name, tensor)
+            if not traced:
+                self._check_mate(name, tensor, as_many)
         rows = unit_rows(tensor) if self.normalize else tensor
         self.tensors.append(rows if self.batched else rows.unsqueeze(0))
         return self
 
-    def _check_mate(self, name: str, tensor: Tensor, as_many: bool) -> None:
+    def _beside_model(self, name: str, tensor: Tensor) -> Tensor:
+        """In the type of the first, which becomes that of both under autocast, where layers give several."""
         model = self.model
-        if tensor.dtype is not model.dtype:
+        if tensor.dtype is model.dtype:
+            return tensor
+        if not torch.is_autocast_enabled(model.device.type):
             raise RuntimeError(
                 f"{self.op}: {name} must have the dtype of {self.name}, {_dtype_name(model)}; got {_dtype_name(tensor)}"
             )
+        dtype = torch.promote_types(tensor.dtype, model.dtype)
+        self.model, self.tensors = model.to(dtype), [each.to(dtype) for each in self.tensors]
+        return tensor.to(dtype)
+
+    def _check_mate(self, name: str, tensor: Tensor, as_many: bool) -> None:
+        model = self.model
         self._check_device(name, tensor)
         fits = tensor.dim() == model.dim() and tensor.shape[-1] == model.shape[-1]
         fits = fits and (not self.batched or tensor.shape[0] == model.shape[0])
@@ -151,7 +164,8 @@ class Pairs:
         check_tensor(self.op, name, value)
         number = as_computed(self.op, name, value, self.name, self.model)
         self._check_device(name, number)
-        if number.dim() > 1 or (number.dim() == 1 and number.shape[0] not in (1, batch)):
+        of_one = torch.jit.is_tracing() or number.dim() != 1 or number.shape[0] in (1, batch)
+        if number.dim() > 1 or not of_one:
             raise RuntimeError(
                 f"{self.op}: {name} must be a number, or a tensor of shape () or (batch,), here ({batch},); got "
                 f"{tuple(number.shape)}"
@@ -164,7 +178,7 @@ class Pairs:
         if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
             raise TypeError(f"{self.op}: {name} must be integers; got {_dtype_name(labels)}")
         self._check_device(name, labels)
-        if labels.shape != self.model.shape[:-1]:
+        if not torch.jit.is_tracing() and labels.shape != self.model.shape[:-1]:
             raise RuntimeError(
                 f"{self.op}: {name} must have a label for each row of {self.name}, {tuple(self.model.shape[:-1])}; got "
                 f"{tuple(labels.shape)}"

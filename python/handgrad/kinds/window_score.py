@@ -141,7 +141,7 @@ class WindowModule(nn.Module):
 
 def check_window(op: str, window_size: Any, sigma: Any, window: Any, padding: Any, reduction: Any) -> Window:
     """The window that these mean."""
-    size = check_int(op, "window_size", window_size, 1, _MOST, "an odd number, at least 1 and below 2^16")
+    size = check_int(op, "window_size", window_size, 1, _MOST, "a whole number, odd, at least 1 and below 2^16")
     if size % 2 == 0:
         raise ValueError(f"{op}: window_size must be an odd number, at least 1 and below 2^16; got {window_size!r}")
     check_range(op, "sigma", sigma, 1e-3, FLOAT_MAX, "a finite number, at least 0.001")
@@ -188,9 +188,14 @@ def reduced(scores: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return scores
     if reduction == "image":
-        return scores.sum(1) / max(1, scores.shape[1])
+        return scores.sum(1) / _at_least_one(scores.shape[1])
     # In two steps, each of which torch takes in one order for any number of threads.
-    return scores.sum(1).sum() / max(1, scores.numel())
+    return scores.sum(1).sum() / _at_least_one(scores.numel())
+
+
+def _at_least_one(count: int) -> int:
+    # A trace records sizes, and asks nothing of them.
+    return count if torch.jit.is_tracing() else max(1, count)
 
 
 # ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------

@@ -136,7 +136,7 @@ def _indices(op: str, input: Tensor, target: Tensor, data_range: Any, *settings:
         score = _score(input, target, shape, True, c1, c2, scale == scales - 1)
         factor = _power((1 + score) / 2 if shifted else score, weight)
         index = factor if index is None else index * factor
-        if scale < scales - 1 and score.numel():
+        if scale < scales - 1 and (torch.jit.is_tracing() or score.numel()):
             input, target = _halved(input), _halved(target)
     assert index is not None
     return index

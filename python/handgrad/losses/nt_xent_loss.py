@@ -63,7 +63,7 @@ def nt_xent_loss(
         tensor(0.2395)
     """
     pairs = Pairs(_OP, normalize).add("embeddings", embeddings)
-    if embeddings.shape[-2] % 2:
+    if not torch.jit.is_tracing() and embeddings.shape[-2] % 2:
         raise RuntimeError(
             f"{_OP}: embeddings must be an even number of rows, all first views and behind them all second ones; got "
             f"{tuple(embeddings.shape)}"
