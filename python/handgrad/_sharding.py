@@ -37,6 +37,16 @@ def register_pending() -> None:
 register_pending._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def replicated_beside(model: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` as a DTensor that every device has whole, if ``model`` is a DTensor and it is not one yet."""
+    if not is_sharded(model) or is_sharded(tensor):
+        return tensor
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh: Any = model.device_mesh  # type: ignore[attr-defined]
+    return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
 def gathering(call: Callable[..., Any]) -> Callable[..., Any]:
     def gathering(*args: Any) -> Any:
         sharded: list[Any] = [arg for arg in args if isinstance(arg, torch.Tensor) and is_sharded(arg)]

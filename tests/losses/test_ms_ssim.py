@@ -90,6 +90,7 @@ SPEC = OpSpec(
     function=ms_ssim,
     reference=reference,
     module=MSSSIM,
+    calls=lambda sample: len(sample.kwargs["weights"]),
     samples=[
         Sample("two_scales", images(2, 2, 6, 7), SETTINGS),
         Sample("image", images(2, 1, 7, 6), {**SETTINGS, "negative": "shift", "reduction": "image"}),

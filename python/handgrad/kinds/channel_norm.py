@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from handgrad._layout import empty_gradient
+from handgrad._sharding import replicated_beside
 from handgrad.arguments import (
     FLOAT_MAX,
     INT32_MAX,
@@ -24,7 +25,6 @@ from handgrad.arguments import (
     check_range,
     check_tensor,
     computed_dtype,
-    is_sharded,
 )
 from handgrad.derivatives import BATCHED, WHOLE, Call, Derivatives, fold_batch, unfold_batch
 
@@ -72,13 +72,7 @@ class ChannelNorm(Derivatives):
         check_tensor(self.title, name, tensor)
         if not input.is_floating_point():
             return tensor  # the kernel says what it wants of the input
-        tensor = as_computed(self.title, name, tensor, "an input", input)
-        if is_sharded(input) and not is_sharded(tensor):
-            from torch.distributed.tensor import DTensor, Replicate
-
-            mesh: Any = input.device_mesh  # type: ignore[attr-defined]
-            return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
-        return tensor
+        return replicated_beside(input, as_computed(self.title, name, tensor, "an input", input))
 
     @staticmethod
     def _has_bias(name: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handgrad._sharding import replicated_beside
 from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_range, check_tensor, is_sharded
 from handgrad.derivatives import ELEMENTWISE
 from handgrad.kinds.reduced_loss import ReducedLoss
@@ -182,10 +183,4 @@ def _weighted(op: str, weight: Any, sums: Tensor) -> Tensor:
             f"{op}: weight must have a number for each of the {classes} classes, (C,); got {tuple(weight.shape)} of "
             f"{weight.dtype}"
         )
-    weight = weight.to(sums.dtype)
-    if not is_sharded(sums) or is_sharded(weight):
-        return weight
-    from torch.distributed.tensor import DTensor, Replicate
-
-    mesh: Any = sums.device_mesh  # type: ignore[attr-defined]
-    return DTensor.from_local(weight, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return replicated_beside(sums, weight.to(sums.dtype))

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handgrad.arguments import as_computed, check_bool, check_range, check_tensor, computed_dtype, is_sharded
+from handgrad._sharding import replicated_beside
+from handgrad._vectors import unit_rows
+from handgrad.arguments import as_computed, check_bool, check_range, check_tensor, computed_dtype
 from handgrad.derivatives import BATCHED
 from handgrad.kinds.reduced_loss import ReducedLoss
 from handgrad.reductions import MEAN, NONE, SUM, reduction_code
 
-__all__ = ["Pairs", "PairwiseLoss", "PairwiseLossModule", "unit_rows"]
+__all__ = ["Pairs", "PairwiseLoss", "PairwiseLossModule"]
 
 
 class PairwiseLoss(ReducedLoss):
@@ -95,6 +97,8 @@ class Pairs:
         self.op, self.normalize = op, check_bool(op, "normalize", normalize)
         self.tensors: list[Tensor] = []
         self.batched = False
+        # In a trace sizes are tensors, of which nothing is asked; the op does when it runs.
+        self.knows_sizes = not torch.jit.is_tracing()
 
     def add(self, name: str, tensor: Tensor, as_many: bool = False) -> Pairs:
         """Embeddings, (rows, features) or (batch, rows, features); ``as_many``: with as many rows as the first."""
@@ -103,9 +107,7 @@ class Pairs:
             raise TypeError(
                 f"{self.op}: {name} must be float32, float64, bfloat16 or float16; got {_dtype_name(tensor)}"
             )
-        # A trace records sizes, and asks nothing of them; the op does when it runs.
-        traced = torch.jit.is_tracing()
-        if tensor.dim() not in (2, 3) or (not traced and tensor.shape[-1] == 0):
+        if tensor.dim() not in (2, 3) or (self.knows_sizes and tensor.shape[-1] == 0):
             raise RuntimeError(
                 f"{self.op}: {name} must have shape (rows, features), or (batch, rows, features), with a feature at "
                 f"least; got {tuple(tensor.shape)}"
@@ -114,7 +116,8 @@ class Pairs:
             self.name, self.model, self.batched = name, tensor, tensor.dim() == 3
         else:
             tensor = self._beside_model(name, tensor)
-            if not traced:
+            self._check_device(name, tensor)
+            if self.knows_sizes:
                 self._check_mate(name, tensor, as_many)
         rows = unit_rows(tensor) if self.normalize else tensor
         self.tensors.append(rows if self.batched else rows.unsqueeze(0))
@@ -135,7 +138,6 @@ class Pairs:
 
     def _check_mate(self, name: str, tensor: Tensor, as_many: bool) -> None:
         model = self.model
-        self._check_device(name, tensor)
         fits = tensor.dim() == model.dim() and tensor.shape[-1] == model.shape[-1]
         fits = fits and (not self.batched or tensor.shape[0] == model.shape[0])
         enough = fits and (tensor.shape[-2] == model.shape[-2] if as_many else tensor.shape[-2] >= model.shape[-2])
@@ -160,12 +162,11 @@ class Pairs:
         if not isinstance(value, Tensor):
             check_range(self.op, name, value, low, HUGE, expected)
             number = torch.full((), float(value), dtype=computed_dtype(model), device=model.device)
-            return _beside(model, number.expand(batch))
+            return replicated_beside(model, number.expand(batch))
         check_tensor(self.op, name, value)
         number = as_computed(self.op, name, value, self.name, self.model)
         self._check_device(name, number)
-        of_one = torch.jit.is_tracing() or number.dim() != 1 or number.shape[0] in (1, batch)
-        if number.dim() > 1 or not of_one:
+        if number.dim() > 1 or (self.knows_sizes and number.dim() == 1 and number.shape[0] not in (1, batch)):
             raise RuntimeError(
                 f"{self.op}: {name} must be a number, or a tensor of shape () or (batch,), here ({batch},); got "
                 f"{tuple(number.shape)}"
@@ -178,7 +179,7 @@ class Pairs:
         if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
             raise TypeError(f"{self.op}: {name} must be integers; got {_dtype_name(labels)}")
         self._check_device(name, labels)
-        if not torch.jit.is_tracing() and labels.shape != self.model.shape[:-1]:
+        if self.knows_sizes and labels.shape != self.model.shape[:-1]:
             raise RuntimeError(
                 f"{self.op}: {name} must have a label for each row of {self.name}, {tuple(self.model.shape[:-1])}; got "
                 f"{tuple(labels.shape)}"
@@ -231,15 +232,6 @@ def temperature_scale(pairs: Pairs, temperature: Any) -> Tensor:
     return 1 / pairs.number("temperature", temperature, TINY, SCALE)
 
 
-def unit_rows(tensor: Tensor) -> Tensor:
-    """Rows divided by their lengths, in the type that is computed in. One without a length stays 0, with a gradient of
-    0: :func:`torch.nn.functional.normalize` has one of 1e12 there."""
-    tensor = tensor.to(computed_dtype(tensor))
-    squares = (tensor * tensor).sum(-1, keepdim=True)
-    there = squares.detach().bool()
-    return tensor * torch.where(there, torch.where(there, squares, 1).rsqrt(), 0)
-
-
 def logits_of(queries: Tensor, keys: Tensor, scale: Tensor) -> Tensor:
     """All of them, (batch, N, M): for references."""
     return scale.unsqueeze(-1).unsqueeze(-1) * torch.matmul(queries, keys.transpose(1, 2))
@@ -260,16 +252,6 @@ def _reduced(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
     # Whose it is: registration names the op's public function by its module.
     with_reduction.__module__ = reference.__module__
     return with_reduction
-
-
-def _beside(model: Tensor, number: Tensor) -> Tensor:
-    """``number`` as a DTensor if ``model`` is one."""
-    if not is_sharded(model) or is_sharded(number):
-        return number
-    from torch.distributed.tensor import DTensor, Replicate
-
-    mesh: Any = model.device_mesh  # type: ignore[attr-defined]
-    return DTensor.from_local(number, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
 def _dtype_name(tensor: Tensor) -> str:

@@ -68,9 +68,9 @@ class LossModule(nn.Module):
     def __init__(
         self,
         function: Callable[..., Tensor],
-        check_numbers: Callable[..., None],
+        check_numbers: Callable[..., Any],
         reduction: str,
-        **numbers: float,
+        **numbers: Any,
     ) -> None:
         super().__init__()
         # So that a mistake shows at construction.
@@ -86,5 +86,5 @@ class LossModule(nn.Module):
         return self._function(inputs, targets, **numbers, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        numbers = "".join(f"{name}={getattr(self, name)}, " for name in self._numbers)
+        numbers = "".join(f"{name}={getattr(self, name)!r}, " for name in self._numbers)
         return f"{numbers}reduction={self.reduction!r}"

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from handgrad._layout import empty_gradient
-from handgrad.arguments import INT64_MAX, check_int, check_range, check_tensor, computed_dtype, is_sharded
+from handgrad._sharding import replicated_beside
+from handgrad.arguments import INT64_MAX, check_int, check_range, check_tensor, computed_dtype
 from handgrad.derivatives import BATCHED, WHOLE
 from handgrad.kinds.reduced_loss import LossModule, ReducedLoss
 from handgrad.reductions import MEAN, NONE, SUM, reduction_code
@@ -99,12 +100,7 @@ class RowLoss(ReducedLoss):
                 "torch); got a tensor that does. Pass weight.detach()"
             )
         weight = weight.to(computed_dtype(inputs)) if weight.is_floating_point() else weight
-        if is_sharded(inputs) and not is_sharded(weight):
-            from torch.distributed.tensor import DTensor, Replicate
-
-            mesh: Any = inputs.device_mesh  # type: ignore[attr-defined]
-            return DTensor.from_local(weight, mesh, [Replicate()] * mesh.ndim, run_check=False)
-        return weight
+        return replicated_beside(inputs, weight)
 
     def _divisor(self, inputs: Tensor, targets: Tensor, weight: Tensor | None, ignore_index: int) -> Any:
         """How many rows there are, or the sum of the weights of their targets; rows that are ignored do not count."""

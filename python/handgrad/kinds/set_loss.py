@@ -12,14 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from handgrad._layout import empty_gradient
 from handgrad.arguments import check_tensor, computed_dtype
 from handgrad.derivatives import BATCHED, Derivatives
+from handgrad.kinds.reduced_loss import LossModule
 from handgrad.reductions import MEAN, NONE, reduction_code
 
-__all__ = ["SetLoss", "SetLossModule", "squared_distances", "unit_vectors"]
+__all__ = ["SetLoss", "SetLossModule", "squared_distances"]
 
 
 class SetLoss(Derivatives):
@@ -88,45 +89,14 @@ class SetLoss(Derivatives):
         return embeddings.new_empty((*embeddings.shape[:2], 2), dtype=computed_dtype(embeddings))
 
 
-class SetLossModule(nn.Module):
-    """A loss of a set as a module, which averages unless told otherwise.
-
-    Args:
-        function: ``function(embeddings, labels, **numbers, reduction=...)``.
-        check_numbers: what checks the numbers that a user typed.
-        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
-        numbers: the loss' own, by name; they become attributes.
-    """
-
-    def __init__(
-        self, function: Callable[..., Tensor], check_numbers: Callable[..., Any], reduction: str, **numbers: Any
-    ) -> None:
-        super().__init__()
-        # So that a mistake shows at construction.
-        check_numbers(*numbers.values())
-        reduction_code(function.__name__, reduction)
-        self._function, self._numbers = function, tuple(numbers)
-        for name, value in numbers.items():
-            setattr(self, name, value)
-        self.reduction = reduction
+class SetLossModule(LossModule):
+    """A loss of a set as a module, ``function(embeddings, labels, **numbers, reduction=...)``."""
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        numbers = {name: getattr(self, name) for name in self._numbers}
-        return self._function(embeddings, labels, **numbers, reduction=self.reduction)
-
-    def extra_repr(self) -> str:
-        numbers = "".join(f"{name}={getattr(self, name)!r}, " for name in self._numbers)
-        return f"{numbers}reduction={self.reduction!r}"
+        return super().forward(embeddings, labels)
 
 
 # ---- what references are made of -------------------------------------------------------------------------------------
-
-
-def unit_vectors(embeddings: Tensor) -> Tensor:
-    """Of length one; a vector of zeros stays."""
-    squared = (embeddings * embeddings).sum(-1, keepdim=True)
-    is_zero = (squared <= 0) & (squared >= 0)
-    return embeddings * torch.where(is_zero, 0, torch.where(is_zero, 1, squared).rsqrt())
 
 
 def squared_distances(embeddings: Tensor) -> Tensor:

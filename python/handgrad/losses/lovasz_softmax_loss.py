@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from handgrad.arguments import check_bool, check_choice, check_int, check_tensor, computed_dtype, is_sharded
+from handgrad._sharding import replicated_beside
+from handgrad.arguments import check_bool, check_choice, check_int, check_tensor, computed_dtype
 from handgrad.kinds.sorted_loss import SortedLoss, SortedLossModule, check_sorted_numbers
 from handgrad.tracing import traceable
 
@@ -109,13 +110,7 @@ def _listed(classes: str | Sequence[int], inputs: Tensor) -> Tensor | None:
     if any(number >= count for number in classes):
         raise ValueError(f"{_OP}: classes must be below the {count} classes of inputs; got {list(classes)}")
     numbers = [1.0 if number in classes else 0.0 for number in range(count)]
-    listed = torch.tensor(numbers, dtype=computed_dtype(inputs), device=inputs.device)
-    if not is_sharded(inputs):
-        return listed
-    from torch.distributed.tensor import DTensor, Replicate
-
-    mesh = inputs.device_mesh  # type: ignore[attr-defined]
-    return DTensor.from_local(listed, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return replicated_beside(inputs, torch.tensor(numbers, dtype=computed_dtype(inputs), device=inputs.device))
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from handgrad._layout import empty_gradient
+from handgrad._vectors import unit_rows
 from handgrad.arguments import FLOAT_MAX, INT32_MAX, INT64_MAX, check_int, check_range, check_tensor, computed_dtype
 from handgrad.derivatives import BATCHED, WHOLE, Derivatives
 from handgrad.reductions import MEAN, NONE, reduction_code
@@ -185,9 +186,9 @@ def margin_softmax_loss_reference(
     margin, log_softmax."""
     dtype = computed_dtype(embeddings)
     ignored = (targets == ignore_index).unsqueeze(1)
-    units = _unit(torch.where(ignored, 1, embeddings.to(dtype)))
+    units = unit_rows(torch.where(ignored, 1, embeddings.to(dtype)))
     classes, centres, width = weight.shape
-    cosines = units @ _unit(weight.to(dtype)).reshape(classes * centres, width).transpose(0, 1)
+    cosines = units @ unit_rows(weight).reshape(classes * centres, width).transpose(0, 1)
     cosines = cosines.reshape(-1, classes, centres)
     cosines = cosines.max(2).values if centres > 1 else cosines.squeeze(2)
     is_target = targets.unsqueeze(1) == torch.arange(classes, device=targets.device)
@@ -195,12 +196,6 @@ def margin_softmax_loss_reference(
     of_targets = torch.where(is_target, torch.log_softmax(logits, 1), 0).sum(1)
     is_class = (targets >= 0) & (targets < classes)
     return torch.where(ignored.squeeze(1), 0, torch.where(is_class, -of_targets, torch.nan))
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    squared = (vectors * vectors).sum(-1, keepdim=True)
-    is_zero = (squared <= 0) & (squared >= 0)
-    return vectors * torch.where(is_zero, 0, torch.where(is_zero, 1, squared).rsqrt())
 
 
 def _with_margin(cosines: Tensor, m1: float, m2: float, m3: float) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from handgrad._vectors import unit_rows
 from handgrad.arguments import FLOAT_MAX, check_range
-from handgrad.kinds.set_loss import SetLoss, SetLossModule, unit_vectors
+from handgrad.kinds.set_loss import SetLoss, SetLossModule
 from handgrad.tracing import traceable
 
 _OP = "multi_similarity_loss"
@@ -114,7 +115,7 @@ def multi_similarity_loss_reference(
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
     """Plain PyTorch. To be trusted because it is the definition: all cosines, two masks, two sums of exponentials."""
-    units = unit_vectors(embeddings)
+    units = unit_rows(embeddings)
     cosines = units @ units.transpose(1, 2)
     if cosines.shape[2] == 0:
         return cosines.sum(2), cosines.sum(2)

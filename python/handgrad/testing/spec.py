@@ -82,6 +82,7 @@ class OpSpec:
         rows: what the first dimension of each tensor counts, a word for each tensor; tensors of one word have one size.
             Empty: all count the same, the batch. A word may be empty, for a tensor whose size is tied to the classes or
             channels of the others.
+        calls: how many times the function calls its op for a sample; None: once.
         shards: the ways in which a call can be split over devices, each the dimension that every tensor is split along,
             None for one that all devices have whole, and the dimension that outputs are split along then.
             Empty: the first of all.
@@ -133,6 +134,7 @@ class OpSpec:
     onnx: Sequence[str] | None = None
     optional: Sequence[str] = ()
     rows: Sequence[str] = ()
+    calls: Callable[[Sample], int] | None = None
     shards: Sequence[tuple[Sequence[int | None], int]] = ()
     private_ops: Sequence[str] = ("backward", "double_backward")
     device_scratch: int = 16 * 1024

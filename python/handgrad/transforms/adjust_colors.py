@@ -81,9 +81,10 @@ def adjust_colors(
     images = image.unsqueeze(0) if image.dim() == 3 else image
     table, shared = _checked_operations(operations, images)
     steps = len(shared) if table is None else table.shape[1]
-    numbers, shared_numbers = _checked_factors(factors, images, steps, [] if table is not None else shared)
+    numbers, shared_numbers = _checked_factors(factors, images, steps, shared)
     if image.dtype is torch.uint8 and numbers is not None:
         numbers = numbers.detach()  # whole levels have no slope
+    shared = shared if table is None else _UNUSED
     output = _adjust_colors(images, numbers, table, shared, shared_numbers, *finish)
     return output.squeeze(0) if image.dim() == 3 else output
 
@@ -226,7 +227,7 @@ def _checked_operations(operations: Any, images: Tensor) -> tuple[Tensor | None,
         _check_device("operations", operations, images)
         if operations.dim() != 2:
             raise RuntimeError(f"{_OP}: operations must be (batch, steps); got {tuple(operations.shape)}")
-        return operations.long(), _UNUSED
+        return operations.long(), []
     if isinstance(operations, str) or not isinstance(operations, (list, tuple)):
         kind = type(operations).__name__
         raise TypeError(f"{_OP}: operations must be a list of names, or a tensor of integers; got {kind}")
