@@ -45,8 +45,9 @@ def benchmark(quick: bool) -> Benchmark:
                     "torch": by_hand,
                     "torch, torch.compile": compiled(by_hand),
                 },
-                # Of half a million positions differences of float32 scores, where ours are a formula in double.
-                tolerance=1e-3,
+                # Of half a million positions differences of float32 scores, 1.7e-3 off those of float64; ours, a formula in
+                # double, are 2.8e-5 off.
+                tolerance=3e-3,
                 forward_bytes=forward_bytes,
                 backward_bytes=backward_bytes,
             ),
@@ -55,7 +56,7 @@ def benchmark(quick: bool) -> Benchmark:
                 inputs=inputs,
                 handgrad=functools.partial(lovasz_softmax_loss, classes="all", per_image=True),
                 peers={"kornia": kornia("lovasz_softmax_loss")},
-                tolerance=1e-3,
+                tolerance=3e-3,
                 forward_bytes=forward_bytes,
                 backward_bytes=backward_bytes,
             ),
