@@ -55,9 +55,9 @@ inline Geometry check_arguments(const Tensor& image,                 // [N, C, H
                    ": kernel_size must be odd, at least 1 and less than 2^20; got ", taps);
     geometry.radius[axis] = static_cast<int32_t>(taps / 2);
     const int64_t size = geometry.size(static_cast<int>(axis));
-    HANDGRAD_CHECK(image.numel() == 0 || taps / 2 < size, kOp, ": kernel_size must be at most twice the image's ",
-                   axis == 0 ? "width" : "height", " less 1, ", 2 * size - 1, ", since the border is a mirror; got ",
-                   taps, " of an image of ", sizes[2], " x ", sizes[3], " pixels");
+    HANDGRAD_CHECK(image.numel() == 0 || taps / 2 < size, kOp, ": image must have more ",
+                   axis == 0 ? "columns" : "rows", " than kernel_size // 2, ", taps / 2,
+                   ", since its border is a mirror; got ", sizes[2], " x ", sizes[3], " pixels");
   }
   if (sigma) {
     HANDGRAD_CHECK(sigma->scalar_type() == ScalarType::Double, kOp, ": sigma must be float64; got ",

@@ -55,9 +55,9 @@ def gaussian_blur(
         >>> image = torch.zeros(1, 3, 3, dtype=torch.uint8)
         >>> image[0, 1, 1] = 100
         >>> gaussian_blur(image, 3, 1.0)
-        tensor([[[30, 30, 30],
-                 [30, 20, 30],
-                 [30, 30, 30]]], dtype=torch.uint8)
+        tensor([[[30, 25, 30],
+                 [25, 20, 25],
+                 [30, 25, 30]]], dtype=torch.uint8)
     """
     check_tensor(_OP, "image", image)
     if image.dtype not in _DTYPES:
@@ -80,8 +80,8 @@ class GaussianBlur2d(torch.nn.Module):
 
     Args:
         kernel_size, sigma: as the function takes them, but that sigma is no tensor.
-        learnable: sigma is a parameter, ``(2,)``: of columns and of rows. Its gradient vanishes towards 0, where nothing is
-            blurred.
+        learnable: sigma is a parameter, ``(2,)``: of columns and of rows. Its gradient vanishes towards 0, where nothing
+            is blurred.
 
     Example:
         >>> layer = GaussianBlur2d(5, 1.0, learnable=True)
@@ -131,9 +131,7 @@ def _checked_numbers(sigma: Any, taps: list[int]) -> list[float]:
     return [float(number) for number in numbers * (3 - len(numbers))]
 
 
-def _checked_sigma(
-    sigma: Any, taps: list[int], images: Tensor, has_batch: bool
-) -> tuple[Tensor | None, list[float]]:
+def _checked_sigma(sigma: Any, taps: list[int], images: Tensor, has_batch: bool) -> tuple[Tensor | None, list[float]]:
     """That of each image, or those of all."""
     if not isinstance(sigma, Tensor):
         return None, _checked_numbers(sigma, taps)
