@@ -112,6 +112,14 @@ def is_number_image(value):
 # A sigma of None is made of the size; one in a list is torchvision's.
 LENIENT = {"sigma": lambda value: value is None or (isinstance(value, (list, tuple)) and len(value) == 1)}
 
+
+def is_sigma_of_all(value):
+    """In place of a tensor of those of each image."""
+    if isinstance(value, torch.Tensor):
+        return value.is_floating_point() and value.shape in ((), (1,), (2,))
+    return value is None or isinstance(value, (int, float, list, tuple))
+
+
 SPEC = OpSpec(
     name="gaussian_blur",
     operator="handgrad::gaussian_blur",
@@ -236,7 +244,7 @@ SIGMA_SPEC = OpSpec(
         Sample("pixels", (numbers(2, 3, 0, 5), numbers(2, 2)), {"kernel_size": (3, 1)}),
     ],
     optional=("sigma",),
-    lenient={**LENIENT, "image": is_level_image},
+    lenient={"sigma": is_sigma_of_all, "image": is_level_image},
     bad=[],
     identities={},
     numel_beyond_int32=an_image_beyond_int32,

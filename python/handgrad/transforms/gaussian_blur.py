@@ -80,8 +80,8 @@ class GaussianBlur2d(torch.nn.Module):
 
     Args:
         kernel_size, sigma: as the function takes them, but that sigma is no tensor.
-        learnable: sigma is a parameter, ``(2,)``: of columns and of rows. Its gradient vanishes towards 0, where nothing
-            is blurred.
+        learnable: sigma is a parameter, ``(2,)``: along rows and columns. Its gradient vanishes towards 0, where
+            nothing is blurred.
 
     Example:
         >>> layer = GaussianBlur2d(5, 1.0, learnable=True)
