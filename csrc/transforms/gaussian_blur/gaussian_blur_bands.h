@@ -10,8 +10,9 @@
 
 namespace handgrad::gaussian_blur {
 
-// Bytes of a ring: half of a second-level cache.
-inline constexpr int64_t kRingBytes = 512 * 1024;
+// Bytes of a ring: those of the nearest cache, about; and, where strips would be narrow beside what their windows
+// reach, half of the next.
+inline constexpr int64_t kNearBytes = 40 * 1024, kFarBytes = 512 * 1024;
 
 // Bounds depend on shapes and strides alone, and so do the sums that are made of rows of a strip.
 struct Cut {
@@ -25,13 +26,18 @@ struct Cut {
     group = grouped ? geometry.channels : 1;
     groups = geometry.channels / group;
     const int64_t ring_of_pixel = (2 * geometry.radius[1] + 1) * pass.planes * group * element_size;
-    const int64_t most = std::max<int64_t>(std::max<int64_t>(1, 64 / group), kRingBytes / ring_of_pixel);
+    const int64_t wide = std::min(16 * geometry.radius[0] + 64 / group, kFarBytes / ring_of_pixel);
+    const int64_t most = std::max({int64_t{1}, wide, kNearBytes / ring_of_pixel});
     strips = (geometry.width + most - 1) / most;
     columns = (geometry.width + strips - 1) / strips;
     strips = (geometry.width + columns - 1) / columns;
     items = geometry.batch * groups * strips;
   }
 };
+
+// A cache line of numbers: rows of the ring begin with one, and not all in the same sets.
+template <class C>
+inline constexpr int64_t kSpare = 64 / static_cast<int64_t>(sizeof(C));
 
 // Of one image, as Geometry::filter_at has them.
 template <class C>
@@ -81,8 +87,8 @@ class Band {
         weight_(source_rows(operands.weight)),
         output_(target_rows(operands.output)),
         ring_rows_(2 * geometry.radius[1] + 1),
-        pitch_((cut.columns * cut.group + kShort<C> - 1) / kShort<C> * kShort<C> + kShort<C>),
-        padded_((cut.columns + 2 * geometry.radius[0]) * cut.group + kShort<C>),
+        pitch_((cut.columns * cut.group + kSpare<C> - 1) / kSpare<C> * kSpare<C> + kSpare<C>),
+        padded_((cut.columns + 2 * geometry.radius[0]) * cut.group),
         ring_(static_cast<size_t>(pass.planes * ring_rows_ * pitch_)),
         padded_rows_(static_cast<size_t>(pass.sources * padded_)),
         zeros_(static_cast<size_t>(pitch_)),

@@ -1,9 +1,8 @@
 // Gaussian blur on the CPU. uint8 images are blurred in float32 and rounded once, each product and each sum by itself
 // and in one order, so that all processors and devices make the same levels.
 #if defined(__GNUC__) && !defined(__clang__)
-// Before everything that is inlined here: GCC 12 fuses products into sums where it vectorises a loop, and adds two
-// pairs at once by a loop that it no longer vectorises.
-#pragma GCC optimize("fp-contract=off", "no-loop-unroll-and-jam")
+// Before everything that is inlined here: GCC 12 fuses products into sums where it vectorises a loop.
+#pragma GCC optimize("fp-contract=off")
 #endif
 
 #include "abi/registration.h"

@@ -2,9 +2,11 @@
 // computed in.
 //
 // Weights are even, so a sum is of pairs: weight * (row + other row). Along a row the pair is the row itself, moved to
-// either side; across rows it is the rows above and below; the middle one has zeros for its other. Nothing here is
+// either side; across rows it is the rows above and below; a row alone has zeros for its other. Nothing here is
 // fused, so that levels are the same on every processor and device.
 #pragma once
+
+#include <algorithm>
 
 #include "cpu/planes.h"
 #include "cpu/scratch.h"
@@ -19,32 +21,44 @@ struct Pair {
   C weight;
 };
 
-// What rows may be read and written beyond their ends, so that no run of sums need be cut short.
-template <class C>
-inline constexpr int64_t kShort = 64 / static_cast<int64_t>(sizeof(C));
+// So many pairs at once, whose addresses the processor's registers hold.
+inline constexpr int kPairs = 5;
 
-template <int64_t Lanes, class C>
-HANDGRAD_MATH void add_pair(const Pair<C>& pair, int64_t from, C (&total)[Lanes]) {
-  const C *const one = pair.one + from, *const other = pair.other + from;
+// to[i] = the sum over pairs, the first of which has no other; or, of Further ones, to[i] and the sum.
+template <bool Further, int Count, class C>
+[[gnu::noinline]] void sum_some(const Pair<C>* pairs, int64_t from, int64_t length, C* __restrict to) {
+  const C *one[Count], *other[Count];
+  C weight[Count];
+  for (int k = 0; k < Count; ++k) one[k] = pairs[k].one + from, other[k] = pairs[k].other + from;
+  for (int k = 0; k < Count; ++k) weight[k] = pairs[k].weight;
+  to += from;
   HANDGRAD_SIMD
-  for (int64_t lane = 0; lane < Lanes; ++lane) total[lane] += pair.weight * (one[lane] + other[lane]);
+  for (int64_t i = 0; i < length; ++i) {
+    C total = Further ? to[i] + weight[0] * (one[0][i] + other[0][i]) : weight[0] * one[0][i];
+#pragma GCC unroll 8
+    for (int k = 1; k < Count; ++k) total += weight[k] * (one[k][i] + other[k][i]);
+    to[i] = total;
+  }
 }
 
-template <int64_t Lanes, class C>
-HANDGRAD_MATH void sum_run(const Pair<C>* pairs, int64_t count, int64_t from, C* __restrict to) {
-  C total[Lanes] = {};
-  for (int64_t k = 0; k < count; ++k) add_pair(pairs[k], from, total);
-  HANDGRAD_SIMD
-  for (int64_t lane = 0; lane < Lanes; ++lane) to[from + lane] = total[lane];
+template <bool Further, int Count, class C>
+void sum_up_to(int64_t count, const Pair<C>* pairs, int64_t from, int64_t length, C* to) {
+  if constexpr (Count > 1) {
+    if (count < Count) return sum_up_to<Further, Count - 1>(count, pairs, from, length, to);
+  }
+  sum_some<Further, Count>(pairs, from, length, to);
 }
 
-// to[i] = the sum over pairs. Compiled apart, or the compiler forgets that the sums can be held in registers.
+// to[i] = the sum over pairs, in their order; the first has no other.
 template <class C>
-[[gnu::noinline]] void sum_pairs(const Pair<C>* pairs, int64_t count, int64_t length, C* __restrict to) {
-  constexpr int64_t kLong = 4 * kShort<C>;
-  int64_t i = 0;
-  for (; i + kLong <= length; i += kLong) sum_run<kLong>(pairs, count, i, to);
-  for (; i < length; i += kShort<C>) sum_run<kShort<C>>(pairs, count, i, to);
+void sum_pairs(const Pair<C>* pairs, int64_t count, int64_t length, C* to) {
+  // What the nearest cache holds while all pairs are added.
+  constexpr int64_t kRun = 8192 / sizeof(C);
+  for (int64_t from = 0; from < length; from += kRun) {
+    const int64_t some = std::min(kRun, length - from);
+    sum_up_to<false, kPairs>(count, pairs, from, some, to);
+    for (int64_t k = kPairs; k < count; k += kPairs) sum_up_to<true, kPairs>(count - k, pairs + k, from, some, to);
+  }
 }
 
 [[gnu::noinline]] inline void store_levels(const float* __restrict from, int64_t count, uint8_t* __restrict to,

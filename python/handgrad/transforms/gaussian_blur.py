@@ -201,6 +201,22 @@ def _gradient_like(tensor: Tensor) -> Tensor:
     return empty_image(tensor, tensor.shape, tensor) if tensor.dim() == 4 else tensor.new_empty(tensor.shape)
 
 
+# ---- autograd: what is special ---------------------------------------------------------------------------------------
+
+
+class _GaussianBlur(Derivatives):
+    """Linear in the image: where nobody asks for sigma's, only grad_output of its gradient is differentiated."""
+
+    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if ctx.needs_input_grad[2] or ctx.mask[1]:
+            return super().second_derivative(ctx, *grad_grads)
+        nones: list[Tensor | None] = [None] * (len(self.backward_op.tensors) + len(self.backward_op.others))
+        if grad_grads[0] is not None:
+            mask = [True, False, False]
+            nones[0] = self.double_backward(grad_grads[0], None, *ctx.saved_tensors, *ctx.others, mask)[0]
+        return tuple(nones)
+
+
 # ---- onnx: ONNX's own operators, where one filter is for all images --------------------------------------------------
 
 
@@ -224,7 +240,7 @@ def _onnx(image: Tensor, sigma: Tensor | None, kernel_size: list[int], shared_si
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
-_gaussian_blur = Derivatives(
+_gaussian_blur = _GaussianBlur(
     "handgrad::gaussian_blur",
     reference=gaussian_blur_reference,
     fake=_fake,
