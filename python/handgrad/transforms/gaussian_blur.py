@@ -141,7 +141,8 @@ def _checked_sigma(sigma: Any, taps: list[int], images: Tensor, has_batch: bool)
         raise TypeError(f"{_OP}: sigma must be a number, two of them, or a tensor of floating-point ones; got {kind}")
     if sigma.device != images.device:
         raise RuntimeError(f"{_OP}: sigma must be on the device of image, {images.device}; got {sigma.device}")
-    fits = sigma.dim() < 2 and sigma.shape in ((), (1,), (2,))
+    # Traces have no sizes to ask; the op asks them again.
+    fits = torch.jit.is_tracing() or (sigma.dim() < 2 and sigma.shape in ((), (1,), (2,)))
     if not fits and not (has_batch and sigma.dim() == 2 and sigma.shape[1] == 2):
         raise RuntimeError(
             f"{_OP}: sigma must be a tensor of one number, of two, or (batch, 2) beside a batch of images; got "
@@ -179,11 +180,17 @@ def gaussian_blur_reference(
         seen = (size - 1) - ((size - 1) - seen).abs()
         padded = output.index_select(dim, seen)
         # Even weights, summed from the middle outwards: the order decides of a level now and then.
-        output = weights[:, reach, None, None, None] * padded.narrow(dim, reach, size)
+        output = weights[:, reach, None, None, None] * _moved(padded, dim, reach, reach)
         for away in range(1, reach + 1):
-            both = padded.narrow(dim, reach - away, size) + padded.narrow(dim, reach + away, size)
+            both = _moved(padded, dim, reach - away, reach) + _moved(padded, dim, reach + away, reach)
             output = output + weights[:, reach + away, None, None, None] * both
     return output.round().to(image.dtype) if image.dtype is torch.uint8 else output.to(image.dtype)
+
+
+def _moved(padded: Tensor, dim: int, first: int, reach: int) -> Tensor:
+    # By an end from behind, which exporters to ONNX need not know the size for.
+    part = slice(first, first - 2 * reach or None)
+    return padded[:, :, part] if dim == 2 else padded[:, :, :, part]
 
 
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
