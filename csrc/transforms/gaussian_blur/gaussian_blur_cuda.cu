@@ -47,13 +47,15 @@ void run_pass(const Geometry& geometry, const SigmaTable& table, const Pass& pas
   const int64_t bytes = call.scratch() * static_cast<int64_t>(sizeof(C));
   const bool fits = bytes <= shared_memory_limit();
   const int64_t most = fits ? INT32_MAX : std::clamp<int64_t>(kMostScratch / bytes, 1, kGlobalScratchBlocks);
-  const int64_t blocks = std::min(call.items, most);
   std::optional<Tensor> global, sums;
-  if (!fits) global = empty_vector<C>(blocks * call.scratch(), image);
+  if (!fits) global = empty_vector<C>(std::min(call.items, most) * call.scratch(), image);
   if (operands.sums) sums = empty_vector<double>(2 * call.items, image);
-  launch("gaussian_blur_pass", pass_kernel<In, C>, device, {blocks, dim3(kThreads, 1, 1), fits ? bytes : 0}, call,
-         global ? global->template mutable_data_ptr<C>() : nullptr,
-         sums ? sums->template mutable_data_ptr<double>() : nullptr);
+  for (int64_t first = 0; first < call.items; first += most) {
+    launch("gaussian_blur_pass", pass_kernel<In, C>, device,
+           {std::min(most, call.items - first), dim3(kThreads, 1, 1), fits ? bytes : 0}, call, first,
+           global ? global->template mutable_data_ptr<C>() : nullptr,
+           sums ? sums->template mutable_data_ptr<double>() : nullptr);
+  }
   if (!operands.sums) return;
   launch("gaussian_blur_sums", sums_kernel, device, blocks_for(2 * geometry.batch, kThreads),
          sums->template const_data_ptr<double>(), call.items / geometry.batch, geometry.batch,

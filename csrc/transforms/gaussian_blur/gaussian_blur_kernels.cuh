@@ -2,8 +2,8 @@
 //
 // A first kernel makes the filters of each image, in double and in the order of the CPU, so that the weights are the
 // same; nothing is waited for. Then a block takes a tile of a channel: the pixels that its windows reach are loaded
-// into shared memory, filtered along rows and then along columns; of windows too large for that, in a piece of global
-// memory that belongs to the block, which takes tile after tile.
+// into shared memory, filtered along rows and then along columns; of windows too large for that, into a piece of global
+// memory that belongs to the block, and tiles are launched some at a time.
 //
 // In order of appearance: the filters; DeviceCall; sums of one filter; the pass; sums over images.
 #pragma once
@@ -251,38 +251,36 @@ struct Tile {
   }
 };
 
+// A block for each item from the first on.
 template <class In, class C>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    pass_kernel(const DeviceCall<In, C> call, C* global, double* sums) {
+    pass_kernel(const DeviceCall<In, C> call, int64_t first, C* global, double* sums) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   HANDGRAD_DYNAMIC_SHARED(C, shared);
   Tile<In, C> tile(call, global ? global + blockIdx.x * call.scratch() : shared);
+  const int64_t item = first + blockIdx.x;
+  tile.move_to(item);
+  tile.load_filters();
+  for (int32_t source = 0; source < call.pass.sources; ++source) tile.load_patch(source);
+  __syncthreads();
+  for (int32_t plane = 0; plane < call.pass.planes; ++plane) tile.make_plane(plane);
+  __syncthreads();
+  if (call.output) {
+    tile.for_output(0, [&](int64_t y, int64_t x, C value) { keep(call.output, tile.n, tile.c, y, x, value); });
+    return;
+  }
+  if constexpr (sizeof(In) > 1) {
 #pragma unroll 1
-  for (int64_t item = blockIdx.x; item < call.items; item += gridDim.x) {
-    tile.move_to(item);
-    tile.load_filters();
-    for (int32_t source = 0; source < call.pass.sources; ++source) tile.load_patch(source);
-    __syncthreads();
-    for (int32_t plane = 0; plane < call.pass.planes; ++plane) tile.make_plane(plane);
-    __syncthreads();
-    if constexpr (sizeof(In) == 1) {
-      tile.for_output(0, [&](int64_t y, int64_t x, C value) { keep(call.output, tile.n, tile.c, y, x, value); });
-    } else if (call.output) {
-      tile.for_output(0, [&](int64_t y, int64_t x, C value) { keep(call.output, tile.n, tile.c, y, x, value); });
-    } else {
-#pragma unroll 1
-      for (int32_t o = 0; o < call.pass.outputs; ++o) {
-        double total = 0;
-        tile.for_output(o, [&](int64_t y, int64_t x, C value) {
-          const C weight = pixel_of(call.weight, tile.n, tile.c, y, x);
-          total += static_cast<double>(value) * static_cast<double>(weight);
-        });
-        total = block_sum<kThreads>(total);
-        if (threadIdx.x == 0) store(sums + 2 * item + o, total);
-        __syncthreads();
-      }
+    for (int32_t o = 0; o < call.pass.outputs; ++o) {
+      double total = 0;
+      tile.for_output(o, [&](int64_t y, int64_t x, C value) {
+        const C weight = pixel_of(call.weight, tile.n, tile.c, y, x);
+        total += static_cast<double>(value) * static_cast<double>(weight);
+      });
+      total = block_sum<kThreads>(total);
+      if (threadIdx.x == 0) store(sums + 2 * item + o, total);
+      __syncthreads();
     }
-    if (gridDim.x < call.items) __syncthreads();
   }
 }
 
