@@ -111,7 +111,7 @@ def _levels(name: str, side: int, taps: int, sigma: float, packed: bool) -> Case
         "two convolutions, torch.compile": compiled(_by_hand(taps, sigma)),
     }
     if packed:
-        remark = "weights of 8 bits: levels differ by 1"
+        remark = "weights of 8 bits: one level in twenty is another by 1"
         peers["torchvision on PIL"] = _pil(taps, sigma)
         peers["OpenCV"] = Peer(_opencv(taps, sigma), remark=remark)
         peers["albumentations"] = Peer(_albumentations(taps, sigma))
@@ -121,7 +121,7 @@ def _levels(name: str, side: int, taps: int, sigma: float, packed: bool) -> Case
         handgrad=lambda image: handgrad.transforms.gaussian_blur(image, taps, sigma),
         peers=peers,
         forward_bytes=6 * side * side,
-        levels=2,
+        levels=1,
     )
 
 
@@ -148,7 +148,8 @@ def _sigmas(name: str, images: int, side: int, taps: int) -> Case:
     def kornia(image: Tensor, sigma: Tensor) -> Tensor:
         from kornia.filters import gaussian_blur2d
 
-        return gaussian_blur2d(image, (taps, taps), sigma)
+        # Its sigma of a column comes first.
+        return gaussian_blur2d(image, (taps, taps), sigma.flip(1))
 
     return Case(
         name=name,
