@@ -7,7 +7,7 @@ namespace {
 
 using namespace gaussian_blur;
 
-// Columns and rows of tiles, from the largest on: the first that leaves room for two blocks is taken, or for one.
+// Columns and rows of tiles, from the largest on: the first that leaves room for four blocks is taken, or for one.
 constexpr int32_t kTiles[][2] = {{64, 64}, {64, 32}, {32, 32}, {32, 16}, {16, 16}, {16, 8}};
 // The most bytes of scratch in global memory, for windows that fit no shared memory.
 constexpr int64_t kMostScratch = int64_t{256} << 20;
@@ -15,7 +15,6 @@ constexpr int64_t kMostScratch = int64_t{256} << 20;
 template <class In, class C>
 DeviceCall<In, C> device_call(const Geometry& geometry, const Pass& pass) {
   const int64_t limit = shared_memory_limit();
-  // Few tiles of a small image would leave most of the device idle.
   for (const int64_t room : {limit / 4, limit}) {
     for (const auto& [width, height] : kTiles) {
       const DeviceCall<In, C> call(geometry, pass, width, height);
