@@ -187,6 +187,9 @@ def test_a_case_without_gradients_has_one_pass_and_compares_integers() -> None:
         run(Benchmark("largest", [wrong]))
     with pytest.raises(BenchmarkError, match="output of my_ops and wrong differ, and are integers"):
         peers.prepare(wrong, CPU, "my_ops")
+    # Unless the case says how far they may be apart.
+    rounded = case(inputs=plain.inputs, handgrad=largest, peers={"other": off_by_one}, levels=1)
+    assert run(Benchmark("largest", [rounded])).tables
 
 
 def test_torch_compile_is_a_peer() -> None:

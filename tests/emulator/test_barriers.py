@@ -30,7 +30,7 @@ from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import layer_norm_2d, local_response_norm, multi_scale_deformable_attention, roi_align
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
-from handgrad.transforms import adjust_colors, resized_crop
+from handgrad.transforms import adjust_colors, gaussian_blur, resized_crop
 
 def imported(path):
     spec = importlib.util.spec_from_file_location("control", path)
@@ -92,6 +92,16 @@ def of_crop():
 def of_colours():
     return (adjust_colors(pixels, ["contrast"], [0.5]),)
 
+# Larger windows and then smaller ones, in two tiles and in more than one block takes, whose sums are added; filters
+# of more taps than a block has threads.
+smooth = torch.rand(1, 1, 70, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+widths = torch.rand(1, 2, dtype=torch.float64, generator=generator, requires_grad=True)
+long = torch.rand(1, 1, 1, 600, dtype=torch.float64, generator=generator)
+def of_blurs():
+    y = gaussian_blur(smooth, 5, widths + 1)
+    first = torch.autograd.grad(y.square().sum(), (smooth, widths), create_graph=True)
+    return y, gaussian_blur(long, (1001, 1), 200.0), *first, *torch.autograd.grad(first[1].sum(), widths)
+
 # More samples than a warp has lanes, and more in a level than a block has threads.
 value = torch.randn(1, 14, 1, 2, dtype=torch.float64, generator=generator, requires_grad=True)
 places = torch.rand(1, 60, 1, 7, 5, 2, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -147,7 +157,7 @@ def of_sorted():
     return y, *torch.autograd.grad(y, scores)
 
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_colours]
-calls += [of_attention, of_rows, of_overlaps, of_margins, of_windows, of_channels, of_sorted]
+calls += [of_attention, of_rows, of_overlaps, of_margins, of_windows, of_channels, of_sorted, of_blurs]
 expected = [call() for call in calls]
 
 def noticed():

@@ -10,7 +10,7 @@ import warnings
 import pytest
 import torch
 
-from transform_pipelines import MEAN, STD, assert_same, assert_same_for_seeds, levels, native_levels, picture
+from transform_pipelines import MEAN, STD, assert_same, assert_same_for_seeds, levels, native_levels, picture, seeded
 
 pytest.importorskip("torchvision", exc_type=ImportError)
 from torchvision import tv_tensors
@@ -94,6 +94,29 @@ def test_numbers_are_torchvisions():
             if arguments.get("size") != (70, 10):
                 ours, theirs = both(name, {**arguments, **({"pad_if_needed": True} if name == "RandomCrop" else {})})
                 assert_same_for_seeds(ours, theirs, numbers.to(dtype), seeds=range(2), **wanted)
+
+
+def test_gaussian_blur():
+    """torchvision's draws; levels within the one that its docs page allows, of pictures too."""
+    for arguments in ({"kernel_size": 5}, {"kernel_size": (9, 3), "sigma": (0.3, 4.0)}, {"kernel_size": 3, "sigma": 1}):
+        ours, theirs = both("GaussianBlur", arguments)
+        assert isinstance(ours, v2.GaussianBlur)
+        assert repr(ours) == repr(theirs)
+        for kind in ("tensor", "batch", "video", "gray", "everything"):
+            assert_same_for_seeds(ours, theirs, sample(kind), seeds=range(3), rtol=0, atol=1)
+        assert_same_for_seeds(ours, theirs, sample("int16"), seeds=range(3))
+        assert_same_for_seeds(ours, theirs, torch.rand(3, 9, 8).double(), seeds=range(3), rtol=0, atol=1e-14)
+        for mode in ("RGB", "L", "RGBA", "CMYK"):
+            image = picture(47, 52).convert(mode)
+            results = [seeded(transform, image, seed=1)[0] for transform in (ours, theirs)]
+            assert results[0].mode == results[1].mode == mode
+            first, second = (v2.functional.pil_to_tensor(result).int() for result in results)
+            assert (first - second).abs().max() <= 1
+        for small in (levels(3, 1, 1), picture(1, 1)):  # whose error message is torchvision's own
+            with pytest.raises(RuntimeError, match="Padding size should be less than"):
+                ours(small)
+    with pytest.raises(ValueError, match="should be an odd and positive number"):
+        transforms.GaussianBlur(4)
 
 
 def test_normalize():

@@ -51,8 +51,8 @@ class Case:
             a row with the reason.
         forward_bytes, backward_bytes: what each pass must at least move between memory and processor: its inputs read
             once, its results written once.
-        tolerance: largest difference allowed between our results and a peer's, relative to the largest value; integers
-            must be the same.
+        tolerance: largest difference allowed between our results and a peer's, relative to the largest value.
+        levels: how far integers may be apart, which otherwise must be the same.
         as_found: peers timed once more before :func:`wake_vector_functions`, as a process finds torch.
     """
 
@@ -63,6 +63,7 @@ class Case:
     forward_bytes: int
     backward_bytes: int = 0
     tolerance: float = 1e-4
+    levels: int = 0
     as_found: Sequence[str] = ()
 
 

@@ -15,10 +15,12 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.quick_gelu import QuickGELU, quick_gelu
     from handgrad.layers.rms_norm_2d import RmsNorm2d, rms_norm_2d
     from handgrad.layers.roi_align import RoIAlign, roi_align
+    from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
 __all__ = [
     "DeformConv2d",
     "DeformConv2dPack",
+    "GaussianBlur2d",
     "LayerNorm2d",
     "LocalResponseNorm",
     "MultiScaleDeformableAttention",

@@ -17,6 +17,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.transforms.classes import (
         CenterCrop,
         ColorJitter,
+        GaussianBlur,
         Grayscale,
         Normalize,
         RandomCrop,
@@ -28,6 +29,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
         ToDtype,
     )
     from handgrad.transforms.fusion import Fused, fuse
+    from handgrad.transforms.gaussian_blur import gaussian_blur
     from handgrad.transforms.resized_crop import batched_resized_crop, resized_crop
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "CenterCrop",
     "ColorJitter",
     "Fused",
+    "GaussianBlur",
     "Grayscale",
     "Normalize",
     "RandomCrop",
@@ -51,6 +54,7 @@ __all__ = [
     "adjust_saturation",
     "batched_resized_crop",
     "fuse",
+    "gaussian_blur",
     "resized_crop",
     "rgb_to_grayscale",
 ]

@@ -74,6 +74,15 @@ class ColorJitter(v2.ColorJitter):
         return super().transform(inpt, params)
 
 
+class GaussianBlur(v2.GaussianBlur):
+    """torchvision's ``GaussianBlur``, with images, videos and PIL's images by
+    :func:`handgrad.transforms.gaussian_blur`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        theirs = partial(self._call_kernel, v2.functional.gaussian_blur)
+        return kernels.gaussian_blur(theirs, inpt, self.kernel_size, **params)
+
+
 class Grayscale(v2.Grayscale):
     """torchvision's ``Grayscale``, with images and videos by :func:`handgrad.transforms.rgb_to_grayscale`."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from handgrad._images import can_normalise
 from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
+from handgrad.transforms.gaussian_blur import gaussian_blur as blur
 from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
@@ -128,6 +129,30 @@ def rgb_to_grayscale(theirs: _Kernel, inpt: Any, num_output_channels: int = 1) -
     return theirs(inpt, num_output_channels)
 
 
+def gaussian_blur(theirs: _Kernel, inpt: Any, kernel_size: Any, sigma: Any = None) -> Any:
+    from PIL.Image import Image as Picture
+
+    if isinstance(inpt, Picture):  # which is a tensor in between for torchvision too
+        from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+
+        image = pil_to_tensor(inpt)
+        if _can_blur(image, kernel_size, sigma):
+            return to_pil_image(blur(image, kernel_size, sigma), mode=inpt.mode)
+    elif _can_blur(inpt, kernel_size, sigma):
+        return _as(inpt, blur(inpt.as_subclass(Tensor), kernel_size, sigma))
+    return theirs(inpt, kernel_size=kernel_size, sigma=sigma)
+
+
+def _can_blur(inpt: Any, kernel_size: Any, sigma: Any) -> bool:
+    """Of kernels that torchvision takes; it says what is wrong with another, or with an image smaller than one."""
+    taps = [kernel_size] * 2 if type(kernel_size) is int else kernel_size
+    numbers = sigma if isinstance(sigma, (list, tuple)) else [1.0 if sigma is None else sigma]
+    fits = isinstance(taps, (list, tuple)) and len(taps) == 2 and len(numbers) in (1, 2)
+    fits = fits and all(type(size) is int and size > 0 and size % 2 for size in taps)
+    fits = fits and all(type(number) in (int, float) and 0 < number < 1e38 for number in numbers)
+    return fits and _is_picture(inpt) and taps[0] // 2 < inpt.shape[-1] and taps[1] // 2 < inpt.shape[-2]
+
+
 #: By the name of torchvision's functional.
 KERNELS: dict[str, _Kernel] = {
     kernel.__name__: kernel
@@ -140,6 +165,7 @@ KERNELS: dict[str, _Kernel] = {
         adjust_saturation,
         adjust_hue,
         rgb_to_grayscale,
+        gaussian_blur,
     )
 }
 
