@@ -30,7 +30,7 @@ from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import layer_norm_2d, local_response_norm, multi_scale_deformable_attention, roi_align
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
-from handgrad.transforms import adjust_colors, resized_crop
+from handgrad.transforms import adjust_colors, adjust_tones, resized_crop
 
 def imported(path):
     spec = importlib.util.spec_from_file_location("control", path)
@@ -92,6 +92,10 @@ def of_crop():
 def of_colours():
     return (adjust_colors(pixels, ["contrast"], [0.5]),)
 
+# Levels that threads of several warps count, and tables of which every thread reads what all have written.
+def of_tones():
+    return (adjust_tones(pixels, ["equalize", "autocontrast"], [0, 0]),)
+
 # More samples than a warp has lanes, and more in a level than a block has threads.
 value = torch.randn(1, 14, 1, 2, dtype=torch.float64, generator=generator, requires_grad=True)
 places = torch.rand(1, 60, 1, 7, 5, 2, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -147,7 +151,7 @@ def of_sorted():
     return y, *torch.autograd.grad(y, scores)
 
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_colours]
-calls += [of_attention, of_rows, of_overlaps, of_margins, of_windows, of_channels, of_sorted]
+calls += [of_tones, of_attention, of_rows, of_overlaps, of_margins, of_windows, of_channels, of_sorted]
 expected = [call() for call in calls]
 
 def noticed():
