@@ -92,9 +92,11 @@ def of_crop():
 def of_colours():
     return (adjust_colors(pixels, ["contrast"], [0.5]),)
 
-# Levels that threads of several warps count, and tables of which every thread reads what all have written.
+# Levels that threads of several warps count, tables of which every thread reads what all have written; and steps of one
+# channel after those of another: who reads them too soon finds the other's.
 def of_tones():
-    return (adjust_tones(pixels, ["equalize", "autocontrast"], [0, 0]),)
+    wide = torch.cat([pixels / 300, pixels / 900], 1)
+    return adjust_tones(pixels, ["equalize", "autocontrast"], [0, 0]), adjust_tones(wide, ["autocontrast"], [0])
 
 # More samples than a warp has lanes, and more in a level than a block has threads.
 value = torch.randn(1, 14, 1, 2, dtype=torch.float64, generator=generator, requires_grad=True)

@@ -124,6 +124,9 @@ SPEC = OpSpec(
     ],
     lenient={**LENIENT, "image": is_level_image},
     device_scratch=FOUND,
+    # The ends take a pass over the image more; derivatives one for the pixels that are ends, and one for their gradients.
+    floor_factors={"forward": 1.6, "backward": 2.6, "double_backward": 2.4},
+    device_calls={"forward": (2, 2, 0), "backward": (6, 4, 0), "double_backward": (6, 4, 0)},
     bad=[
         Bad(
             "name",
@@ -232,6 +235,9 @@ LEVELS_SPEC = OpSpec(
     device_scratch=FOUND,
     bad=[],
     identities={"steps": one_step_after_the_other},
+    # A histogram takes a pass more, and a table is looked up for each level.
+    floor_factors={"forward": 2.1},
+    device_calls={"forward": (1, 1, 0)},
     numel_beyond_int32=an_image_beyond_int32,
     not_applicable={3: NO_DERIVATIVES, 15: NO_DERIVATIVES},
 )
@@ -261,6 +267,9 @@ BATCHED_SPEC = OpSpec(
     device_scratch=FOUND,
     bad=[],
     identities={},
+    # Either step may be one that must know of its channel first.
+    floor_factors={"forward": 1.5, "backward": 2.1, "double_backward": 2.0},
+    device_calls={"forward": (5, 4, 0), "backward": (11, 4, 0), "double_backward": (11, 4, 0)},
     numel_beyond_int32=an_image_beyond_int32,
 )
 

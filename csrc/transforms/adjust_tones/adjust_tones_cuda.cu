@@ -32,6 +32,9 @@ struct DeviceChain {
     chain = {chain_table(geometry, arguments), geometry.channels, nullptr, nullptr, nullptr};
   }
 
+  // Blocks that share a plane where numbers are made of it.
+  int64_t makers() const { return (geometry.pixels() + kThreads * kPixels - 1) / (kThreads * kPixels); }
+
   bool may_have(Operation operation) const {
     for (int64_t k = 0; k < geometry.steps; ++k) {
       if (may_be(arguments, k, operation)) return true;
@@ -119,9 +122,8 @@ void launch_numbers(const Geometry& geometry, const Arguments& arguments, const 
   if (made.may_have(Operation::autocontrast)) made.allocate_ends(image, false);
   const ToneSource<C> source{stored_view<C, 4>(image), {}};
   made.find_out(source, false);
-  launch("adjust_tones_numbers", numbers_kernel<C>, made.device,
-         blocks_for(geometry.batch * geometry.pixels(), kThreads), geometry, made.chain, source,
-         mutable_stored_view<C, 4>(output));
+  launch("adjust_tones_numbers", numbers_kernel<C>, made.device, block_per(geometry.planes() * made.makers()), geometry,
+         made.chain, source, made.makers(), mutable_stored_view<C, 4>(output));
 }
 
 Tensor adjust_tones_cuda(const Tensor& image,                      // [N, C, H, W]
@@ -158,8 +160,8 @@ void launch_gradients(const Geometry& geometry, const Arguments& arguments, cons
         made.template launch_sums<N, true>(source, grads, k);
     }
   }
-  launch("adjust_tones_gradients", gradients_kernel<N>, made.device,
-         blocks_for(geometry.batch * geometry.pixels(), kThreads), geometry, made.chain, source, grads,
+  launch("adjust_tones_gradients", gradients_kernel<N>, made.device, block_per(geometry.planes() * made.makers()),
+         geometry, made.chain, source, grads, made.makers(),
          mutable_stored_view_if<C, 4>(call.wants_image, call.grad_image),
          mutable_stored_view_if<C, 4>(call.wants_output, call.grad_grad_output));
 }

@@ -6,15 +6,6 @@
 
 namespace handgrad::adjust_tones {
 
-template <class C>
-C result_of(C x) {
-  return x;
-}
-template <class C>
-C result_of(Dual<C> x) {
-  return x.tangent;
-}
-
 // In plain numbers the backward; in dual ones the double backward, whose results are tangents.
 template <class N>
 class Differentiator {

@@ -16,6 +16,8 @@ inline constexpr int kThreads = kLevels;
 inline constexpr int kWarps = kThreads / kWarpSize;
 // The most blocks that share the pixels of a plane where these are counted or summed.
 inline constexpr int64_t kSumBlocks = 32;
+// The pixels of a thread where numbers are made.
+inline constexpr int64_t kPixels = 4;
 // Sums of one kind: of two numbers with their tangents.
 inline constexpr int kSums = 4;
 
@@ -72,22 +74,35 @@ struct Chain {
     assign(load(of + 6) * high, load(of + 7) * high, step.to_high);
     return step;
   }
-  // The first `steps` of a plane.
-  template <class N>
-  __device__ N apply(int64_t plane, int64_t steps, N x) const {
+};
+
+// The steps of a plane, which all threads of a block read from shared memory.
+template <class N>
+struct PlaneSteps {
+  const Step<N>* steps;
+  int64_t count;
+
+  // The first k.
+  __device__ N apply(int64_t k, N x) const {
 #pragma unroll 1
-    for (int64_t k = 0; k < steps; ++k) x = toned(x, step<N>(plane, k));
+    for (int64_t j = 0; j < k; ++j) x = toned(x, steps[j]);
     return x;
   }
   // From the gradient of what the last steps make to that of what step `first` is given; what the steps before have
   // made of x is made again, which is cheaper than memory for it.
-  template <class N>
-  __device__ N pull_back(int64_t plane, int64_t first, N x, N grad) const {
+  __device__ N pull_back(int64_t first, N x, N grad) const {
 #pragma unroll 1
-    for (int64_t k = table.steps; k-- > first;) grad = pulled_back(apply(plane, k, x), grad, step<N>(plane, k));
+    for (int64_t k = count; k-- > first;) grad = pulled_back(apply(k, x), grad, steps[k]);
     return grad;
   }
 };
+template <class N>
+__device__ __forceinline__ PlaneSteps<N> steps_of(const Chain& chain, int64_t plane) {
+  __shared__ Step<N> steps[kMostSteps];
+  if (threadIdx.x < chain.table.steps) steps[threadIdx.x] = chain.step<N>(plane, threadIdx.x);
+  __syncthreads();
+  return {steps, chain.table.steps};
+}
 
 // An image; with tangents, if it is of dual numbers and there is a direction.
 template <class N>
@@ -149,15 +164,16 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const int64_t plane = blockIdx.x / blocks;
   const Operation operation = chain.operation(plane, k);
   if (!has_statistic(operation) || (only_sloping && chain.table.is_flat(plane / geometry.channels))) return;
+  const PlaneSteps<C> steps = steps_of<C>(chain, plane);
   if (operation == Operation::equalize) {
     count_levels(geometry, blocks, counts, [&](int64_t n, int64_t c, int64_t i, int64_t j) {
-      return level_of(chain.apply(plane, k, image.number(n, c, i, j)));
+      return level_of(steps.apply(k, image.number(n, c, i, j)));
     });
     return;
   }
   Key high = 0, low = 0;
   for_each_own_pixel(geometry, blocks, [&](int64_t n, int64_t c, int64_t i, int64_t j) {
-    const double x = static_cast<double>(chain.apply(plane, k, image.number(n, c, i, j)));
+    const double x = static_cast<double>(steps.apply(k, image.number(n, c, i, j)));
     const Key key = key_of(x), turned = key_of(-x);
     high = key > high ? key : high, low = turned > low ? turned : low;
   });
@@ -181,12 +197,13 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t plane = blockIdx.x / blocks;
   if (chain.operation(plane, k) != Operation::autocontrast || chain.table.is_flat(plane / geometry.channels)) return;
-  const Step<N> step = chain.step<N>(plane, k);
+  const PlaneSteps<N> steps = steps_of<N>(chain, plane);
+  const Step<N> step = steps.steps[k];
   double own[kSums] = {};
   for_each_own_pixel(geometry, blocks, [&](int64_t n, int64_t c, int64_t i, int64_t j) {
-    const N given = image.number(n, c, i, j), x = chain.apply(plane, k, given);
+    const N given = image.number(n, c, i, j), x = steps.apply(k, given);
     if constexpr (kGradients) {
-      const N grad = chain.pull_back(plane, k + 1, given, N(read(grad_output.at(n, c, i, j))));
+      const N grad = steps.pull_back(k + 1, given, N(read(grad_output.at(n, c, i, j))));
       const Contribution<N> to = contribution(x, grad, step);
       own[0] += static_cast<double>(value_of(to.low)), own[1] += tangent_of(to.low);
       own[2] += static_cast<double>(value_of(to.high)), own[3] += tangent_of(to.high);
@@ -288,46 +305,34 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 
 template <class C>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    numbers_kernel(Geometry geometry, Chain chain, ToneSource<C> image, StoredView<C, 4> output) {
+    numbers_kernel(Geometry geometry, Chain chain, ToneSource<C> image, int64_t blocks, StoredView<C, 4> output) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (index >= geometry.batch * geometry.pixels()) return;
-  const int64_t n = index / geometry.pixels(), rest = index - n * geometry.pixels();
-  const int64_t i = rest / geometry.width, j = rest - i * geometry.width;
-  for (int64_t c = 0; c < geometry.channels; ++c)
-    write(output.at(n, c, i, j), chain.apply(n * geometry.channels + c, geometry.steps, image.number(n, c, i, j)));
+  const PlaneSteps<C> steps = steps_of<C>(chain, blockIdx.x / blocks);
+  for_each_own_pixel(geometry, blocks, [&](int64_t n, int64_t c, int64_t i, int64_t j) {
+    write(output.at(n, c, i, j), steps.apply(geometry.steps, image.number(n, c, i, j)));
+  });
 }
 
 // In plain numbers the gradient of the image; in dual ones both results of the double backward, tangents.
 template <class N>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     gradients_kernel(Geometry geometry, Chain chain, ToneSource<N> image, StoredView<const Plain<N>, 4> grad_output,
-                     StoredView<Plain<N>, 4> grad_image, StoredView<Plain<N>, 4> grad_grad_output) {
+                     int64_t blocks, StoredView<Plain<N>, 4> grad_image, StoredView<Plain<N>, 4> grad_grad_output) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Plain<N>;
-  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (index >= geometry.batch * geometry.pixels()) return;
-  const int64_t n = index / geometry.pixels(), rest = index - n * geometry.pixels();
-  const int64_t i = rest / geometry.width, j = rest - i * geometry.width;
-  const bool is_flat = chain.table.is_flat(n);
-  const auto result = [&](const N& x) {
-    if constexpr (std::is_floating_point_v<N>) {
-      return x;
-    } else {
-      return x.tangent;
-    }
-  };
-  for (int64_t c = 0; c < geometry.channels; ++c) {
-    const int64_t plane = n * geometry.channels + c;
+  const int64_t plane = blockIdx.x / blocks;
+  const bool is_flat = chain.table.is_flat(plane / geometry.channels);
+  const PlaneSteps<N> steps = steps_of<N>(chain, plane);
+  for_each_own_pixel(geometry, blocks, [&](int64_t n, int64_t c, int64_t i, int64_t j) {
     C along = 0, grad = 0;
     if (!is_flat) {
       const N x = image.number(n, c, i, j);
-      if (grad_grad_output) along = result(chain.apply(plane, geometry.steps, x));
-      if (grad_image) grad = result(chain.pull_back(plane, 0, x, N(read(grad_output.at(n, c, i, j)))));
+      if (grad_grad_output) along = result_of(steps.apply(geometry.steps, x));
+      if (grad_image) grad = result_of(steps.pull_back(0, x, N(read(grad_output.at(n, c, i, j)))));
     }
     if (grad_grad_output) write(grad_grad_output.at(n, c, i, j), along);
     if (grad_image) write(grad_image.at(n, c, i, j), grad);
-  }
+  });
 }
 
 }  // namespace handgrad::adjust_tones

@@ -89,6 +89,13 @@ template <class C>
 HANDGRAD_MATH double tangent_of(Dual<C> x) {
   return static_cast<double>(x.tangent);
 }
+// What a derivative is: a plain number, or the tangent of a dual one.
+HANDGRAD_MATH float result_of(float x) { return x; }
+HANDGRAD_MATH double result_of(double x) { return x; }
+template <class C>
+HANDGRAD_MATH C result_of(Dual<C> x) {
+  return x.tangent;
+}
 template <class C>
 HANDGRAD_MATH void assign(double value, double, C& to) {
   to = static_cast<C>(value);
