@@ -124,7 +124,7 @@ SPEC = OpSpec(
     ],
     lenient={**LENIENT, "image": is_level_image},
     device_scratch=FOUND,
-    # The ends take a pass over the image more; derivatives one for the pixels that are ends, and one for their gradients.
+    # The ends take a pass over the image more; derivatives one for who is an end, and one for gradients of ends.
     floor_factors={"forward": 1.6, "backward": 2.6, "double_backward": 2.4},
     device_calls={"forward": (2, 2, 0), "backward": (6, 4, 0), "double_backward": (6, 4, 0)},
     bad=[
