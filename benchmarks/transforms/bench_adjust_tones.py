@@ -24,12 +24,15 @@ def _photograph(side: int, device: torch.device, packed: bool = True) -> Tensor:
     return image.permute(1, 2, 0).contiguous().permute(2, 0, 1) if packed else image
 
 
+def _own(name: str, number: float) -> list[float]:
+    return {"posterize": [int(number)], "solarize": [number]}.get(name, [])
+
+
 def _in_turn(image: Tensor, steps: _Steps) -> Tensor:
     from torchvision.transforms.v2 import functional
 
     for name, number in steps:
-        own = {"posterize": [int(number)], "solarize": [number]}.get(name, [])
-        image = getattr(functional, name)(image, *own)
+        image = getattr(functional, name)(image, *_own(name, number))
     return image
 
 
@@ -40,8 +43,7 @@ def _pillow(steps: _Steps) -> Callable[..., Any]:
         height, width = image.shape[1:]
         picture = Image.frombuffer("RGB", (width, height), image.permute(1, 2, 0).numpy(), "raw", "RGB", 0, 1)
         for name, number in steps:
-            own = {"posterize": [int(number)], "solarize": [number]}.get(name, [])
-            picture = getattr(ImageOps, name)(picture, *own)
+            picture = getattr(ImageOps, name)(picture, *_own(name, number))
         return picture
 
     return pillow

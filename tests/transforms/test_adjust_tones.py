@@ -213,8 +213,9 @@ LEVELS_SPEC = OpSpec(
         Sample(
             "computed",
             (levels(2, 3, 7, 8),),
-            {"operations": ["posterize", "solarize", "invert"], "numbers": [5, 120.5, 0]},
+            {"operations": ["posterize", "invert"], "numbers": [5, 0]},
         ),
+        Sample("turned", (levels(2, 3, 7, 8),), {"operations": ["solarize", "posterize"], "numbers": [120.5, 5]}),
         Sample("stretched", (levels(2, 4, 9, 8, low=31, high=203),), {"operations": ["autocontrast"], "numbers": [0]}),
         Sample(
             "looked_up",

@@ -33,7 +33,7 @@ CLASSES = {
                     {"contrast": (0.0, 3.0)}, {}),
     "Grayscale": ({}, {"num_output_channels": 3}),
     "RandomGrayscale": ({"p": 0.5},),
-    "RandomPosterize": ({"bits": 3}, {"bits": 0, "p": 1.0}),
+    "RandomPosterize": ({"bits": 3}, {"bits": 1, "p": 1.0}),
     "RandomSolarize": ({"threshold": 0.4}, {"threshold": 1, "p": 0.8}, {"threshold": -7, "p": 1.0}),
     "RandomInvert": ({}, {"p": 0.8}),
     "RandomAutocontrast": ({"p": 0.8},),

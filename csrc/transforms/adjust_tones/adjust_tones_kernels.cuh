@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     __syncthreads();
     int32_t low = kLevels, high = -1;
     int64_t below = 0, others = 0, most = 0;
-    for (int i = 0; i < kLevels; ++i) {
+    for (int64_t i = 0; i < kLevels; ++i) {
       const int64_t count = shared_counts[i];
       const int32_t other = shared_levels[side][i];
       if (count == 0) continue;

@@ -186,10 +186,11 @@ def _checked_numbers(numbers: Any, images: Tensor, steps: int, shared: list[int]
     if not isinstance(numbers, (list, tuple)):
         kind = type(numbers).__name__
         raise TypeError(f"{_OP}: numbers must be a list of numbers, or a tensor of them; got {kind}")
-    if len(numbers) != steps:
+    # (What TorchScript's tracer records of a size is no number to be compared.)
+    if not torch.jit.is_tracing() and len(numbers) != steps:
         raise ValueError(f"{_OP}: numbers must be one for each operation, {steps}; got {len(numbers)}")
     names = {number: name for name, number in TONES.items()}
-    for number, given in zip(shared or [0] * steps, numbers, strict=True):
+    for number, given in zip(shared or [0] * len(numbers), numbers, strict=True):
         check_range(_OP, "numbers", given, -FLOAT_MAX, FLOAT_MAX, "finite numbers")
         _check_number(_OP, "numbers", names.get(number, ""), given, images)
     return None, [float(given) for given in numbers]
