@@ -44,18 +44,32 @@ template <class C>
 struct Ends {
   C low = std::numeric_limits<C>::infinity(), high = -std::numeric_limits<C>::infinity();
 
+  Ends() = default;
+  Ends(C low, C high) : low(low), high(high) {}
+
+  // Lane by lane, which the compiler takes for what it is.
   template <class N>
   void widen(int64_t count, const N* x) {
-    C least = low, most = high;
-    bool has_nan = false;
-    for (int64_t i = 0; i < count; ++i) {
-      const C number = value_of(x[i]);
-      least = number < least ? number : least;
-      most = number > most ? number : most;
-      has_nan |= number != number;
+    constexpr int64_t kWide = 16;
+    C least[kWide], most[kWide], lost[kWide] = {};
+    std::fill(least, least + kWide, low);
+    std::fill(most, most + kWide, high);
+    const auto widen_lanes = [&](const N* from, int64_t lanes) {
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        const C number = value_of(from[lane]);
+        least[lane] = number < least[lane] ? number : least[lane];
+        most[lane] = number > most[lane] ? number : most[lane];
+        lost[lane] = number == number ? lost[lane] : C(1);
+      }
+    };
+    int64_t i = 0;
+    for (; i + kWide <= count; i += kWide) widen_lanes(x + i, kWide);
+    widen_lanes(x + i, count - i);
+    for (int64_t lane = 0; lane < kWide; ++lane) {
+      const C nan = std::numeric_limits<C>::quiet_NaN();
+      join(lost[lane] > 0 ? Ends{nan, nan} : Ends{least[lane], most[lane]});
     }
-    low = has_nan ? std::numeric_limits<C>::quiet_NaN() : least;
-    high = has_nan ? std::numeric_limits<C>::quiet_NaN() : most;
   }
   // With NaN as widen has it.
   void join(const Ends& other) {
