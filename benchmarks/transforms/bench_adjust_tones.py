@@ -25,7 +25,9 @@ def _photograph(side: int, device: torch.device, packed: bool = True) -> Tensor:
 
 
 def _own(name: str, number: float) -> list[float]:
-    return {"posterize": [int(number)], "solarize": [number]}.get(name, [])
+    if name == "posterize":
+        return [int(number)]
+    return [number] if name == "solarize" else []
 
 
 def _in_turn(image: Tensor, steps: _Steps) -> Tensor:
