@@ -110,6 +110,12 @@ def test_pipelines_get_ours():
         lambda x: functional.gaussian_blur(x, [5, 3], [1.5, 0.8]),
         lambda x: functional.gaussian_blur(x, kernel_size=1),
         lambda x: v2.ColorJitter(hue=(0.1, 0.1))(x),  # of several it draws an order
+        lambda x: functional.posterize(x, bits=2),
+        lambda x: functional.solarize(x, 100),
+        lambda x: functional.solarize(x, threshold=-5),  # which torch takes for 251
+        lambda x: functional.invert(x),
+        lambda x: functional.autocontrast(x),
+        lambda x: functional.equalize(x),
     ]
     for call in calls:
         video = tv_tensors.Video(image.unsqueeze(0).unsqueeze(0))

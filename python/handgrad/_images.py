@@ -59,11 +59,8 @@ def checked_statistics(op: str, mean: Any, std: Any) -> tuple[list[float], list[
     return checked[0], checked[1]
 
 
-def checked_finish(
-    op: str, name: str, image: Tensor, dtype: Any, mean: Any, std: Any, memory_format: Any, scaling: Any
-) -> tuple[torch.dtype, list[float], list[float], int, bool]:
-    """An image of a rank and a type that kernels take; and what they make of it in the end, as schemas have it: dtype,
-    mean, std, memory format, and whether levels are divided by 255."""
+def check_image(op: str, name: str, image: Tensor) -> None:
+    """Of a rank and a type that kernels take."""
     if image.dtype not in _DTYPES:
         kind = str(image.dtype).removeprefix("torch.")
         raise TypeError(f"{op}: {name} must be uint8, float32, float64, bfloat16 or float16; got {kind}")
@@ -71,6 +68,14 @@ def checked_finish(
         raise RuntimeError(
             f"{op}: {name} must have 3 or 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
         )
+
+
+def checked_finish(
+    op: str, name: str, image: Tensor, dtype: Any, mean: Any, std: Any, memory_format: Any, scaling: Any
+) -> tuple[torch.dtype, list[float], list[float], int, bool]:
+    """An image of a rank and a type that kernels take; and what they make of it in the end, as schemas have it: dtype,
+    mean, std, memory format, and whether levels are divided by 255."""
+    check_image(op, name, image)
     means, stds = checked_statistics(op, mean, std)
     is_level = image.dtype is torch.uint8
     if dtype is None:

@@ -30,7 +30,7 @@ from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import layer_norm_2d, local_response_norm, multi_scale_deformable_attention, roi_align
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
-from handgrad.transforms import adjust_colors, gaussian_blur, resized_crop
+from handgrad.transforms import adjust_colors, adjust_tones, gaussian_blur, resized_crop
 
 def imported(path):
     spec = importlib.util.spec_from_file_location("control", path)
@@ -102,6 +102,12 @@ def of_blurs():
     first = torch.autograd.grad(y.square().sum(), (smooth, widths), create_graph=True)
     return y, gaussian_blur(long, (1001, 1), 200.0), *first, *torch.autograd.grad(first[1].sum(), widths)
 
+# Levels that threads of several warps count, tables of which every thread reads what all have written; and steps of one
+# channel after those of another: who reads them too soon finds the other's.
+def of_tones():
+    wide = torch.cat([pixels / 300, pixels / 900], 1)
+    return adjust_tones(pixels, ["equalize", "autocontrast"], [0, 0]), adjust_tones(wide, ["autocontrast"], [0])
+
 # More samples than a warp has lanes, and more in a level than a block has threads.
 value = torch.randn(1, 14, 1, 2, dtype=torch.float64, generator=generator, requires_grad=True)
 places = torch.rand(1, 60, 1, 7, 5, 2, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -157,7 +163,7 @@ def of_sorted():
     return y, *torch.autograd.grad(y, scores)
 
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_colours]
-calls += [of_attention, of_rows, of_overlaps, of_margins, of_windows, of_channels, of_sorted, of_blurs]
+calls += [of_tones, of_attention, of_rows, of_overlaps, of_margins, of_windows, of_channels, of_sorted, of_blurs]
 expected = [call() for call in calls]
 
 def noticed():

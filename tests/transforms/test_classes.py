@@ -33,6 +33,11 @@ CLASSES = {
                     {"contrast": (0.0, 3.0)}, {}),
     "Grayscale": ({}, {"num_output_channels": 3}),
     "RandomGrayscale": ({"p": 0.5},),
+    "RandomPosterize": ({"bits": 3}, {"bits": 1, "p": 1.0}),
+    "RandomSolarize": ({"threshold": 0.4}, {"threshold": 1, "p": 0.8}, {"threshold": -7, "p": 1.0}),
+    "RandomInvert": ({}, {"p": 0.8}),
+    "RandomAutocontrast": ({"p": 0.8},),
+    "RandomEqualize": ({"p": 0.8},),
     "ToDtype": ({"dtype": torch.float32, "scale": True}, {"dtype": {tv_tensors.Image: torch.float32, "others": None}}),
 }  # fmt: skip
 CASES = [(name, arguments) for name, several in CLASSES.items() for arguments in several]

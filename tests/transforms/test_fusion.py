@@ -110,6 +110,34 @@ OF_TENSORS = {
         transforms.RandomGrayscale(0.4),
         transforms.Grayscale(3),
     ),
+    "tones": (
+        v2.RandomResizedCrop(24),
+        v2.RandomPosterize(4),
+        v2.RandomSolarize(100, p=0.6),
+        v2.RandomAutocontrast(),
+        v2.RandomEqualize(),
+        v2.RandomInvert(0.4),
+        *FLOAT,
+    ),
+    "tones and colours": (
+        v2.RandomSolarize(128),
+        v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
+        v2.RandomApply([v2.RandomEqualize(0.7), v2.ColorJitter(0.3), v2.RandomInvert()], 0.7),
+        v2.RandomHorizontalFlip(),
+        *FLOAT,
+    ),
+    "tones alone": (v2.RandomAutocontrast(0.7), v2.RandomPosterize(5, 0.7), v2.RandomHorizontalFlip()),
+    "our tones": (
+        transforms.RandomEqualize(),
+        transforms.RandomSolarize(90),
+        transforms.RandomPosterize(3),
+        transforms.RandomInvert(),
+        transforms.RandomAutocontrast(),
+    ),
+    "tones beyond a chain": (*[v2.RandomInvert(0.9), v2.RandomAutocontrast(0.9)] * 5, *FLOAT),
+    "a threshold below": (v2.RandomSolarize(-5), v2.RandomInvert()),
+    "v1's tones": (v1.RandomPosterize(4), v1.RandomSolarize(100), v1.RandomEqualize(), v1.RandomInvert(), *OLD_FLOAT),
+    "v1's contrast": (v1.RandomAutocontrast(), v1.RandomInvert(), *OLD_FLOAT),
     "v1 without a resize": (v1.RandomCrop(20), v1.RandomHorizontalFlip(), *OLD_FLOAT),
 }
 
@@ -453,6 +481,9 @@ BATCHED = {
     "colours": OF_TENSORS["colours"],
     "colours alone": OF_TENSORS["colours alone"],
     "SimCLR": OF_TENSORS["SimCLR"],
+    "tones": OF_TENSORS["tones"],
+    "tones and colours": OF_TENSORS["tones and colours"],
+    "tones alone": OF_TENSORS["tones alone"],
 }
 
 

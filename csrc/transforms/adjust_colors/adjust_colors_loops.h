@@ -11,11 +11,9 @@
 
 #include "abi/macros.h"
 #include "adjust_colors_math.h"
+#include "cpu/pixel_runs.h"
 
 namespace handgrad::adjust_colors {
-
-// Pixels of a run: all planes of it, and of what its derivatives need, stay in the nearest caches.
-inline constexpr int64_t kRun = 512;
 
 // The channels of a run; of one channel, only the first.
 template <class N>

@@ -22,6 +22,7 @@ from handgrad.transforms._steps import (
     Step,
     ToDtype,
     ToImage,
+    Tone,
     ToPureTensor,
     ToTensor,
     UnfusableError,
@@ -66,6 +67,16 @@ def _grayscale(t: Any, v2: bool) -> Step:
     return Grayscale(t, v2)
 
 
+def _tone(operation: str, attribute: str = "") -> Callable[[Any, bool], Step]:
+    def read(t: Any, v2: bool) -> Step:
+        number = getattr(t, attribute) if attribute else 0
+        if type(number) not in (int, float) or (attribute == "bits" and number not in range(9)):
+            raise UnfusableError(f"torchvision says what is wrong with its {attribute}")
+        return Tone(t, v2, operation=operation, number=float(number))
+
+    return read
+
+
 def _random_apply(t: Any, v2: bool) -> Step:
     inner = [step for transform in t.transforms for step in steps_of(transform)]
     if not inner or not all(step.colours for step in inner):
@@ -91,6 +102,11 @@ _READERS: dict[str, Callable[[Any, bool], Step]] = {
     "Grayscale": _grayscale,
     "RandomGrayscale": lambda t, v2: Grayscale(t, v2, random=True),
     "RandomApply": _random_apply,
+    "RandomPosterize": _tone("posterize", "bits"),
+    "RandomSolarize": _tone("solarize", "threshold"),
+    "RandomInvert": _tone("invert"),
+    "RandomAutocontrast": _tone("autocontrast"),
+    "RandomEqualize": _tone("equalize"),
 }
 _TIMM: dict[str, Callable[[Any], Step]] = {
     "RandomResizedCropAndInterpolation": lambda t: RandomResizedCrop(t, False),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from handgrad._colours import OPERATIONS
 from handgrad.transforms import _pillow, _steps
 from handgrad.transforms._steps import Plan, Step, UnfusableError
 from handgrad.transforms.adjust_colors import adjust_colors
+from handgrad.transforms.adjust_tones import TONES, adjust_tones
 from handgrad.transforms.kernels import interpolation_name
 from handgrad.transforms.resized_crop import resized_crop
 
@@ -58,9 +61,7 @@ class Recipe:
         if plan.colours:
             plain = Recipe(self.source, self.source, source.dtype, self.antialias)
             shaped = source if plan.is_idle(*source.shape[-2:]) else plain.render(source, replace(plan, colours=[]))
-            names, factors = zip(*plan.colours, strict=True)
-            finish = {key: value for key, value in finish.items() if not key.endswith("flip")}
-            return adjust_colors(shaped, names, factors, **finish)
+            return finished(shaped, [plan.colours], **finish)
         top, left, height, width = plan.box
         if plan.size is None:
             return resized_crop(source, top, left, height, width, (height, width), "nearest", **finish)
@@ -73,6 +74,61 @@ class Recipe:
         whole = resized_crop(source, top, left, height, width, size, mode, **resample)
         top, left, height, width = plan.window
         return resized_crop(whole, top, left, height, width, (height, width), "nearest", **finish)
+
+
+#: The operations that one kernel does, and the most of them.
+_MOST_STEPS = 8
+_Chain = list[tuple[str, float]]
+
+
+def _layers(chains: list[_Chain]) -> list[tuple[bool, list[_Chain]]]:
+    """Chains of several images as what kernels do one after the other, for all images each: whether it is one of tones,
+    and what of each chain it does."""
+    left, layers = [list(chain) for chain in chains], []
+    while any(left):
+        tones = next(chain[0][0] in TONES for chain in left if chain)
+        rows: list[_Chain] = []
+        for chain in left:
+            count = 0
+            while count < min(len(chain), _MOST_STEPS) and (chain[count][0] in TONES) == tones:
+                count += 1
+            rows.append(chain[:count])
+            del chain[:count]
+        layers.append((tones, rows))
+    return layers
+
+
+def table_of(rows: Sequence[Any], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """One row an image, on the images' device: all that is copied to it."""
+    return torch.tensor(rows, dtype=dtype).to(like.device, non_blocking=True)
+
+
+def _arguments(rows: list[_Chain], image: Tensor, known: dict[str, int]) -> tuple[Any, Any]:
+    """Operations and numbers for a kernel: lists of one chain, tables of several."""
+    if len(rows) == 1:
+        return [name for name, _ in rows[0]], [number for _, number in rows[0]]
+    steps = max(map(len, rows))
+    padded = [[*row, *[("", 0.0)] * (steps - len(row))] for row in rows]
+    operations = table_of([[known.get(name, 0) for name, _ in row] for row in padded], image)
+    return operations, table_of([[number for _, number in row] for row in padded], image, torch.float64)
+
+
+def finished(image: Tensor, chains: list[_Chain], **finish: Any) -> Tensor:
+    """An image, or a batch with a chain for each, after operations on colours and tones; and what is made of it."""
+    finish = {key: value for key, value in finish.items() if not key.endswith("flip")}
+    layers = _layers(chains)
+    for index, (tones, rows) in enumerate(layers):
+        if tones:
+            image = adjust_tones(image, *_arguments(rows, image, TONES))
+        elif index + 1 < len(layers):
+            image = adjust_colors(image, *_arguments(rows, image, OPERATIONS))
+        else:
+            return adjust_colors(image, *_arguments(rows, image, OPERATIONS), **finish)
+    memory_format = finish.get("memory_format", torch.preserve_format)
+    if finish["dtype"] is image.dtype and not finish["mean"] and memory_format is torch.preserve_format:
+        return image
+    height, width = image.shape[-2:]
+    return resized_crop(image, 0, 0, height, width, (height, width), "nearest", **finish)
 
 
 def recipe(steps: list[Step], kind: Kind, exact: bool) -> Recipe:
@@ -128,9 +184,13 @@ def _resized(made: Recipe, step: Step, kind: Kind, exact: bool) -> None:
 def _coloured(made: Recipe, step: Step, kind: Kind, exact: bool) -> None:
     if made.container == "picture":
         raise UnfusableError("Pillow's colours are others than a tensor's")
+    several = step.inner if isinstance(step, _steps.RandomApply) else [step]
+    if all(isinstance(one, _steps.Tone) for one in several):
+        _toned(several, kind, exact)
+        return
     if kind.channels not in (1, 3):
         raise UnfusableError(f"colours of {kind.channels} channels")
-    several = step.inner if isinstance(step, _steps.RandomApply) else [step]
+    _toned([one for one in several if isinstance(one, _steps.Tone)], kind, exact)
     if kind.channels == 1 and any(isinstance(one, _steps.Grayscale) and not one.random for one in several):
         raise UnfusableError("it makes three channels of one")
     if not exact or kind.dtype is not torch.uint8:
@@ -142,6 +202,20 @@ def _coloured(made: Recipe, step: Step, kind: Kind, exact: bool) -> None:
         reason = "torch rounds products of levels here before it adds them"
     if reason:
         raise UnfusableError(f"{reason}; exact=False takes the levels of v2 on a CPU")
+
+
+def _toned(several: Sequence[Step], kind: Kind, exact: bool) -> None:
+    for step in several:
+        assert isinstance(step, _steps.Tone)
+        stretches = step.operation == "autocontrast"
+        if step.operation == "solarize" and step.number > (255 if kind.dtype is torch.uint8 else 1):
+            raise UnfusableError("torchvision says what is wrong with its threshold")
+        if step.operation == "solarize" and step.number < 0 and type(step.transform.threshold) is int:
+            raise UnfusableError("torch takes a negative whole number for another level")
+        if stretches and kind.channels not in (1, 3):
+            raise UnfusableError("torchvision says what is wrong with its channels")
+        if not step.v2 and (kind.dtype is not torch.uint8 or (stretches and exact)):
+            raise UnfusableError("torchvision's v1 has another definition of these tones")
 
 
 def _other_levels(step: Step, modes: list[str | None], kind: Kind) -> str:

@@ -247,3 +247,18 @@ class RandomApply(Step):
         for step in self.inner:
             step.draw(height, width, plan)
         return {}
+
+
+@dataclass
+class Tone(Step):
+    """One operation, which its class draws whether to do."""
+
+    colours: bool = True
+    operation: str = ""
+    number: float = 0.0
+
+    def draw(self, height: int, width: int, plan: Plan) -> Any:
+        if torch.rand(1) >= self.transform.p:
+            return None
+        plan.colours.append((self.operation, self.number))
+        return {}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handgrad._chains import UNUSED, check_device, checked_operations
 from handgrad._colours import OPERATIONS, of_levels, of_numbers
 from handgrad._images import checked_finish
 from handgrad._layout import empty_image
@@ -17,10 +18,6 @@ from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
 
 _OP = "adjust_colors"
-# As in csrc.
-_MOST_STEPS = 8
-# Beside a table of operations nobody reads those of all images; of an empty list AOTInductor would make None.
-_UNUSED = [0]
 
 # ---- public functions ------------------------------------------------------------------------------------------------
 
@@ -79,12 +76,12 @@ def adjust_colors(
     check_tensor(_OP, "image", image)
     finish = checked_finish(_OP, "image", image, dtype, mean, std, memory_format, scaling)
     images = image.unsqueeze(0) if image.dim() == 3 else image
-    table, shared = _checked_operations(operations, images)
+    table, shared = checked_operations(_OP, operations, OPERATIONS, images)
     steps = len(shared) if table is None else table.shape[1]
     numbers, shared_numbers = _checked_factors(factors, images, steps, shared)
     if image.dtype is torch.uint8 and numbers is not None:
         numbers = numbers.detach()  # whole levels have no slope
-    shared = shared if table is None else _UNUSED
+    shared = shared if table is None else UNUSED
     output = _adjust_colors(images, numbers, table, shared, shared_numbers, *finish)
     return output.squeeze(0) if image.dim() == 3 else output
 
@@ -212,34 +209,6 @@ def _check_factor(op: str, name: str, operation: str, factor: Any) -> None:
         check_range(op, name, factor, 0.0, FLOAT_MAX, "a finite number, at least 0")
 
 
-def _check_device(name: str, tensor: Tensor, image: Tensor) -> None:
-    if tensor.device != image.device:
-        raise RuntimeError(f"{_OP}: {name} must be on the device of image, {image.device}; got {tensor.device}")
-
-
-def _checked_operations(operations: Any, images: Tensor) -> tuple[Tensor | None, list[int]]:
-    """A table of them, or those of all images."""
-    if isinstance(operations, Tensor):
-        check_tensor(_OP, "operations", operations)
-        if operations.is_floating_point() or operations.is_complex() or operations.dtype is torch.bool:
-            kind = str(operations.dtype).removeprefix("torch.")
-            raise TypeError(f"{_OP}: operations must be names, or a tensor of integers, as int64; got one of {kind}")
-        _check_device("operations", operations, images)
-        if operations.dim() != 2:
-            raise RuntimeError(f"{_OP}: operations must be (batch, steps); got {tuple(operations.shape)}")
-        return operations.long(), []
-    if isinstance(operations, str) or not isinstance(operations, (list, tuple)):
-        kind = type(operations).__name__
-        raise TypeError(f"{_OP}: operations must be a list of names, or a tensor of integers; got {kind}")
-    if len(operations) > _MOST_STEPS:
-        raise ValueError(f"{_OP}: operations must be at most {_MOST_STEPS}; got {len(operations)}")
-    for name in operations:
-        if not isinstance(name, str) or name not in OPERATIONS:
-            names = ", ".join(map(repr, OPERATIONS))
-            raise ValueError(f"{_OP}: operations must be of {names}; got {name!r}")
-    return None, [OPERATIONS[name] for name in operations]
-
-
 def _checked_factors(factors: Any, images: Tensor, steps: int, shared: list[int]) -> tuple[Tensor | None, list[float]]:
     """A table of them, or those of all images."""
     if isinstance(factors, Tensor):
@@ -250,7 +219,7 @@ def _checked_factors(factors: Any, images: Tensor, steps: int, shared: list[int]
                 f"{_OP}: factors must be numbers, or (steps,) or (batch, steps) of floating-point ones; got "
                 f"{tuple(factors.shape)} of {kind}"
             )
-        _check_device("factors", factors, images)
+        check_device(_OP, "factors", factors, images)
         # Of doubles torch rounds what they and the rest to 1 are in the type of the image.
         return (factors.expand(images.shape[0], -1) if factors.dim() == 1 else factors).double(), []
     if not isinstance(factors, (list, tuple)):

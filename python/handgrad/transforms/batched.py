@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from handgrad._colours import OPERATIONS
-from handgrad.transforms._recipes import Recipe, recipe
+from handgrad.transforms._recipes import Recipe, finished, recipe, table_of
 from handgrad.transforms._steps import Plan, UnfusableError
-from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.fusion import Fused, Run, fuse, kind_of
 from handgrad.transforms.resized_crop import batched_resized_crop
 
@@ -87,22 +85,13 @@ def _as_tensor(image: Any) -> Tensor:
     return image.as_subclass(Tensor)
 
 
-def _table(rows: list[Any], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """One row an image, on the images' device: all that is copied to it."""
-    return torch.tensor(rows, dtype=dtype).to(like.device, non_blocking=True)
-
-
 def _coloured(images: Tensor, made: Recipe, plans: list[Plan]) -> Tensor:
-    """Shapes first, then colours: a row of operations and factors an image."""
+    """Shapes first, then colours."""
     if not all(plan.is_idle(*images.shape[-2:]) for plan in plans):
         plain = Recipe(made.source, made.source, images.dtype, made.antialias)
         images = _rendered(images, plain, [replace(plan, colours=[]) for plan in plans])
-    steps = max(len(plan.colours) for plan in plans)
-    rows = [[*plan.colours, *[("", 1.0)] * (steps - len(plan.colours))] for plan in plans]
-    operations = _table([[OPERATIONS.get(name, 0) for name, _ in row] for row in rows], images)
-    factors = _table([[factor for _, factor in row] for row in rows], images, torch.float64)
     finish: dict[str, Any] = {"dtype": made.dtype, "mean": made.mean, "std": made.std, "scaling": made.scaling}
-    return adjust_colors(images, operations, factors, **finish)
+    return finished(images, [plan.colours for plan in plans], **finish)
 
 
 def _rendered(images: Tensor, made: Recipe, plans: list[Plan]) -> Tensor:
@@ -120,12 +109,12 @@ def _rendered(images: Tensor, made: Recipe, plans: list[Plan]) -> Tensor:
     }
     for name in ("horizontal_flip", "vertical_flip"):
         flips = [getattr(plan, name) for plan in plans]
-        finish[name] = flips[0] if len(set(flips)) == 1 else _table(flips, images)
-    boxes = _table([plan.box for plan in plans], images)
+        finish[name] = flips[0] if len(set(flips)) == 1 else table_of(flips, images)
+    boxes = table_of([plan.box for plan in plans], images)
     if first.size is None:
         return batched_resized_crop(images, boxes, first.box[2:], "nearest", **finish)
     if first.window is None:
         return batched_resized_crop(images, boxes, first.size, first.interpolation, made.antialias, **finish)
     whole = batched_resized_crop(images, boxes, first.size, first.interpolation, made.antialias)
-    windows = _table([plan.window for plan in plans], images)
+    windows = table_of([plan.window for plan in plans], images)
     return batched_resized_crop(whole, windows, first.window[2:], "nearest", **finish)

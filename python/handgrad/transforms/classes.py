@@ -97,3 +97,38 @@ class RandomGrayscale(v2.RandomGrayscale):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         theirs = partial(self._call_kernel, v2.functional.rgb_to_grayscale)
         return kernels.rgb_to_grayscale(theirs, inpt, params["num_input_channels"])
+
+
+class RandomPosterize(v2.RandomPosterize):
+    """torchvision's ``RandomPosterize``, with images and videos by :func:`handgrad.transforms.posterize`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return kernels.posterize(partial(self._call_kernel, v2.functional.posterize), inpt, self.bits)
+
+
+class RandomSolarize(v2.RandomSolarize):
+    """torchvision's ``RandomSolarize``, with images and videos by :func:`handgrad.transforms.solarize`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return kernels.solarize(partial(self._call_kernel, v2.functional.solarize), inpt, self.threshold)
+
+
+class RandomInvert(v2.RandomInvert):
+    """torchvision's ``RandomInvert``, with images and videos by :func:`handgrad.transforms.invert`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return kernels.invert(partial(self._call_kernel, v2.functional.invert), inpt)
+
+
+class RandomAutocontrast(v2.RandomAutocontrast):
+    """torchvision's ``RandomAutocontrast``, with images and videos by :func:`handgrad.transforms.autocontrast`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return kernels.autocontrast(partial(self._call_kernel, v2.functional.autocontrast), inpt)
+
+
+class RandomEqualize(v2.RandomEqualize):
+    """torchvision's ``RandomEqualize``, with images and videos by :func:`handgrad.transforms.equalize`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return kernels.equalize(partial(self._call_kernel, v2.functional.equalize), inpt)

@@ -12,6 +12,7 @@ from torch import Tensor
 from handgrad._images import can_normalise
 from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
+from handgrad.transforms.adjust_tones import adjust_tones
 from handgrad.transforms.gaussian_blur import gaussian_blur as blur
 from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
 
@@ -153,6 +154,37 @@ def _can_blur(inpt: Any, kernel_size: Any, sigma: Any) -> bool:
     return fits and _is_picture(inpt) and taps[0] // 2 < inpt.shape[-1] and taps[1] // 2 < inpt.shape[-2]
 
 
+def posterize(theirs: _Kernel, inpt: Any, bits: int) -> Any:
+    fits = _is_picture(inpt) and type(bits) is int and 0 <= bits <= 8
+    return _toned(inpt, "posterize", bits) if fits else theirs(inpt, bits=bits)
+
+
+def solarize(theirs: _Kernel, inpt: Any, threshold: float) -> Any:
+    # A negative whole number torch takes for another level; what is beyond the range it says itself.
+    fits = _is_picture(inpt) and type(threshold) in (int, float)
+    if fits and (0 if type(threshold) is int else -1e30) <= threshold <= (1 if inpt.is_floating_point() else 255):
+        return _toned(inpt, "solarize", threshold)
+    return theirs(inpt, threshold=threshold)
+
+
+def invert(theirs: _Kernel, inpt: Any) -> Any:
+    return _toned(inpt, "invert") if _is_picture(inpt) else theirs(inpt)
+
+
+def autocontrast(theirs: _Kernel, inpt: Any) -> Any:
+    return _toned(inpt, "autocontrast") if has_colours(inpt) else theirs(inpt)
+
+
+def equalize(theirs: _Kernel, inpt: Any) -> Any:
+    return _toned(inpt, "equalize") if _is_picture(inpt) else theirs(inpt)
+
+
+def _toned(inpt: Tensor, operation: str, number: float = 0) -> Tensor:
+    image = inpt.as_subclass(Tensor)
+    output = adjust_tones(image.flatten(0, -4) if image.dim() > 4 else image, [operation], [number])
+    return _as(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
+
+
 #: By the name of torchvision's functional.
 KERNELS: dict[str, _Kernel] = {
     kernel.__name__: kernel
@@ -166,6 +198,11 @@ KERNELS: dict[str, _Kernel] = {
         adjust_hue,
         rgb_to_grayscale,
         gaussian_blur,
+        posterize,
+        solarize,
+        invert,
+        autocontrast,
+        equalize,
     )
 }
 
