@@ -6,12 +6,13 @@ import channel_norms as norms
 from handgrad.testing import Sample, reseeded
 
 
-def samples(of_channels):
+def samples(of_channels, fewest=0):
+    """With all tensors of channels, and with fewer of them, ``fewest`` at least."""
     given = {"of_channels": of_channels}
     last, *others = norms.tensors(2, 9, 2, 3, seed=2, **given)
     return [
         Sample("images", norms.tensors(2, 5, 3, 2, **given), {"eps": 0.1}),
-        Sample("rows", norms.tensors(3, 5, of_channels=0, seed=1), {"eps": 0.2}),
+        Sample("rows", norms.tensors(3, 5, of_channels=fewest, seed=1), {"eps": 0.2}),
         Sample("channels_last", (norms.channels_innermost(last), *others), {"eps": 1e-3}),
         Sample("volumes", norms.tensors(2, 3, 2, 1, 2, seed=3, **given)[:2], {"eps": 0.01}),
     ]

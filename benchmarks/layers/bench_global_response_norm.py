@@ -9,6 +9,6 @@ from handgrad.layers import global_response_norm
 
 
 def benchmark(quick: bool) -> Benchmark:
-    timm = spatial_norms.of_module("timm.layers", "GlobalResponseNorm", ("weight", "bias"), channels_last=False)
+    timm = spatial_norms.of_module("timm.layers.grn", "GlobalResponseNorm", ("weight", "bias"), channels_last=False)
     peers = {"timm": timm, "timm, torch.compile": compiled(timm)}
     return spatial_norms.benchmark(quick, global_response_norm, peers, 2, 384)

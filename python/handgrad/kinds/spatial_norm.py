@@ -33,7 +33,7 @@ class SpatialNorm(NormWithParameters):
     Example::
 
         >>> _norm = SpatialNorm("my_ops::my_norm", my_norm_reference)
-        >>> _norm(input, weight, bias, eps=1e-6)
+        >>> _norm(input, weight, bias, 1e-6)
     """
 
     def __init__(self, name: str, reference: Callable[..., Tensor], omitted: tuple[str, ...] = ()) -> None:
@@ -51,8 +51,10 @@ class SpatialNorm(NormWithParameters):
             splits=self.batch_and_channels,
         )
 
-    def __call__(self, input: Tensor, *of_channels: Tensor | None, eps: float) -> Tensor:
+    def __call__(self, input: Tensor, *others: Any) -> Tensor:
+        """The normalised input, from ``input``, the tensors of channels, and ``eps``."""
         check_tensor(self.title, "input", input)
+        *of_channels, eps = others
         groups = (1,) if self.mixes_channels else ()
         return self.forward(input, *self.checked(input, of_channels), check_eps(self.title, eps), *groups)
 

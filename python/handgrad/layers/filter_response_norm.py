@@ -53,7 +53,7 @@ def filter_response_norm(
         >>> filter_response_norm(torch.tensor([1.0, 7.0]).view(1, 1, 1, 2), eps=0.0).flatten()
         tensor([0.2000, 1.4000])
     """
-    return _norm(input, weight, bias, tau, learned_eps, eps=eps)
+    return _norm(input, weight, bias, tau, learned_eps, eps)
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------

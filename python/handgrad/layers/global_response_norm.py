@@ -55,8 +55,8 @@ def global_response_norm(
     """
     check_tensor("global_response_norm", "input", input)
     if not check_bool("global_response_norm", "channels_last", channels_last):
-        return _norm(input, weight, bias, eps=eps)
-    return _norm(input.movedim(-1, 1), weight, bias, eps=eps).movedim(1, -1)
+        return _norm(input, weight, bias, eps)
+    return _norm(input.movedim(-1, 1), weight, bias, eps).movedim(1, -1)
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------
