@@ -5,7 +5,7 @@
 //
 //   struct MyNormOp {
 //     static constexpr const char* name = "my_norm";
-//     using Norm = MyNorm;  // from sums to factors, as layers/global_response_norm/global_response_norm_math.h has it
+//     using Norm = MyNorm;  // from the sums of a channel to its factors: kTotals, add, factors
 //     static constexpr bool rectifies = false;  // has tau and an eps that is learnt, in the schemas too; else groups
 //   };
 //

@@ -1,5 +1,5 @@
 // Normalisations of each channel by a sum of squares over its positions, element by element, with both derivatives:
-// what the norms of responses share. Derivation and notation: docs/layers/global_response_norm.md.
+// what the norms of responses share. Derivation and notation: the docs page of the first.
 //
 //   y = a x + b,   and where it is rectified max(y, tau)
 //
