@@ -67,23 +67,32 @@ struct SpatialPlane {
   }
 };
 
-// Channels of one position. Factors and sums are arrays of `run.count`, one behind the other.
+// Channels of one position. Factors and sums are arrays of `run.count`, one behind the other; each has a pointer of its
+// own, without which these loops do not become vectors.
 template <class C, bool Rectified, RowPass Pass>
 struct SpatialRow {
   static constexpr bool kGradient = Pass == RowPass::gradient, kSecond = Pass == RowPass::second;
 
   template <bool Squares, bool Others>
   [[gnu::noinline]] static void sum(const SpatialRun<C>& run, const C* __restrict factors, C* __restrict to) {
-    const C* __restrict x = run.x, * __restrict g = run.g, * __restrict v = run.v;
     const int64_t n = run.count;
-    C* __restrict squares = to, * __restrict slope = to + n, * __restrict third = to + 2 * n, * __restrict fourth = to + 3 * n;
+    const C* __restrict x = run.x;
+    const C* __restrict g = run.g;
+    const C* __restrict v = run.v;
+    const C* __restrict scale = factors + kScale * n;
+    const C* __restrict shift = factors + kShift * n;
+    const C* __restrict floor = factors + kFloor * n;
+    C* __restrict squares = to;
+    C* __restrict slope = to + n;
+    C* __restrict third = to + 2 * n;
+    C* __restrict fourth = to + 3 * n;
     HANDGRAD_SIMD
     for (int64_t c = 0; c < n; ++c) {
       const C x_c = x[c];
       if constexpr (Squares) squares[c] += x_c * x_c;
       if constexpr (Squares && kSecond) fourth[c] += x_c * v[c];
       if constexpr (Others && Pass != RowPass::value) {
-        const auto element = element_of(factors, n, c);
+        const SpatialElement<C, Rectified> element{scale[c], shift[c], floor[c]};
         const C kept = element.kept(x_c, g[c]);
         slope[c] += kept * x_c;
         third[c] += kSecond ? kept * v[c] : kept;
@@ -93,33 +102,34 @@ struct SpatialRow {
   }
 
   [[gnu::noinline]] static void write(const SpatialRun<C>& run, const C* __restrict factors) {
-    const C* __restrict x = run.x, * __restrict g = run.g, * __restrict v = run.v;
-    C* __restrict output = run.output, * __restrict grad_input = run.grad_input;
     const int64_t n = run.count;
-    if constexpr (Pass == RowPass::value) {
-      HANDGRAD_SIMD
-      for (int64_t c = 0; c < n; ++c) output[c] = element_of(factors, n, c).value(x[c]);
-    } else if constexpr (kGradient) {
-      HANDGRAD_SIMD
-      for (int64_t c = 0; c < n; ++c) {
-        grad_input[c] = element_of(factors, n, c).grad_input(x[c], g[c], factors[kOfInput * n + c]);
-      }
-    } else {
-      HANDGRAD_SIMD
-      for (int64_t c = 0; c < n; ++c) {
-        const auto made = element_of(factors, n, c)
-                              .second(x[c], g[c], v[c], factors[kMoved * n + c], factors[kOfInput * n + c],
-                                      factors[kOfDirection * n + c], factors[kDirectionShift * n + c],
-                                      factors[kDirectionFloor * n + c]);
+    const C* __restrict x = run.x;
+    const C* __restrict g = run.g;
+    const C* __restrict v = run.v;
+    C* __restrict output = run.output;
+    C* __restrict grad_input = run.grad_input;
+    const C* __restrict scale = factors + kScale * n;
+    const C* __restrict shift = factors + kShift * n;
+    const C* __restrict floor = factors + kFloor * n;
+    const C* __restrict moved = factors + kMoved * n;
+    const C* __restrict of_input = factors + kOfInput * n;
+    const C* __restrict of_direction = factors + kOfDirection * n;
+    const C* __restrict direction_shift = factors + kDirectionShift * n;
+    const C* __restrict direction_floor = factors + kDirectionFloor * n;
+    HANDGRAD_SIMD
+    for (int64_t c = 0; c < n; ++c) {
+      const SpatialElement<C, Rectified> element{scale[c], shift[c], floor[c]};
+      if constexpr (Pass == RowPass::value) {
+        output[c] = element.value(x[c]);
+      } else if constexpr (kGradient) {
+        grad_input[c] = element.grad_input(x[c], g[c], of_input[c]);
+      } else {
+        const auto made = element.second(x[c], g[c], v[c], moved[c], of_input[c], of_direction[c], direction_shift[c],
+                                         direction_floor[c]);
         output[c] = made.grad_grad_output;
         grad_input[c] = made.grad_input;
       }
     }
-  }
-
- private:
-  HANDGRAD_MATH static SpatialElement<C, Rectified> element_of(const C* factors, int64_t n, int64_t c) {
-    return {factors[kScale * n + c], factors[kShift * n + c], factors[kFloor * n + c]};
   }
 };
 
