@@ -103,7 +103,8 @@ class SpatialGroup {
         width_(cut.rows ? cut.channels : 1),
         partial_(size_t(cut.pieces() * width_ * kSpatialSums)),
         sums_(size_t(cut.channels * kSpatialSums)),
-        factors_(size_t(cut.channels * kSpatialFactors)) {}
+        factors_(size_t(cut.channels * kSpatialFactors)),
+        scratch_(views, cut) {}
 
   void work(int64_t group) {
     sample_ = group / cut_.groups_per_sample;
@@ -123,11 +124,16 @@ class SpatialGroup {
 
  private:
   template <bool Backwards, class Body>
-  void for_each_piece(const Body& body) const {
-    const int64_t elements = cut_.span * width_;
-    parallel_for(cut_.pieces(), elements, [&](int64_t begin, int64_t end) {
-      SpatialScratch<C> scratch(views_, cut_);
+  void for_each_piece(const Body& body) {
+    const int64_t elements = cut_.span * width_, pieces = cut_.pieces();
+    const auto walk = [&](SpatialScratch<C>& scratch, int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) body(scratch, Backwards ? end - 1 - (k - begin) : k);
+    };
+    // One thread needs no scratch but the group's own, which a small group would take longer to make than to use.
+    if (pieces * elements <= kElementsPerThread) return walk(scratch_, 0, pieces);
+    parallel_for(pieces, elements, [&](int64_t begin, int64_t end) {
+      SpatialScratch<C> scratch(views_, cut_);
+      walk(scratch, begin, end);
     });
   }
 
@@ -235,6 +241,7 @@ class SpatialGroup {
   int64_t sample_ = 0, first_ = 0;
   std::vector<double> partial_, sums_;
   ScratchVector<C> factors_;
+  SpatialScratch<C> scratch_;
 };
 
 // What host entries that serve several devices call (kinds/spatial_norm.h).
