@@ -8,7 +8,7 @@ Weight and bias are of the type that the input is computed in, float32 beside ha
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -28,10 +28,57 @@ from handgrad.arguments import (
 )
 from handgrad.derivatives import BATCHED, WHOLE, Call, Derivatives, fold_batch, unfold_batch
 
-__all__ = ["ChannelNorm", "ChannelNormModule", "check_eps"]
+__all__ = [
+    "ChannelNorm",
+    "ChannelNormModule",
+    "NormWithParameters",
+    "beside",
+    "check_eps",
+    "empty_gradient_of_norm",
+    "like_bias",
+]
 
 
-class ChannelNorm(Derivatives):
+class NormWithParameters(Derivatives):
+    """An op of an input of (batch, channels, positions...) and of tensors of its channels, each of which may be None:
+    what they are checked for, and the result's fake."""
+
+    def checked(self, input: Tensor, given: Iterable[Tensor | None]) -> list[Tensor | None]:
+        """The tensors of channels, of the type that ``input`` is computed in."""
+        named = zip(self.op.tensors[1:], given, strict=True)
+        return [None if tensor is None else self._checked(name, tensor, input) for name, tensor in named]
+
+    def _checked(self, name: str, tensor: Tensor, input: Tensor) -> Tensor:
+        check_tensor(self.title, name, tensor)
+        if not input.is_floating_point():
+            return tensor  # the kernel says what it wants of the input
+        return replicated_beside(input, as_computed(self.title, name, tensor, "an input", input))
+
+    def fake_norm(self, input: Tensor, *others: Any) -> Tensor:
+        torch._check(
+            2 <= input.dim() <= 5,
+            lambda: (
+                f"{self.title}: input must have 2 to 5 dimensions (batch, channels, positions...); got "
+                f"{tuple(input.shape)}"
+            ),
+        )
+        for name, tensor in zip(self.op.tensors[1:], others, strict=False):
+            if tensor is not None:
+                self._check_of_channels(name, tensor, input)
+        return empty_gradient(input)
+
+    def _check_of_channels(self, name: str, tensor: Tensor, input: Tensor) -> None:
+        def message() -> str:
+            return (
+                f"{self.title}: {name} must have shape (channels,), here ({input.shape[1]},), on {input.device}; got "
+                f"{tuple(tensor.shape)} on {tensor.device}"
+            )
+
+        torch._check(tensor.dim() == 1 and tensor.device == input.device, message)
+        torch._check(tensor.shape[0] == input.shape[1], message)
+
+
+class ChannelNorm(NormWithParameters):
     """Registers a normalisation over channels and calls it, with the checks and conversions that all of them share.
 
     Args:
@@ -52,9 +99,9 @@ class ChannelNorm(Derivatives):
             reference=self._named_after(reference),
             fake=self.fake_norm,
             roles={"input": BATCHED, "weight": WHOLE, "bias": WHOLE, "output": BATCHED},
-            gradient_like=_empty_gradient,
+            gradient_like=empty_gradient_of_norm,
             autocast=torch.float32,
-            omitted={"bias": _like_bias} if self._has_bias(name) else {},
+            omitted={"bias": like_bias} if self._has_bias(name) else {},
             splits=self.every_dimension_but_the_channels,
         )
 
@@ -62,17 +109,7 @@ class ChannelNorm(Derivatives):
         """The normalised input, from ``input``, ``weight``, ``bias`` where there is one, and ``eps``."""
         check_tensor(self.title, "input", input)
         *given, eps = others
-        of_channels = (
-            None if tensor is None else self._checked(name, tensor, input)
-            for name, tensor in zip(self.op.tensors[1:], given, strict=True)
-        )
-        return self.forward(input, *of_channels, check_eps(self.title, eps))
-
-    def _checked(self, name: str, tensor: Tensor, input: Tensor) -> Tensor:
-        check_tensor(self.title, name, tensor)
-        if not input.is_floating_point():
-            return tensor  # the kernel says what it wants of the input
-        return replicated_beside(input, as_computed(self.title, name, tensor, "an input", input))
+        return self.forward(input, *self.checked(input, given), check_eps(self.title, eps))
 
     @staticmethod
     def _has_bias(name: str) -> bool:
@@ -87,34 +124,11 @@ class ChannelNorm(Derivatives):
             *of_channels, eps = others
             output = reference(input.to(computed_dtype(input)), eps)
             weight, bias = (*of_channels, None, None)[:2]
-            output = output if weight is None else output * _beside(weight, input)
-            return (output if bias is None else output + _beside(bias, input)).to(input.dtype)
+            output = output if weight is None else output * beside(weight, input)
+            return (output if bias is None else output + beside(bias, input)).to(input.dtype)
 
         del weighted.__wrapped__
         return weighted
-
-    def fake_norm(self, input: Tensor, *others: Any) -> Tensor:
-        torch._check(
-            2 <= input.dim() <= 5,
-            lambda: (
-                f"{self.title}: input must have 2 to 5 dimensions (batch, channels, positions...); got "
-                f"{tuple(input.shape)}"
-            ),
-        )
-        for name, tensor in zip(self.op.tensors[1:], others[:-1], strict=True):
-            if tensor is not None:
-                self._check_of_channels(name, tensor, input)
-        return empty_gradient(input)
-
-    def _check_of_channels(self, name: str, tensor: Tensor, input: Tensor) -> None:
-        def message() -> str:
-            return (
-                f"{self.title}: {name} must have shape (channels,), here ({input.shape[1]},), on {input.device}; got "
-                f"{tuple(tensor.shape)} on {tensor.device}"
-            )
-
-        torch._check(tensor.dim() == 1 and tensor.device == input.device, message)
-        torch._check(tensor.shape[0] == input.shape[1], message)
 
     def every_dimension_but_the_channels(self, input: Any, **_: Any) -> list[dict[str, int | None]]:
         dims = (dim for dim in range(len(input.shape)) if dim != 1)
@@ -262,14 +276,14 @@ def check_eps(op: str, eps: float) -> float:
     return float(eps)
 
 
-def _beside(tensor: Tensor, input: Tensor) -> Tensor:
+def beside(tensor: Tensor, input: Tensor) -> Tensor:
     return tensor.view(-1, *[1] * (input.dim() - 2))
 
 
-def _like_bias(input: Tensor, **_: Tensor) -> Tensor:
+def like_bias(input: Tensor, **_: Tensor) -> Tensor:
     return input.new_zeros(input.shape[1], dtype=computed_dtype(input))
 
 
-def _empty_gradient(tensor: Tensor) -> Tensor:
+def empty_gradient_of_norm(tensor: Tensor) -> Tensor:
     """Of the input, in its memory order; or of what is of channels."""
     return empty_gradient(tensor) if tensor.dim() > 1 else tensor.new_empty(tensor.shape)

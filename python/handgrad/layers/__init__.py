@@ -6,6 +6,8 @@ from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
+    from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
+    from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
     from handgrad.layers.layer_norm_2d import LayerNorm2d, layer_norm_2d
     from handgrad.layers.local_response_norm import LocalResponseNorm, local_response_norm
     from handgrad.layers.multi_scale_deformable_attention import (
@@ -20,7 +22,9 @@ if TYPE_CHECKING or not lazy.exports(__name__):
 __all__ = [
     "DeformConv2d",
     "DeformConv2dPack",
+    "FilterResponseNormTlu2d",
     "GaussianBlur2d",
+    "GlobalResponseNorm",
     "LayerNorm2d",
     "LocalResponseNorm",
     "MultiScaleDeformableAttention",
@@ -28,6 +32,8 @@ __all__ = [
     "RmsNorm2d",
     "RoIAlign",
     "deform_conv2d",
+    "filter_response_norm",
+    "global_response_norm",
     "layer_norm_2d",
     "local_response_norm",
     "multi_scale_deformable_attention",

@@ -1,0 +1,15 @@
+"""Filter response normalisation with its thresholds, beside timm's module."""
+
+from __future__ import annotations
+
+from benchmarks import spatial_norms
+from handgrad.benchmarking import Benchmark, compiled
+from handgrad.layers import filter_response_norm
+
+
+def benchmark(quick: bool) -> Benchmark:
+    timm = spatial_norms.of_module(
+        "timm.layers.filter_response_norm", "FilterResponseNormTlu2d", ("weight", "bias", "tau")
+    )
+    peers = {"timm": timm, "timm, torch.compile": compiled(timm)}
+    return spatial_norms.benchmark(quick, filter_response_norm, peers, 3, 96)

@@ -1,0 +1,14 @@
+"""Global response normalisation, beside timm's module. Of 384 channels, four times a first stage's 96: where ConvNeXt
+V2 has it."""
+
+from __future__ import annotations
+
+from benchmarks import spatial_norms
+from handgrad.benchmarking import Benchmark, compiled
+from handgrad.layers import global_response_norm
+
+
+def benchmark(quick: bool) -> Benchmark:
+    timm = spatial_norms.of_module("timm.layers.grn", "GlobalResponseNorm", ("weight", "bias"), channels_last=False)
+    peers = {"timm": timm, "timm, torch.compile": compiled(timm)}
+    return spatial_norms.benchmark(quick, global_response_norm, peers, 2, 384)

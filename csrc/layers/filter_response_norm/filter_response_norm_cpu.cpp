@@ -1,0 +1,8 @@
+// Filter response normalisation on the CPU.
+#include "cpu/spatial_norm.h"
+#include "filter_response_norm_math.h"
+#include "kinds/spatial_norm.h"
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
+  handgrad::spatial_norm::implement<handgrad::FilterResponseNormOp, handgrad::SpatialOnCpu>(library);
+}
