@@ -118,7 +118,9 @@ SPEC = OpSpec(
     numel_beyond_int32=numel_beyond_int32,
     sums_of_many=sums_of_many,
     # What the powers keep of each plane and scale.
-    saves=512,
+    saves=4096,
+    # Halved images, and gradients of these, while a pass runs.
+    scratch=512 * 1024,
     # Of two scales.
     device_calls={"forward": (2, 2, 0), "double_backward": (3, 4, 0)},
     # Blocks read the pixels around their tiles again, which lie in the second-level cache; the double backward is two
