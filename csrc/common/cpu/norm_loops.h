@@ -53,7 +53,7 @@ struct NormTile {
       HANDGRAD_SIMD
       for (int64_t lane = 0; lane < kRowLanes; ++lane) {
         const C d = norm.from_mean(x[lane], mean[lane]);
-        x[lane] = d;
+        if constexpr (Centred) x[lane] = d;
         total[lane] += d;
         square[lane] += d * d;
       }

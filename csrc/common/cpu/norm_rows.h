@@ -88,6 +88,13 @@ class NormTiles : public NormWorker<C, Centred> {
     if (pass != RowPass::value) load_rows(plan_, views_.grad_output, run, C(0), g_);
     if (pass == RowPass::second) load_direction(run);
     for (int64_t first = 0; first < run.count; first += kRowLanes) {
+      // Of the next block what is read, of this one what will be written.
+      fetch_tile<false>(plan_, views_.input, run.sample, run.first + run.count + first);
+      if (pass != RowPass::value) {
+        fetch_tile<false>(plan_, views_.grad_output, run.sample, run.first + run.count + first);
+        fetch_tile<true>(plan_, views_.grad_input, run.sample, run.first + first);
+      }
+      if (pass == RowPass::value) fetch_tile<true>(plan_, views_.output, run.sample, run.first + first);
       TileMoments<C> row;
       tile_.find_moments(x_ + first, std::min(kRowLanes, run.count - first), row);
       if (pass == RowPass::value) {

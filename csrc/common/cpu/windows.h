@@ -1,124 +1,13 @@
 // Windows of a filter on the CPU: the work of one thread on a tile (math/window_passes.h), and the walk over all tiles.
-//
-// Every filter is a sum of rows, a step apart: along a row the step is one number, across rows it is a row. So all
-// loops run along rows and vectorise, and a run of sums stays in registers while the taps are walked.
 #pragma once
 
 #include "abi/check.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
+#include "cpu/window_filters.h"
 #include "math/window_passes.h"
 
 namespace handgrad {
-
-namespace detail {
-
-// What rows may be read and written beyond their ends, so that no run of sums need be cut short; and where they begin.
-inline constexpr int32_t kWindowSpare = 64, kWindowAlignment = 16;
-
-template <int Lanes, class C>
-HANDGRAD_MATH void add_tap(C weight, const C* from, C (&total)[Lanes]) {
-  HANDGRAD_SIMD
-  for (int lane = 0; lane < Lanes; ++lane) total[lane] += weight * from[lane];
-}
-template <int Lanes, class C>
-HANDGRAD_MATH void keep(const C (&total)[Lanes], C* to) {
-  HANDGRAD_SIMD
-  for (int lane = 0; lane < Lanes; ++lane) to[lane] = total[lane];
-}
-
-template <int Lanes, class C>
-HANDGRAD_MATH void sum_taps(const C* from, int64_t step, const C* weights, int32_t taps, C* __restrict to) {
-  C total[Lanes] = {};
-  for (int32_t j = 0; j < taps; ++j) add_tap<Lanes>(weights[j], from + j * step, total);
-  keep<Lanes>(total, to);
-}
-
-// Four results, a step apart as their taps are, for which most rows are loaded once. The order of each sum is the same.
-template <int Lanes, class C>
-HANDGRAD_MATH void sum_taps_of_four(const C* from, int64_t step, const C* weights, int32_t taps, C* __restrict to,
-                                    int64_t to_step) {
-  C a[Lanes] = {}, b[Lanes] = {}, c[Lanes] = {}, d[Lanes] = {};
-  add_tap<Lanes>(weights[0], from, a);
-  add_tap<Lanes>(weights[1], from + step, a);
-  add_tap<Lanes>(weights[0], from + step, b);
-  add_tap<Lanes>(weights[2], from + 2 * step, a);
-  add_tap<Lanes>(weights[1], from + 2 * step, b);
-  add_tap<Lanes>(weights[0], from + 2 * step, c);
-  const C* row = from + 3 * step;
-  for (int32_t j = 3; j < taps; ++j, row += step) {
-    const C first = weights[j], second = weights[j - 1], third = weights[j - 2], fourth = weights[j - 3];
-    HANDGRAD_SIMD
-    for (int lane = 0; lane < Lanes; ++lane) {
-      const C pixel = row[lane];
-      a[lane] += first * pixel;
-      b[lane] += second * pixel;
-      c[lane] += third * pixel;
-      d[lane] += fourth * pixel;
-    }
-  }
-  add_tap<Lanes>(weights[taps - 1], row, b);
-  add_tap<Lanes>(weights[taps - 2], row, c);
-  add_tap<Lanes>(weights[taps - 3], row, d);
-  add_tap<Lanes>(weights[taps - 1], row + step, c);
-  add_tap<Lanes>(weights[taps - 2], row + step, d);
-  add_tap<Lanes>(weights[taps - 1], row + 2 * step, d);
-  keep<Lanes>(a, to);
-  keep<Lanes>(b, to + to_step);
-  keep<Lanes>(c, to + 2 * to_step);
-  keep<Lanes>(d, to + 3 * to_step);
-}
-
-// to[i] = the sum of weights[j] * from[i + j * step]. Compiled apart, or the compiler forgets that the sums can be held
-// in registers.
-template <class C>
-[[gnu::noinline]] void filter_row(const C* from, int64_t step, const C* weights, int32_t taps, int32_t count,
-                                  C* __restrict to) {
-  constexpr int kLong = 256 / sizeof(C), kShort = 64 / sizeof(C);
-  int32_t i = 0;
-  for (; i + kLong <= count; i += kLong) sum_taps<kLong>(from + i, step, weights, taps, to + i);
-  for (; i < count; i += kShort) sum_taps<kShort>(from + i, step, weights, taps, to + i);
-}
-template <class C>
-[[gnu::noinline]] void filter_four_rows(const C* from, int64_t step, const C* weights, int32_t taps, int32_t count,
-                                        C* __restrict to, int64_t to_step) {
-  constexpr int kLong = 128 / sizeof(C), kShort = 64 / sizeof(C);
-  int32_t i = 0;
-  for (; i + kLong <= count; i += kLong) sum_taps_of_four<kLong>(from + i, step, weights, taps, to + i, to_step);
-  for (; i < count; i += kShort) sum_taps_of_four<kShort>(from + i, step, weights, taps, to + i, to_step);
-}
-
-// Four rows, pitch apart, each as filter_row has it: four sums that do not wait for each other.
-template <int Lanes, class C>
-HANDGRAD_MATH void sum_taps_of_rows(const C* from, int64_t pitch, const C* weights, int32_t taps, C* __restrict to,
-                                    int64_t to_pitch) {
-  C a[Lanes] = {}, b[Lanes] = {}, c[Lanes] = {}, d[Lanes] = {};
-  for (int32_t j = 0; j < taps; ++j) {
-    const C weight = weights[j];
-    const C* const pixel = from + j;
-    HANDGRAD_SIMD
-    for (int lane = 0; lane < Lanes; ++lane) {
-      a[lane] += weight * pixel[lane];
-      b[lane] += weight * pixel[pitch + lane];
-      c[lane] += weight * pixel[2 * pitch + lane];
-      d[lane] += weight * pixel[3 * pitch + lane];
-    }
-  }
-  keep<Lanes>(a, to);
-  keep<Lanes>(b, to + to_pitch);
-  keep<Lanes>(c, to + 2 * to_pitch);
-  keep<Lanes>(d, to + 3 * to_pitch);
-}
-template <class C>
-[[gnu::noinline]] void filter_along_four_rows(const C* from, int64_t pitch, const C* weights, int32_t taps,
-                                              int32_t count, C* __restrict to, int64_t to_pitch) {
-  constexpr int kLong = 128 / sizeof(C), kShort = 64 / sizeof(C);
-  int32_t i = 0;
-  for (; i + kLong <= count; i += kLong) sum_taps_of_rows<kLong>(from + i, pitch, weights, taps, to + i, to_pitch);
-  for (; i < count; i += kShort) sum_taps_of_rows<kShort>(from + i, pitch, weights, taps, to + i, to_pitch);
-}
-
-}  // namespace detail
 
 template <class C>
 class WindowThread {
@@ -164,6 +53,37 @@ class WindowThread {
         if (first[0] + s >= sizes[0] || first[1] + r >= sizes[1] || count <= 0) continue;
         store_run(from + box.index(s, r, 0), count, view.at(n, c, first[0] + s, first[1] + r, first[2]),
                   view.strides[4]);
+      }
+    }
+  }
+
+  // The averages of a plane's windows: across rows first, four rows of windows at a time, for all averages at once and
+  // without storing what is averaged; then along them, while they are in the first-level cache.
+  static constexpr bool kAveragesPlanes = true;
+  template <int Averages>
+  [[gnu::noinline]] void average(const C* u, const C* v, const Box& patch, const Box& inner, C* average,
+                                 int32_t pitch) {
+    const int32_t taps = patch.extent[1] - inner.extent[1] + 1, row_pitch = patch.pitch;
+    rows_.resize(static_cast<size_t>(Averages * detail::kRowsAtOnce * row_pitch + detail::kWindowSpare));
+    C* const rows = rows_.data();
+    for (int32_t r = 0; r < inner.extent[1]; r += detail::kRowsAtOnce) {
+      const int32_t count = std::min(detail::kRowsAtOnce, inner.extent[1] - r);
+      const detail::AveragedRows<C> from{u + r * row_pitch, v + r * row_pitch, row_pitch, patch.extent[2], weights_};
+      if (count == detail::kRowsAtOnce && taps >= detail::kRowsAtOnce) {
+        from.template across<Averages, detail::kRowsAtOnce>(taps, rows);
+      } else {
+        for (int32_t i = 0; i < count; ++i) from.below(i).template across<Averages, 1>(taps, rows + i * row_pitch);
+      }
+      for (int k = 0; k < Averages; ++k) {
+        const C* const across = rows + k * detail::kRowsAtOnce * row_pitch;
+        C* const to = average + k * pitch + r * inner.pitch;
+        if (count == detail::kRowsAtOnce) {
+          detail::filter_along_four_rows(across, row_pitch, weights_, taps, inner.extent[2], to, inner.pitch);
+          continue;
+        }
+        for (int32_t i = 0; i < count; ++i) {
+          detail::filter_row(across + i * row_pitch, 1, weights_, taps, inner.extent[2], to + i * inner.pitch);
+        }
       }
     }
   }
@@ -223,6 +143,7 @@ class WindowThread {
   }
 
   const C* weights_;
+  ScratchVector<C> rows_;
 };
 
 // ---- the walk over all tiles ----------------------------------------------------------------------------------------
@@ -237,11 +158,11 @@ struct WindowsOnCpu {
                       detail::kWindowAlignment, detail::kWindowSpare);
   }
 
-  // pass(passes) for every tile; `means`, if there are any, gets for each plane the sum over tiles of what it leaves in
-  // `work`, times `scale`.
+  // pass(passes) for every tile; `means`, if there are any, get for each plane the sum over tiles of what it leaves in
+  // `work`.
   template <class C, class Formula, class Pass>
   static void run(const std::string&, const Tensor&, const WindowPlan& plan, const WindowOperands<C>& operands,
-                  const Formula& formula, const Pass& pass, const Tensor* means, double scale) {
+                  const Formula& formula, const Pass& pass, const WindowMeans<C>& means) {
     std::vector<double> partial(static_cast<size_t>(means ? plan.items : 0));
     std::vector<C> weights(static_cast<size_t>(plan.taps));
     double total = 0;
@@ -260,12 +181,11 @@ struct WindowsOnCpu {
       }
     });
     if (!means) return;
-    C* const results = means->mutable_data_ptr<C>();
     const int64_t tiles = plan.tiles_of_plane();
     for (int64_t plane = 0; plane < plan.items / std::max<int64_t>(1, tiles); ++plane) {
       double all = 0;
       for (int64_t k = 0; k < tiles; ++k) all += partial[static_cast<size_t>(plane * tiles + k)];
-      results[plane] = static_cast<C>(all * scale);
+      means.first[plane * means.step] = static_cast<C>(all * means.scale);
     }
   }
 

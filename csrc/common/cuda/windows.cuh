@@ -17,6 +17,8 @@ inline constexpr int kWindowThreads = 256;
 template <class C>
 class WindowBlock {
  public:
+  static constexpr bool kAveragesPlanes = false;
+
   // All threads of the block make one. `weights`: memory for them.
   __device__ WindowBlock(const WindowPlan& plan, C* weights) : weights_(weights) {
     for (int32_t j = threadIdx.x; j < plan.taps; j += kWindowThreads) {
@@ -113,14 +115,14 @@ __global__ void __launch_bounds__(kWindowThreads, kMinBlocks)
 // The second stage: a thread for each plane adds up its tiles in order.
 template <class C>
 __global__ void __launch_bounds__(kWindowThreads, kMinBlocks)
-    window_sums_kernel(const double* partial, int64_t tiles, int64_t planes, double scale, C* results) {
+    window_sums_kernel(const double* partial, int64_t tiles, int64_t planes, WindowMeans<C> means) {
   HANDGRAD_LAUNCH_BOUNDS(kWindowThreads);
   const int64_t plane = int64_t{blockIdx.x} * kWindowThreads + threadIdx.x;
   if (plane >= planes) return;
   double total = 0;
 #pragma unroll 1
   for (int64_t k = 0; k < tiles; ++k) total += load(partial + plane * tiles + k);
-  store(results + plane, static_cast<C>(total * scale));
+  store(means.first + plane * means.step, static_cast<C>(total * means.scale));
 }
 
 struct WindowsOnCuda {
@@ -151,8 +153,8 @@ struct WindowsOnCuda {
   // As WindowsOnCpu has it.
   template <class C, class Formula, class Pass>
   static void run(const std::string& name, const Tensor& like, const WindowPlan& plan,
-                  const WindowOperands<C>& operands, const Formula& formula, const Pass& pass, const Tensor* means,
-                  double scale) {
+                  const WindowOperands<C>& operands, const Formula& formula, const Pass& pass,
+                  const WindowMeans<C>& means) {
     const DeviceOf device(like);
     const int64_t needed = bytes(plan, sizeof(C));
     const bool fits = needed <= shared_memory_limit();
@@ -167,7 +169,7 @@ struct WindowsOnCuda {
     if (!means) return;
     const int64_t tiles = plan.tiles_of_plane(), planes = plan.items / tiles;
     launch("sums_of_windows", window_sums_kernel<C>, device, blocks_for(planes, kWindowThreads),
-           partial->template const_data_ptr<double>(), tiles, planes, scale, means->mutable_data_ptr<C>());
+           partial->template const_data_ptr<double>(), tiles, planes, means);
   }
 };
 

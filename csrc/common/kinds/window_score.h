@@ -164,6 +164,23 @@ struct SecondGradientPass {
   }
 };
 
+// Scores, a map or one for each plane, by one of the passes above; and gradients.
+template <class Device, class C, class Formula, class Pass>
+void write_scores(const Problem& problem, const char* pass, const Tensor& scores, WindowOperands<C> operands,
+                  const Formula& formula, const Pass& body, int32_t images, int32_t averages) {
+  operands.output = write_view<C>(!problem.reduced, scores);
+  Device::template run<C>(std::string(problem.op) + pass, problem.input,
+                          problem.template plan<Device>(false, images, averages), operands, formula, body,
+                          {problem.reduced ? scores.mutable_data_ptr<C>() : nullptr, 1, problem.scale()});
+}
+template <class Device, class C, class Formula, class Pass>
+void write_gradients(const Problem& problem, const char* pass, WindowOperands<C> operands, const Formula& formula,
+                     const Pass& body, int32_t images, int32_t averages) {
+  operands.scale = static_cast<C>(problem.scale());
+  Device::template run<C>(std::string(problem.op) + pass, problem.input,
+                          problem.template plan<Device>(true, images, averages), operands, formula, body, {});
+}
+
 template <class Op, class Device, class Numbers = typename Op::Numbers>
 struct Entries;
 
@@ -178,7 +195,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     const auto body = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
       WindowOperands<C> operands{};
       operands.input = read_view<C>(input), operands.target = read_view<C>(target);
-      write_scores<C>(problem, "", output, operands, formula, ValuePass{}, 2, kWindowAverages<Formula>);
+      write_scores<Device>(problem, "", output, operands, formula, ValuePass{}, 2, kWindowAverages<Formula>);
     };
     with_formula<Op>(input.scalar_type(), body, numbers...);
     return output;
@@ -199,8 +216,8 @@ struct Entries<Op, Device, std::tuple<Number...>> {
       operands.input = read_view<C>(input), operands.target = read_view<C>(target);
       operands.grad_input = write_view<C>(need[0], grad_input);
       operands.grad_target = write_view<C>(need[1], grad_target);
-      write_gradients<C>(problem, "_backward", grad_output, operands, formula, GradientPass{}, 2,
-                         kWindowAverages<Formula>);
+      operands.grad_output = read_view<C>(grad_output);
+      write_gradients<Device>(problem, "_backward", operands, formula, GradientPass{}, 2, kWindowAverages<Formula>);
     };
     with_formula<Op>(input.scalar_type(), body, numbers...);
     return {grad_input, grad_target};
@@ -229,35 +246,16 @@ struct Entries<Op, Device, std::tuple<Number...>> {
       operands.grad_grad_input = read_view<C>(grad_grad_input);
       operands.grad_grad_target = read_view<C>(grad_grad_target);
       const char* pass = "_double_backward";
-      if (need[0]) write_scores<C>(problem, pass, grad_grad_output, operands, formula, TangentPass{}, 4, averages);
+      if (need[0]) write_scores<Device>(problem, pass, grad_grad_output, operands, formula, TangentPass{}, 4, averages);
       operands.grad_input = write_view<C>(need[1], grad_input);
       operands.grad_target = write_view<C>(need[2], grad_target);
       if (need[1] || need[2]) {
-        write_gradients<C>(problem, pass, grad_output, operands, formula, SecondGradientPass{}, 4, averages);
+        operands.grad_output = read_view<C>(grad_output);
+        write_gradients<Device>(problem, pass, operands, formula, SecondGradientPass{}, 4, averages);
       }
     };
     with_formula<Op>(input.scalar_type(), body, numbers...);
     return {grad_grad_output, grad_input, grad_target};
-  }
-
- private:
-  template <class C, class Formula, class Pass>
-  static void write_scores(const Problem& problem, const char* pass, const Tensor& scores, WindowOperands<C> operands,
-                           const Formula& formula, const Pass& body, int32_t images, int32_t averages) {
-    operands.output = write_view<C>(!problem.reduced, scores);
-    Device::template run<C>(std::string(Op::name) + pass, problem.input,
-                            problem.template plan<Device>(false, images, averages), operands, formula, body,
-                            problem.reduced ? &scores : nullptr, problem.scale());
-  }
-  template <class C, class Formula, class Pass>
-  static void write_gradients(const Problem& problem, const char* pass, const Tensor& grad_output,
-                              WindowOperands<C> operands, const Formula& formula, const Pass& body, int32_t images,
-                              int32_t averages) {
-    operands.grad_output = read_view<C>(grad_output);
-    operands.scale = static_cast<C>(problem.scale());
-    Device::template run<C>(std::string(Op::name) + pass, problem.input,
-                            problem.template plan<Device>(true, images, averages), operands, formula, body, nullptr,
-                            1.0);
   }
 };
 

@@ -10,65 +10,14 @@
 //   for_box(box, body)                                body(s, r, w, index) for each element
 //   filter(from, box, axis, result, to)               the windows along one axis, from one box to another
 //   weights(), pixel(view, n, c, i)                   of all windows, and a single pixel
+//   average<Averages>(u, v, ...)                      if kAveragesPlanes: all averages of planes, in its own way
 // and all of a team have finished one of these before any begins the next.
-//
-// In order: WindowsOfTile, what a loop over windows knows; WindowPasses.
 #pragma once
 
-#include "math/window_moments.h"
 #include "math/window_plan.h"
-
-#if defined(__CUDACC__)
-#define HANDGRAD_TEAM __device__ __forceinline__
-#define HANDGRAD_UNROLL _Pragma("unroll")
-#else
-#define HANDGRAD_TEAM inline
-#define HANDGRAD_UNROLL _Pragma("GCC unroll 8")
-#endif
+#include "math/window_tile.h"
 
 namespace handgrad {
-
-// What a loop over windows knows: their averages, and which of them there are. Copied into it, so that no store can
-// change it.
-template <class C, class Formula>
-struct WindowsOfTile {
-  static constexpr bool kCross = Formula::kCross;
-  static constexpr int kAverages = kWindowAverages<Formula>;
-
-  Formula formula;
-  C* average;
-  int32_t pitch, origin[3], windows[3];
-  C moved[2];
-
-  HANDGRAD_MATH bool is_window(int32_t s, int32_t r, int32_t w) const {
-    const bool outer =
-        (origin[0] + s >= 0) & (origin[0] + s < windows[0]) & (origin[1] + r >= 0) & (origin[1] + r < windows[1]);
-    return outer & (origin[2] + w >= 0) & (origin[2] + w < windows[2]);
-  }
-  template <class N>
-  HANDGRAD_MATH void averages(int32_t i, N (&a)[5]) const {
-    HANDGRAD_UNROLL
-    for (int k = 0; k < kAverages; ++k) {
-      if constexpr (std::is_same_v<N, C>) {
-        a[k] = average[k * pitch + i];
-      } else {
-        a[k] = N(average[k * pitch + i], average[(kAverages + k) * pitch + i]);
-      }
-    }
-    if constexpr (!kCross) a[4] = N(0);
-  }
-  template <class N>
-  HANDGRAD_MATH N value(int32_t i) const {
-    N a[5];
-    averages(i, a);
-    return formula.value(moments_of<kCross>(a, moved[0], moved[1]));
-  }
-  template <class N>
-  HANDGRAD_MATH void slopes(int32_t i, N (&a)[5]) const {
-    averages(i, a);
-    slopes_of_averages<kCross>(formula.slope(moments_of<kCross>(a, moved[0], moved[1])), a);
-  }
-};
 
 template <class Team, class C, class Formula>
 struct WindowPasses {
@@ -209,7 +158,14 @@ struct WindowPasses {
     }
     const C *const u = image[0], *const v = image[1], *const du = image[2], *const dv = image[3];
     C* const to = work;
-    for (int k = 0; k < plan.averages; ++k) {
+    int first = 0;
+    if constexpr (Team::kAveragesPlanes) {
+      if (plan.axes.count == 2) {
+        team.template average<kAverages>(u, v, plan.patch, plan.inner, average, pitch);
+        first = kAverages;
+      }
+    }
+    for (int k = first; k < plan.averages; ++k) {
       team.for_box(plan.patch, [=](int32_t, int32_t, int32_t, int32_t i) {
         C of_pixel = averaged(k, u[i], v[i]);
         if constexpr (Along) {
@@ -326,8 +282,30 @@ struct WindowPasses {
       filter_back(average + which * pitch);
       C *const total = sum[which], *const from = work;
       team.for_box(plan.tile, [=](int32_t, int32_t, int32_t, int32_t i) { total[i] += from[i]; });
+      if (operands.coarse[which]) add_share_of_coarse(which, first);
       team.store(total, plan.tile, results[which], n, c, first, sizes);
     }
+  }
+
+  // Each pixel is a part of one of an image of half the size; the last of an odd number is of none.
+  HANDGRAD_TEAM void add_share_of_coarse(int which, const int32_t* first) {
+    WindowAxis axes[3];
+    int32_t begin[3], lead[3], halved[3], extent[3];
+    for (int a = 0; a < 3; ++a) {
+      axes[a].size = operands.coarse_size[a];
+      halved[a] = a >= 3 - plan.axes.count ? 1 : 0;
+      begin[a] = first[a] >> halved[a];
+      lead[a] = first[a] - (begin[a] << halved[a]);
+      extent[a] = ((lead[a] + plan.tile.extent[a] - 1) >> halved[a]) + 1;
+    }
+    const Box box = Box::of(extent[0], extent[1], extent[2], plan.alignment);
+    team.load(operands.coarse[which], n, c, axes, begin, box, C(0), work);
+    C *const total = sum[which], *const from = work;
+    const C share = operands.share;
+    const int32_t s0 = lead[0], r0 = lead[1], w0 = lead[2], slices = halved[0];
+    team.for_box(plan.tile, [=](int32_t s, int32_t r, int32_t w, int32_t i) {
+      total[i] += share * from[box.index((s + s0) >> slices, (r + r0) >> 1, (w + w0) >> 1)];
+    });
   }
 
   // Sum and difference in place of both, where the formula takes these.

@@ -62,6 +62,20 @@ struct WindowOperands {
   StoredView<const C, 5> input, target, grad_grad_input, grad_grad_target, grad_output;
   StoredView<C, 5> output, grad_input, grad_target;
   C scale;  // of grad_output
+  // Of images of half the size, if there are any: gradients, of which each pixel here takes a share.
+  StoredView<const C, 5> coarse[2];
+  int32_t coarse_size[3];
+  C share;
+};
+
+// Where the mean score of each plane goes, one every so many numbers; the sum over a plane's windows times `scale`.
+template <class C>
+struct WindowMeans {
+  C* first = nullptr;
+  int64_t step = 1;
+  double scale = 1;
+
+  HANDGRAD_MATH explicit operator bool() const { return first != nullptr; }
 };
 
 }  // namespace handgrad

@@ -1,9 +1,12 @@
-// One scale of multi-scale structural similarity on the CPU: a window score.
-#include "ms_ssim_math.h"
-
+// Multi-scale structural similarity on the CPU.
+#include "cpu/halving.h"
 #include "cpu/windows.h"
-#include "kinds/window_score.h"
+#include "ms_ssim_host.h"
 
-STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::window_score::implement<handgrad::MsSsimOp, handgrad::WindowsOnCpu>(library);
-}
+namespace handgrad {
+
+struct ScalesOnCpu : WindowsOnCpu, HalvingOnCpu {};
+
+}  // namespace handgrad
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) { handgrad::ms_ssim::implement<handgrad::ScalesOnCpu>(library); }

@@ -1,9 +1,14 @@
-// One scale of multi-scale structural similarity on CUDA devices: a window score.
-#include "ms_ssim_math.h"
-
+// Multi-scale structural similarity on CUDA devices.
+#include "cuda/halving.cuh"
 #include "cuda/windows.cuh"
-#include "kinds/window_score.h"
+#include "ms_ssim_host.h"
+
+namespace handgrad {
+
+struct ScalesOnCuda : WindowsOnCuda, HalvingOnCuda {};
+
+}  // namespace handgrad
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::window_score::implement<handgrad::MsSsimOp, handgrad::WindowsOnCuda>(library);
+  handgrad::ms_ssim::implement<handgrad::ScalesOnCuda>(library);
 }

@@ -25,8 +25,10 @@ __all__ = [
     "WindowModule",
     "WindowScore",
     "as_images",
+    "batch_and_channels",
     "check_images",
     "check_window",
+    "moments_of",
     "reduced",
     "stabilisers",
     "structural_similarity",
@@ -77,7 +79,7 @@ class WindowScore(Derivatives):
             roles=BATCHED,
             gradient_like=empty_gradient,
             autocast=torch.float32,
-            splits=self.batch_and_channels,
+            splits=batch_and_channels,
         )
 
     def __call__(self, input: Tensor, target: Tensor, window: Window, by_plane: bool, *numbers: Any) -> Tensor:
@@ -109,9 +111,10 @@ class WindowScore(Derivatives):
             return input.new_empty(shape, dtype=dtype)
         return input.new_empty((shape[0], *shape[2:], shape[1]), dtype=dtype).movedim(-1, 1)
 
-    def batch_and_channels(self, **_: Any) -> list[dict[str, int | None]]:
-        """Every plane is by itself."""
-        return [dict.fromkeys(("input", "target", "output"), dim) for dim in (0, 1)]
+
+def batch_and_channels(**_: Any) -> list[dict[str, int | None]]:
+    """How a score of planes can be split over devices: every plane is by itself."""
+    return [dict.fromkeys(("input", "target", "output"), dim) for dim in (0, 1)]
 
 
 class WindowModule(nn.Module):
@@ -205,7 +208,7 @@ def _reference_of(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def reference(
         input: Tensor, target: Tensor, size: int, sigma: float, padding: int, by_plane: bool, *numbers: Any
     ) -> Tensor:
-        scores = formula(_moments(input, target, Window(size, sigma, padding)), *numbers)
+        scores = formula(moments_of(input, target, Window(size, sigma, padding)), *numbers)
         return scores.flatten(2).mean(2) if by_plane else scores
 
     # Whose it is: registration names the op's public function by its module.
@@ -220,8 +223,8 @@ def structural_similarity(moments: Moments, c1: float, c2: float, with_luminance
     return (2 * x * y + c1) / (x**2 + y**2 + c1) * contrast if with_luminance else contrast
 
 
-def _moments(input: Tensor, target: Tensor, window: Window) -> Moments:
-    """To be trusted because each is an average over windows, taken by a convolution."""
+def moments_of(input: Tensor, target: Tensor, window: Window) -> Moments:
+    """Window by window. To be trusted because each is an average over windows, taken by a convolution."""
     x, y = input.to(computed_dtype(input)), target.to(computed_dtype(input))
     # E[x^2] - E[x]^2 of bright images of low contrast would cancel.
     moved_x, moved_y = _level_of(x), _level_of(y)

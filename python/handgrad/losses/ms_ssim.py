@@ -9,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handgrad.arguments import check_choice, check_range, computed_dtype, is_sharded
+from handgrad._layout import empty_gradient
+from handgrad.arguments import check_choice, check_like, check_range, computed_dtype
+from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.kinds.window_score import (
-    Moments,
     Window,
     WindowModule,
-    WindowScore,
     as_images,
+    batch_and_channels,
     check_window,
+    moments_of,
     reduced,
     stabilisers,
     structural_similarity,
@@ -119,25 +121,13 @@ def ms_ssim_loss(
 def _indices(op: str, input: Tensor, target: Tensor, data_range: Any, *settings: Any) -> Tensor:
     """The index of each plane, (N, C)."""
     input, target, data_range = as_images(op, input, target, data_range)
-    shape, weights, shifted, c1, c2 = _check(op, data_range, *settings)
-    scales = len(weights)
-    if input.dim() in (4, 5) and not torch.jit.is_tracing():  # there sizes are tensors, of which nothing is asked
-        least = shape.size << (scales - 1)
-        if any(extent < least for extent in input.shape[2:]):
-            raise RuntimeError(
-                f"{op}: input must have at least {least} pixels along each axis, so that after {scales - 1} halvings "
-                f"there is room for a window of {shape.size}; got {tuple(input.shape)}"
-            )
-    if scales > 1 and input.is_floating_point() and target.dtype is input.dtype:
-        # Once, so that the gradients of all scales are added up before they are rounded.
-        input, target = input.to(computed_dtype(input)), target.to(computed_dtype(input))
+    window, weights, shifted, c1, c2 = _check(op, data_range, *settings)
+    scores = _scores(input, target, window.size, window.sigma, len(weights), c1, c2)
     index: Tensor | None = None
     for scale, weight in enumerate(weights):
-        score = _score(input, target, shape, True, c1, c2, scale == scales - 1)
+        score = scores[:, :, scale]
         factor = _power((1 + score) / 2 if shifted else score, weight)
         index = factor if index is None else index * factor
-        if scale < scales - 1 and (torch.jit.is_tracing() or score.numel()):
-            input, target = _halved(input), _halved(target)
     assert index is not None
     return index
 
@@ -146,17 +136,6 @@ def _power(base: Tensor, exponent: float) -> Tensor:
     """0 without a gradient where there is no power, or its slope is beyond all numbers; NaN stays."""
     low = base <= torch.finfo(base.dtype).tiny
     return torch.where(low, 0 if exponent else 1, torch.where(low, 1, base) ** exponent)
-
-
-def _halved(image: Tensor) -> Tensor:
-    """Means of 2 x 2 (x 2) pixels; the last row or column of an odd number is left out."""
-    if not is_sharded(image):
-        return (F.avg_pool2d if image.dim() == 4 else F.avg_pool3d)(image, 2)
-    # torch has no sharding rule for pooling.
-    for dim in range(2, image.dim()):
-        half = image.shape[dim] // 2
-        image = image.narrow(dim, 0, 2 * half).unflatten(dim, (half, 2)).mean(dim + 1)
-    return image
 
 
 def _check(
@@ -246,11 +225,53 @@ class MSSSIMLoss(MSSSIM):
 # ---- reference: the definition; derivatives by torch's autograd ------------------------------------------------------
 
 
-def ms_ssim_reference(moments: Moments, c1: float, c2: float, with_luminance: bool) -> Tensor:
-    """Plain PyTorch, one scale's contrast in each window, or its index. To be trusted because it is the definition."""
-    return structural_similarity(moments, c1, c2, with_luminance)
+def ms_ssim_reference(
+    input: Tensor, target: Tensor, window_size: int, sigma: float, scales: int, c1: float, c2: float
+) -> Tensor:
+    """Plain PyTorch, the mean contrast of each plane at each scale, and the mean index at the coarsest. To be trusted
+    because it is the definition, scale by scale."""
+    window = Window(window_size, sigma, 0)
+    input, target = input.to(computed_dtype(input)), target.to(computed_dtype(input))
+    means = []
+    for scale in range(scales):
+        if scale > 0:
+            input, target = _halved(input), _halved(target)
+        scores = structural_similarity(moments_of(input, target, window), c1, c2, scale == scales - 1)
+        means.append(scores.flatten(2).mean(2))
+    return torch.stack(means, 2)
 
 
-# ---- registration: the kind derives all else from the reference ------------------------------------------------------
+def _halved(image: Tensor) -> Tensor:
+    """Means of 2 x 2 (x 2) pixels; the last row or column of an odd number is left out."""
+    return (F.avg_pool2d if image.dim() == 4 else F.avg_pool3d)(image, 2)
 
-_score = WindowScore("handgrad::ms_ssim", ms_ssim_reference)
+
+def _fake(input: Tensor, target: Tensor, window_size: int, sigma: float, scales: int, c1: float, c2: float) -> Tensor:
+    shape = tuple(input.shape)
+    torch._check(
+        len(shape) in (4, 5), lambda: f"{_OP}: input must have shape (N, C, H, W) or (N, C, D, H, W); got {shape}"
+    )
+    check_like(_OP, "target", target, "input", input)
+    least = window_size << (scales - 1)
+    for extent in shape[2:]:
+        torch._check(
+            extent >= least,
+            lambda: (
+                f"{_OP}: input must have at least {least} pixels along each axis, so that after {scales - 1} halvings "
+                f"there is room for a window of {window_size}; got {shape}"
+            ),
+        )
+    return input.new_empty((*shape[:2], scales), dtype=computed_dtype(input))
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+_scores = Derivatives(
+    "handgrad::ms_ssim",
+    reference=ms_ssim_reference,
+    fake=_fake,
+    roles=BATCHED,
+    gradient_like=empty_gradient,
+    autocast=torch.float32,
+    splits=batch_and_channels,
+)

@@ -87,6 +87,8 @@ class OpSpec:
             None for one that all devices have whole, and the dimension that outputs are split along then.
             Empty: the first of all.
         private_ops: suffixes of the private ops that the samples' derivatives come through.
+        scratch: bytes that a pass over the large sample may take and give back, where that is more than the next lines
+            have; the op's page says what for.
         device_scratch: bytes that the CUDA kernels may take from torch's allocator beside the results, tensors of a few
             numbers and the partial sums of common/cuda/elementwise.cuh at least. The CPU kernels may take 4 KiB.
         device_calls: what one call of a pass on the first sample asks of a device, by the pass' name: launches,
@@ -137,6 +139,7 @@ class OpSpec:
     calls: Callable[[Sample], int] | None = None
     shards: Sequence[tuple[Sequence[int | None], int]] = ()
     private_ops: Sequence[str] = ("backward", "double_backward")
+    scratch: int = 0
     device_scratch: int = 16 * 1024
     device_calls: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     saves: int = 0
