@@ -10,7 +10,7 @@ from torch import Tensor
 
 from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_range, check_tensor
 
-_DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
+DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
 _MEMORY_FORMATS = {torch.preserve_format: 0, torch.contiguous_format: 1, torch.channels_last: 2}
 
 
@@ -64,7 +64,7 @@ def checked_finish(
 ) -> tuple[torch.dtype, list[float], list[float], int, bool]:
     """An image of a rank and a type that kernels take; and what they make of it in the end, as schemas have it: dtype,
     mean, std, memory format, and whether levels are divided by 255."""
-    if image.dtype not in _DTYPES:
+    if image.dtype not in DTYPES:
         kind = str(image.dtype).removeprefix("torch.")
         raise TypeError(f"{op}: {name} must be uint8, float32, float64, bfloat16 or float16; got {kind}")
     if image.dim() not in (3, 4):

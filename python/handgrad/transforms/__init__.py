@@ -29,6 +29,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     )
     from handgrad.transforms.fusion import Fused, fuse
     from handgrad.transforms.resized_crop import batched_resized_crop, resized_crop
+    from handgrad.transforms.warp import affine, perspective, rotate, warp
 
 __all__ = [
     "Batched",
@@ -49,8 +50,12 @@ __all__ = [
     "adjust_contrast",
     "adjust_hue",
     "adjust_saturation",
+    "affine",
     "batched_resized_crop",
     "fuse",
+    "perspective",
     "resized_crop",
     "rgb_to_grayscale",
+    "rotate",
+    "warp",
 ]
