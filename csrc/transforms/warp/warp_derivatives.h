@@ -137,12 +137,12 @@ class Differentiator {
     for_each_pixel(table_.matrix<N>(frame_, n), i, [&](int64_t j, const Position<N>& at, C x, C y) {
       const Sample<N> sample(frame_, at);
       if (!sample.corners) return;
-      N of_weights[4] = {N(0), N(0), N(0), N(0)};
+      N grad_x(0), grad_y(0);
       for (int64_t c = 0; c < frame_.channels; ++c) {
-        sample.add_of_weights(frame_, N(widen(*operands_.grad_output.at(n, c, i, j))),
-                              N(static_cast<C>(fill_of(operands_.fill, c))), corners(n, c, sample), of_weights);
+        sample.add_of_position(frame_, N(widen(*operands_.grad_output.at(n, c, i, j))),
+                               N(static_cast<C>(fill_of(operands_.fill, c))), corners(n, c, sample), grad_x, grad_y);
       }
-      pull_back(frame_, at, x, y, sample.grad_x(of_weights), sample.grad_y(of_weights), sums);
+      pull_back(frame_, at, x, y, grad_x, grad_y, sums);
     });
   }
 };

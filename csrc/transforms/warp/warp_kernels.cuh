@@ -257,14 +257,14 @@ __global__ void __launch_bounds__(kSlopeThreads, kMinBlocks)
     const Position<N> at(frame, matrix, x, y);
     const Sample<N> sample(frame, at);
     if (!sample.corners || !frame.bilinear) continue;
-    N of_weights[4] = {N(0), N(0), N(0), N(0)};
+    N grad_x(0), grad_y(0);
 #pragma unroll 1
     for (int c = 0; c < around.count; ++c) {
       const CornerReader<T, N> corners(image, direction, n, around.first + c, sample.row, sample.column);
-      sample.add_of_weights(frame, N(widen(load_constant(grad_output.at(n, around.first + c, i, j)))),
-                            N(static_cast<C>(around.fill[c])), corners, of_weights);
+      sample.add_of_position(frame, N(widen(load_constant(grad_output.at(n, around.first + c, i, j)))),
+                             N(static_cast<C>(around.fill[c])), corners, grad_x, grad_y);
     }
-    pull_back(frame, at, x, y, sample.grad_x(of_weights), sample.grad_y(of_weights), sums);
+    pull_back(frame, at, x, y, grad_x, grad_y, sums);
   }
   const int64_t warp = (int64_t{blockIdx.x} * kSlopeThreads + threadIdx.x) / kWarpSize;
 #pragma unroll

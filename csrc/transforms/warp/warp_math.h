@@ -176,20 +176,26 @@ struct Sample {
 
   // ---- gradients ----------------------------------------------------------------------------------------------------
 
-  // What a channel contributes to the gradients of the weights, corner by corner.
+  // What a channel contributes to the gradients of the position. Differences of corners first: sums of what they are
+  // taken of would have lost their last digits.
   template <class Read>
-  HANDGRAD_MATH void add_of_weights(const Frame& frame, N grad, N fill, const Read& pixel, N (&sums)[4]) const {
-    if (!corners) return;
-    const N own = frame.filled ? value(frame, pixel) - fill : N(0);
-    for (int q = 0; q < 4; ++q) {
-      if (has(q)) sums[q] = sums[q] + grad * (frame.filled ? pixel(q) * mask + own : pixel(q));
+  HANDGRAD_MATH void add_of_position(const Frame& frame, N grad, N fill, const Read& pixel, N& grad_x,
+                                     N& grad_y) const {
+    const N corner[4] = {has(0) ? pixel(0) : N(0), has(1) ? pixel(1) : N(0), has(2) ? pixel(2) : N(0),
+                         has(3) ? pixel(3) : N(0)};
+    N along_x = slope_x(corner), along_y = slope_y(corner);
+    if (frame.filled) {
+      const N seen[4] = {N(Plain<N>(has(0))), N(Plain<N>(has(1))), N(Plain<N>(has(2))), N(Plain<N>(has(3)))};
+      const N own = value(frame, pixel) - fill;
+      along_x = along_x * mask + own * slope_x(seen), along_y = along_y * mask + own * slope_y(seen);
     }
+    grad_x = grad_x + grad * along_x, grad_y = grad_y + grad * along_y;
   }
-  HANDGRAD_MATH N grad_x(const N (&sums)[4]) const {
-    return (N(1) - down) * (sums[1] - sums[0]) + down * (sums[3] - sums[2]);
+  HANDGRAD_MATH N slope_x(const N (&corner)[4]) const {
+    return (N(1) - down) * (corner[1] - corner[0]) + down * (corner[3] - corner[2]);
   }
-  HANDGRAD_MATH N grad_y(const N (&sums)[4]) const {
-    return (N(1) - right) * (sums[2] - sums[0]) + right * (sums[3] - sums[1]);
+  HANDGRAD_MATH N slope_y(const N (&corner)[4]) const {
+    return (N(1) - right) * (corner[2] - corner[0]) + right * (corner[3] - corner[1]);
   }
 };
 

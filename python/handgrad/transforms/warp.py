@@ -1,4 +1,4 @@
-"""An image read through a matrix: affine, rotation, perspective. Rounding, kinks, derivatives: docs/transforms/warp.md."""
+"""An image read through a matrix: affine, rotation, perspective. Rounding, kinks: docs/transforms/warp.md."""
 
 from __future__ import annotations
 
@@ -308,8 +308,10 @@ def _checked_matrix(matrix: Any, images: Tensor) -> tuple[Tensor | None, list[fl
     """A table of them, or the numbers of one for all."""
     shape = r"(2, 3) or (3, 3), or (batch, 2, 3) or (batch, 3, 3)"
     if not isinstance(matrix, Tensor):
-        if not isinstance(matrix, (list, tuple)) or [len(row) for row in matrix] not in ([3] * 2, [3] * 3):
-            raise TypeError(f"{_OP}: matrix must be a tensor, or two or three rows of three numbers; got {matrix!r}")
+        rows = isinstance(matrix, (list, tuple)) and all(isinstance(row, (list, tuple)) for row in matrix)
+        if not rows or [len(row) for row in matrix] not in ([3] * 2, [3] * 3):
+            got = matrix if rows else type(matrix).__name__
+            raise TypeError(f"{_OP}: matrix must be a tensor, or two or three rows of three numbers; got {got}")
         for row in matrix:
             for number in row:
                 check_range(_OP, "matrix", number, -FLOAT_MAX, FLOAT_MAX, "finite numbers")
@@ -357,7 +359,7 @@ def warp_reference(
         place = place if len(places) == 2 else place / places[2]
         place = place if centered else place - 1
         positions.append(_fused(place + 1, torch.full_like(place, size / 2), torch.full_like(place, -0.5), levels))
-    read, mask = _read(image.to(computed), *positions, interpolation == 1, levels)
+    read, mask = _read(image.to(computed), positions[0], positions[1], interpolation == 1, levels)
     if fill:
         around = torch.tensor(fill, dtype=computed, device=image.device).reshape(1, -1, 1, 1)
         read = (read - around) * mask + around if interpolation == 1 else torch.where(mask > 0, read, around)
@@ -378,7 +380,7 @@ def _read(image: Tensor, x: Tensor, y: Tensor, bilinear: bool, levels: bool) -> 
     outside = (low_x < -1) | (low_x >= width) | (low_y < -1) | (low_y >= height)
     outside = outside & ~torch.isnan(x) & ~torch.isnan(y) if bilinear else outside | torch.isnan(x) | torch.isnan(y)
     right, down = torch.where(outside, 0, x - low_x), torch.where(outside, 0, y - low_y)
-    weights = {(0, 0): torch.ones_like(x)}
+    weights = {(0, 0): 1 + 0 * (right + down)}  # which depends on positions, with slopes of 0
     if bilinear:
         left, up = 1 - right, 1 - down
         weights = {(0, 0): up * left, (0, 1): up * right, (1, 0): down * left, (1, 1): down * right}
@@ -419,6 +421,4 @@ def _gradient_like(tensor: Tensor) -> Tensor:
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
-_warp = Derivatives(
-    "handgrad::warp", reference=warp_reference, fake=_fake, roles=BATCHED, gradient_like=_gradient_like
-)
+_warp = Derivatives("handgrad::warp", reference=warp_reference, fake=_fake, roles=BATCHED, gradient_like=_gradient_like)
