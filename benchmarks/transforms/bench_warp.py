@@ -24,7 +24,7 @@ def _photograph(side: int, device: torch.device, packed: bool = True) -> Tensor:
 
 
 def _matrix(side: int) -> list[list[float]]:
-    from handgrad.transforms.warp import affine_matrix
+    from handgrad._warping import affine_matrix
 
     return affine_matrix("affine", (side, side), center=None, **_AFFINE)
 
