@@ -107,7 +107,8 @@ def checked_fill(op: str, fill: Any, image: Tensor) -> list[float]:
     if fill is None:
         return []
     fills = list(fill) if isinstance(fill, (list, tuple)) else [fill]
-    if len(fills) not in (1, image.shape[-3]):
+    # A trace has sizes that must not be asked for; the op asks.
+    if len(fills) != 1 and not torch.jit.is_tracing() and len(fills) != image.shape[-3]:
         raise ValueError(f"{op}: fill must be a number, or one a channel, {image.shape[-3]}; got {fill!r}")
     low, high, what = -FLOAT_MAX, FLOAT_MAX, "finite numbers"
     if image.dtype is torch.uint8:
@@ -135,7 +136,8 @@ def checked_matrix(op: str, matrix: Any, images: Tensor) -> tuple[Tensor | None,
         raise TypeError(f"{op}: matrix must be a tensor of floating-point numbers; got one of {kind}")
     if matrix.device != images.device:
         raise RuntimeError(f"{op}: matrix must be on the device of image, {images.device}; got {matrix.device}")
-    if matrix.dim() not in (2, 3) or tuple(matrix.shape[-2:]) not in ((2, 3), (3, 3)):
+    fits = torch.jit.is_tracing() or tuple(matrix.shape[-2:]) in ((2, 3), (3, 3))
+    if matrix.dim() not in (2, 3) or not fits:
         raise RuntimeError(f"{op}: matrix must be {shape}; got {tuple(matrix.shape)}")
     table = matrix.expand(images.shape[0], -1, -1) if matrix.dim() == 2 else matrix
     if images.dtype is torch.uint8:
