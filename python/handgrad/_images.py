@@ -10,7 +10,7 @@ from torch import Tensor
 
 from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_range, check_tensor
 
-_DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
+DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
 _MEMORY_FORMATS = {torch.preserve_format: 0, torch.contiguous_format: 1, torch.channels_last: 2}
 
 
@@ -61,7 +61,7 @@ def checked_statistics(op: str, mean: Any, std: Any) -> tuple[list[float], list[
 
 def check_image(op: str, name: str, image: Tensor) -> None:
     """Of a rank and a type that kernels take."""
-    if image.dtype not in _DTYPES:
+    if image.dtype not in DTYPES:
         kind = str(image.dtype).removeprefix("torch.")
         raise TypeError(f"{op}: {name} must be uint8, float32, float64, bfloat16 or float16; got {kind}")
     if image.dim() not in (3, 4):

@@ -38,6 +38,13 @@ CLASSES = {
     "RandomInvert": ({}, {"p": 0.8}),
     "RandomAutocontrast": ({"p": 0.8},),
     "RandomEqualize": ({"p": 0.8},),
+    "RandomAffine": ({"degrees": 30}, {"degrees": (5, 90), "translate": (0.2, 0.3), "scale": (0.5, 2.0), "shear": 20,
+                      "interpolation": v2.InterpolationMode.BILINEAR, "fill": 77, "center": (3, 9)},
+                     {"degrees": 0, "shear": (1, 9, -9, 9), "interpolation": v2.InterpolationMode.BILINEAR}),
+    "RandomRotation": ({"degrees": 90}, {"degrees": 45, "expand": True, "fill": 9,
+                                         "interpolation": v2.InterpolationMode.BILINEAR},
+                       {"degrees": (90, 90), "expand": True}),
+    "RandomPerspective": ({}, {"distortion_scale": 0.9, "p": 0.9, "fill": 200, "interpolation": 0}),
     "ToDtype": ({"dtype": torch.float32, "scale": True}, {"dtype": {tv_tensors.Image: torch.float32, "others": None}}),
 }  # fmt: skip
 CASES = [(name, arguments) for name, several in CLASSES.items() for arguments in several]
@@ -96,6 +103,9 @@ def test_numbers_are_torchvisions():
             wanted = {"rtol": 1e-7, "atol": 1e-7} if dtype is torch.float64 else tolerance
             if name == "ColorJitter":  # torchvision's hue is in float32 always
                 wanted = {"rtol": 0, "atol": 1e-5}
+            if name in ("RandomAffine", "RandomRotation", "RandomPerspective"):
+                # Their nearest pixel is another where a position is rounded otherwise.
+                wanted = {"rtol": 0, "atol": 0} if dtype is torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
             if arguments.get("size") != (70, 10):
                 ours, theirs = both(name, {**arguments, **({"pad_if_needed": True} if name == "RandomCrop" else {})})
                 assert_same_for_seeds(ours, theirs, numbers.to(dtype), seeds=range(2), **wanted)

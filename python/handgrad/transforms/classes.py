@@ -132,3 +132,26 @@ class RandomEqualize(v2.RandomEqualize):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return kernels.equalize(partial(self._call_kernel, v2.functional.equalize), inpt)
+
+
+class _Warps:
+    """What torchvision's class calls for an image or a video becomes one call of handgrad's kernel."""
+
+    def _call_kernel(self, functional: Any, inpt: Any, *args: Any, **kwargs: Any) -> Any:
+        theirs = partial(super()._call_kernel, functional)  # type: ignore[misc]
+        return kernels.KERNELS[functional.__name__](theirs, inpt, *args, **kwargs)
+
+
+class RandomAffine(_Warps, v2.RandomAffine):
+    """torchvision's ``RandomAffine``, with images and videos read by :func:`handgrad.transforms.affine`: uint8 to the
+    bit as torchvision does on a CPU, on every device."""
+
+
+class RandomRotation(_Warps, v2.RandomRotation):
+    """torchvision's ``RandomRotation``, with images and videos read by :func:`handgrad.transforms.rotate`: uint8 to the
+    bit as torchvision does on a CPU, on every device."""
+
+
+class RandomPerspective(_Warps, v2.RandomPerspective):
+    """torchvision's ``RandomPerspective``, with images and videos read by :func:`handgrad.transforms.perspective`:
+    uint8 to the bit as torchvision does on a CPU, on every device."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handgrad._images import DTYPES
 from handgrad._layout import empty_image
 from handgrad.arguments import FLOAT_MAX, check_pair, check_range, check_tensor, computed_dtype
 from handgrad.derivatives import BATCHED, Derivatives
@@ -16,7 +17,6 @@ from handgrad.tracing import traceable
 _OP = "gaussian_blur"
 # As in csrc.
 _MOST_TAPS = 2**20 - 1
-_DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
 # Beside a tensor nobody reads those of all images; of an empty list AOTInductor would make None.
 _UNUSED = [0.0, 0.0]
 
@@ -60,7 +60,7 @@ def gaussian_blur(
                  [30, 25, 30]]], dtype=torch.uint8)
     """
     check_tensor(_OP, "image", image)
-    if image.dtype not in _DTYPES:
+    if image.dtype not in DTYPES:
         kind = str(image.dtype).removeprefix("torch.")
         raise TypeError(f"{_OP}: image must be uint8, float32, float64, bfloat16 or float16; got {kind}")
     if image.dim() < 3:

@@ -15,6 +15,9 @@ from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
 from handgrad.transforms.adjust_tones import adjust_tones
 from handgrad.transforms.gaussian_blur import gaussian_blur as blur
 from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
+from handgrad.transforms.warp import affine as to_affine
+from handgrad.transforms.warp import perspective as to_perspective
+from handgrad.transforms.warp import rotate as to_rotated
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 #: What the kernel computes as torchvision does.
@@ -185,6 +188,86 @@ def _toned(inpt: Tensor, operation: str, number: float = 0) -> Tensor:
     return _as(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
 
 
+def affine(
+    theirs: _Kernel,
+    inpt: Any,
+    angle: float,
+    translate: Any,
+    scale: float,
+    shear: Any,
+    interpolation: Any = "nearest",
+    fill: Any = None,
+    center: Any = None,
+) -> Any:
+    shears = [shear, 0.0] if _is_number(shear) else shear
+    shears = [*shears, *shears] if isinstance(shears, (list, tuple)) and len(shears) == 1 else shears
+    pairs = all(_is_pair(pair) for pair in (translate, shears, center or (0, 0)))
+    if pairs and _can_warp(inpt, interpolation, fill, angle, scale) and scale > 1e-37:
+        how = {"interpolation": interpolation_name(interpolation), "fill": fill, "center": center}
+        return _as(inpt, to_affine(inpt.as_subclass(Tensor), angle, translate, scale, shears, **how))
+    return theirs(
+        inpt,
+        angle,
+        translate=translate,
+        scale=scale,
+        shear=shear,
+        interpolation=interpolation,
+        fill=fill,
+        center=center,
+    )
+
+
+def rotate(
+    theirs: _Kernel,
+    inpt: Any,
+    angle: float,
+    interpolation: Any = "nearest",
+    expand: bool = False,
+    center: Any = None,
+    fill: Any = None,
+) -> Any:
+    if _is_pair(center or (0, 0)) and type(expand) is bool and _can_warp(inpt, interpolation, fill, angle):
+        how = {"expand": expand, "center": center, "fill": fill}
+        return _as(inpt, to_rotated(inpt.as_subclass(Tensor), angle, interpolation_name(interpolation), **how))
+    return theirs(inpt, angle, interpolation=interpolation, expand=expand, center=center, fill=fill)
+
+
+def perspective(
+    theirs: _Kernel,
+    inpt: Any,
+    startpoints: Any,
+    endpoints: Any,
+    interpolation: Any = "bilinear",
+    fill: Any = None,
+    coefficients: Any = None,
+) -> Any:
+    # Of points torchvision finds the coefficients, as those of boxes and masks.
+    given = isinstance(coefficients, (list, tuple)) and len(coefficients) == 8 and startpoints is endpoints is None
+    if given and _can_warp(inpt, interpolation, fill, *coefficients):
+        how = {"interpolation": interpolation_name(interpolation), "fill": fill, "coefficients": coefficients}
+        return _as(inpt, to_perspective(inpt.as_subclass(Tensor), None, None, **how))
+    return theirs(inpt, startpoints, endpoints, interpolation=interpolation, fill=fill, coefficients=coefficients)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e38
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(_is_number(number) for number in value)
+
+
+def _can_warp(inpt: Any, interpolation: Any, fill: Any, *numbers: Any) -> bool:
+    """Whether the kernel reads such an image in this way; torchvision says what is wrong with the rest."""
+    if not _is_picture(inpt) or interpolation_name(interpolation) not in ("nearest", "bilinear"):
+        return False
+    fills = [0] if fill is None else fill if isinstance(fill, (list, tuple)) else [fill]
+    high = 255 if inpt.dtype is torch.uint8 else 1e38
+    low = 0 if inpt.dtype is torch.uint8 else -1e38
+    fits = len(fills) in (1, inpt.shape[-3]) and all(_is_number(number) and low <= number <= high for number in fills)
+    return fits and all(_is_number(number) for number in numbers)
+
+
 #: By the name of torchvision's functional.
 KERNELS: dict[str, _Kernel] = {
     kernel.__name__: kernel
@@ -203,6 +286,9 @@ KERNELS: dict[str, _Kernel] = {
         invert,
         autocontrast,
         equalize,
+        affine,
+        rotate,
+        perspective,
     )
 }
 

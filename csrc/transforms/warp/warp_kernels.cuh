@@ -1,0 +1,319 @@
+// The kernels of warp on CUDA devices.
+//
+// In order of appearance: what surrounds an image; the output; the outputs that a pixel may be read by; the gradient of
+// the image; that of the matrix; what is differentiated along a direction.
+#pragma once
+
+#include "cuda/access.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/reduce.cuh"
+#include "warp_host.h"
+
+namespace handgrad::warp {
+
+inline constexpr int kThreads = 256;
+// Of derivatives, a thread of which needs more registers.
+inline constexpr int kSlopeThreads = 128;
+// Channels of one launch.
+inline constexpr int kChannels = 4;
+// Of an image's sum for the matrix: blocks, and the warps of all of them, each with a sum of its own.
+inline constexpr int kSumBlocks = 32;
+inline constexpr int kSumWarps = kSumBlocks * kSlopeThreads / kWarpSize;
+
+// ---- what surrounds an image ----------------------------------------------------------------------------------------
+
+// Of the channels of a launch.
+struct Surroundings {
+  int32_t first, count;
+  double fill[kChannels];
+};
+
+// Levels are read as float.
+HANDGRAD_MATH float read_element(uint8_t x) { return static_cast<float>(x); }
+template <class T>
+HANDGRAD_MATH Compute<T> read_element(T x) {
+  return widen(x);
+}
+template <class T>
+HANDGRAD_MATH T made_element(Compute<T> x) {
+  if constexpr (std::is_same_v<T, uint8_t>) {
+    return level_of(x);
+  } else {
+    return narrow<T>(x);
+  }
+}
+
+// A pixel of the output, from the index of a thread.
+struct OutputPixel {
+  int64_t n, i, j;
+
+  __device__ OutputPixel(const Frame& frame, int64_t index) {
+    const int64_t pixels = frame.out_height * frame.out_width;
+    n = index / pixels, i = (index - n * pixels) / frame.out_width, j = (index - n * pixels) % frame.out_width;
+  }
+};
+
+// ---- the output -----------------------------------------------------------------------------------------------------
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    output_kernel(Frame frame, MatrixTable table, Surroundings around, View<const T, 4> image,  // [N, C, H, W]
+                  View<T, 4> output) {                                                          // [N, C, height, width]
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  using C = Compute<T>;
+  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (index >= frame.batch * frame.out_height * frame.out_width) return;
+  const OutputPixel pixel(frame, index);
+  const Position<C> at(frame, table.matrix<C>(frame, pixel.n), frame.base<C>(pixel.j, frame.out_width),
+                       frame.base<C>(pixel.i, frame.out_height));
+  const Sample<C> sample(frame, at);
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    if (c >= around.count) continue;
+    const T* corner = image.at(pixel.n, around.first + c, sample.row, sample.column);
+    const C value = sample.value(frame, [&](int q) {
+      return read_element(load_constant(corner + q / 2 * image.strides[2] + q % 2 * image.strides[3]));
+    });
+    store(output.at(pixel.n, around.first + c, pixel.i, pixel.j),
+          made_element<T>(sample.filled(frame, value, static_cast<C>(around.fill[c]))));
+  }
+}
+
+// ---- the outputs that a pixel may be read by ------------------------------------------------------------------------
+
+struct Window {
+  int64_t top, bottom, left, right;
+};
+
+// The inverse of the matrix takes the square around a pixel, wherein it is a corner, to a quadrilateral of the output,
+// which a window surrounds. Whoever lies in the window is asked; so it may be too large, up to the whole output where
+// the matrix has no inverse or the division changes its sign.
+template <class C>
+class Inverse {
+ public:
+  __device__ Inverse(const Frame& frame, const Matrix<C>& matrix) : frame_(frame) {
+    for (int k = 0; k < 9; ++k) of_[k] = static_cast<double>(matrix.of[k]);
+    if (!frame.projective) of_[6] = of_[7] = 0, of_[8] = 1;
+  }
+
+  __device__ Window window(int64_t row, int64_t column) const {
+    const Window whole{0, frame_.out_height, 0, frame_.out_width};
+    Corners corners(*this, row, column, 1.5);
+    const double divisor = absolute(corners.determinant) / corners.largest;
+    const double error = error_bound(divisor);
+    if (!corners.is_one_sided || !(error < 0.5)) return whole;
+    corners = Corners(*this, row, column, (frame_.bilinear ? 1.0 : 0.5) + error);
+    const double shift_x = frame_.centered ? 0.5 * static_cast<double>(frame_.out_width - 1) : -0.5;
+    const double shift_y = frame_.centered ? 0.5 * static_cast<double>(frame_.out_height - 1) : -0.5;
+    Window window;
+    clip(corners.low[0] + shift_x, corners.high[0] + shift_x, frame_.out_width, window.left, window.right);
+    clip(corners.low[1] + shift_y, corners.high[1] + shift_y, frame_.out_height, window.top, window.bottom);
+    return window;
+  }
+
+ private:
+  Frame frame_;
+  double of_[9];
+
+  struct Corners {
+    double low[2], high[2], determinant, largest;
+    bool is_one_sided;
+
+    __device__ Corners(const Inverse& by, int64_t row, int64_t column, double reach) {
+      const double *a = by.of_, *d = by.of_ + 3, *g = by.of_ + 6;
+      const double inverse[9] = {d[1] * g[2] - d[2] * g[1], a[2] * g[1] - a[1] * g[2], a[1] * d[2] - a[2] * d[1],
+                                 d[2] * g[0] - d[0] * g[2], a[0] * g[2] - a[2] * g[0], a[2] * d[0] - a[0] * d[2],
+                                 d[0] * g[1] - d[1] * g[0], a[1] * g[0] - a[0] * g[1], a[0] * d[1] - a[1] * d[0]};
+      determinant = a[0] * inverse[0] + a[1] * inverse[3] + a[2] * inverse[6];
+      const double terms = absolute(a[0] * d[1] * g[2]) + absolute(a[1] * d[0] * g[2]) + absolute(a[0] * d[2] * g[1]) +
+                           absolute(a[1] * d[2] * g[0]) + absolute(a[2] * d[0] * g[1]) + absolute(a[2] * d[1] * g[0]);
+      is_one_sided = absolute(determinant) > 1e-7 * terms;
+      largest = 0;
+      bool is_negative = false;
+      for (int corner = 0; corner < 4; ++corner) {
+        const double x = static_cast<double>(column) + 0.5 + (corner % 2 ? reach : -reach);
+        const double y = static_cast<double>(row) + 0.5 + (corner / 2 ? reach : -reach);
+        const double back = by.frame_.centered ? 1 : 0;
+        const double u = x / (0.5 * static_cast<double>(by.frame_.width)) - back;
+        const double v = y / (0.5 * static_cast<double>(by.frame_.height)) - back;
+        const double w = inverse[6] * u + inverse[7] * v + inverse[8];
+        const double sizes = absolute(inverse[6] * u) + absolute(inverse[7] * v) + absolute(inverse[8]);
+        is_one_sided = is_one_sided && absolute(w) > 1e-7 * sizes && (corner == 0 || (w < 0) == is_negative);
+        is_negative = w < 0;
+        largest = absolute(w) > largest ? absolute(w) : largest;
+        for (int k = 0; k < 2; ++k) {
+          const double at = (inverse[3 * k] * u + inverse[3 * k + 1] * v + inverse[3 * k + 2]) / w;
+          low[k] = corner == 0 || at < low[k] ? at : low[k];
+          high[k] = corner == 0 || at > high[k] ? at : high[k];
+        }
+      }
+    }
+  };
+
+  // How far from it, in pixels of the image, a position may be computed, where what is divided by is this or more.
+  __device__ double error_bound(double divisor) const {
+    const double step = 8.0 * static_cast<double>(std::numeric_limits<C>::epsilon());
+    const double width = static_cast<double>(frame_.width), height = static_cast<double>(frame_.height);
+    const auto largest = [&](int row) {
+      return absolute(of_[3 * row]) * static_cast<double>(frame_.out_width) +
+             absolute(of_[3 * row + 1]) * static_cast<double>(frame_.out_height) + absolute(of_[3 * row + 2]);
+    };
+    const double above = largest(0) * width + largest(1) * height, below = largest(2);
+    return step * (above / divisor + (width + height) * (1 + below / divisor));
+  }
+
+  __device__ static void clip(double low, double high, int64_t size, int64_t& begin, int64_t& end) {
+    const double last = static_cast<double>(size);
+    low = ::floor(low - 0.01), high = ::ceil(high + 0.01) + 1;
+    begin = low > 0 ? static_cast<int64_t>(low < last ? low : last) : 0;
+    end = high > 0 ? static_cast<int64_t>(high < last ? high : last) : 0;
+  }
+};
+
+// ---- the gradient of the image --------------------------------------------------------------------------------------
+
+// A pixel of the image: what the outputs that are read there give back to it, in their order.
+template <class T, class N>
+__global__ void __launch_bounds__(kSlopeThreads, kMinBlocks)
+    grad_image_kernel(Frame frame, MatrixTable table, Surroundings around,
+                      View<const T, 4> grad_output,  // [N, C, height, width]
+                      View<T, 4> grad_image) {       // [N, C, H, W]
+  HANDGRAD_LAUNCH_BOUNDS(kSlopeThreads);
+  using C = Plain<N>;
+  const int64_t pixels = frame.height * frame.width;
+  const int64_t index = int64_t{blockIdx.x} * kSlopeThreads + threadIdx.x;
+  if (index >= frame.batch * pixels) return;
+  const int64_t n = index / pixels, row = (index - n * pixels) / frame.width,
+                column = (index - n * pixels) % frame.width;
+  const Matrix<N> matrix = table.matrix<N>(frame, n);
+  const Window window = Inverse<C>(frame, table.matrix<C>(frame, n)).window(row, column);
+  C totals[kChannels] = {};
+  for (int64_t i = window.top; i < window.bottom; ++i) {
+    for (int64_t j = window.left; j < window.right; ++j) {
+      const Position<N> at(frame, matrix, frame.base<C>(j, frame.out_width), frame.base<C>(i, frame.out_height));
+      const Sample<N> sample(frame, at);
+      const int64_t down = row - sample.row, right = column - sample.column;
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        if (down != q / 2 || right != q % 2 || !sample.has(q)) continue;
+        const C share = wanted_of(sample.share(frame, q));
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) {
+          if (c < around.count) totals[c] += share * widen(load(grad_output.at(n, around.first + c, i, j)));
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    if (c < around.count) store(grad_image.at(n, around.first + c, row, column), narrow<T>(totals[c]));
+  }
+}
+
+// ---- the gradient of the matrix -------------------------------------------------------------------------------------
+
+// Reads the corners of a sample in a channel, with the direction of each.
+template <class T, class N>
+struct CornerReader {
+  using C = Plain<N>;
+  const T *image, *direction;
+  int64_t image_strides[2], direction_strides[2];
+
+  __device__ CornerReader(const View<const T, 4>& of, const View<const T, 4>& along, int64_t n, int64_t c, int64_t row,
+                          int64_t column)
+      : image(of.at(n, c, row, column)),
+        direction(along ? along.at(n, c, row, column) : nullptr),
+        image_strides{of.strides[2], of.strides[3]},
+        direction_strides{along.strides[2], along.strides[3]} {}
+
+  __device__ N operator()(int q) const {
+    const C value = widen(load_constant(image + q / 2 * image_strides[0] + q % 2 * image_strides[1]));
+    if constexpr (std::is_same_v<N, C>) {
+      return value;
+    } else {
+      if (!direction) return N(value);
+      return {value, widen(load_constant(direction + q / 2 * direction_strides[0] + q % 2 * direction_strides[1]))};
+    }
+  }
+};
+
+// Each warp sums some pixels of the output of an image; so that no block waits, its sum is stored by itself.
+template <class T, class N>
+__global__ void __launch_bounds__(kSlopeThreads, kMinBlocks)
+    grad_matrix_kernel(Frame frame, MatrixTable table, Surroundings around, View<const T, 4> image,  // [N, C, H, W]
+                       View<const T, 4> direction,                                                   // [N, C, H, W]
+                       View<const T, 4> grad_output,  // [N, C, height, width]
+                       double* partial) {             // [N, kSumWarps, 9]
+  HANDGRAD_LAUNCH_BOUNDS(kSlopeThreads);
+  using C = Plain<N>;
+  const int64_t n = blockIdx.x / kSumBlocks, pixels = frame.out_height * frame.out_width;
+  const Matrix<N> matrix = table.matrix<N>(frame, n);
+  const int64_t first = int64_t{blockIdx.x % kSumBlocks} * kSlopeThreads + threadIdx.x;
+  double sums[9] = {};
+#pragma unroll 1
+  for (int64_t index = first; index < pixels; index += int64_t{kSumBlocks} * kSlopeThreads) {
+    const int64_t i = index / frame.out_width, j = index - i * frame.out_width;
+    const C x = frame.base<C>(j, frame.out_width), y = frame.base<C>(i, frame.out_height);
+    const Position<N> at(frame, matrix, x, y);
+    const Sample<N> sample(frame, at);
+    if (!sample.corners || !frame.bilinear) continue;
+    N grad_x(0), grad_y(0);
+#pragma unroll 1
+    for (int c = 0; c < around.count; ++c) {
+      const CornerReader<T, N> corners(image, direction, n, around.first + c, sample.row, sample.column);
+      sample.add_of_position(frame, N(widen(load_constant(grad_output.at(n, around.first + c, i, j)))),
+                             N(static_cast<C>(around.fill[c])), corners, grad_x, grad_y);
+    }
+    pull_back(frame, at, x, y, grad_x, grad_y, sums);
+  }
+  const int64_t warp = (int64_t{blockIdx.x} * kSlopeThreads + threadIdx.x) / kWarpSize;
+#pragma unroll
+  for (int k = 0; k < 9; ++k) {
+    const double sum = warp_sum(sums[k]);
+    if (threadIdx.x % kWarpSize == 0) store(partial + warp * 9 + k, sum);
+  }
+}
+
+// A number of the gradient of a matrix: the sums of all launches, of all warps, in their order.
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    sum_matrix_kernel(int64_t images, int64_t launches, int64_t rows, const double* partial,
+                      View<double, 3> grad_matrix) {  // [N, 2 or 3, 3]
+  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (index >= images * rows * 3) return;
+  const int64_t n = index / (rows * 3), k = index - n * rows * 3;
+  double total = 0;
+  for (int64_t launch = 0; launch < launches; ++launch) {
+    const double* of_image = partial + (launch * images + n) * kSumWarps * 9 + k;
+#pragma unroll 8
+    for (int warp = 0; warp < kSumWarps; ++warp) total += load(of_image + warp * 9);
+  }
+  store(grad_matrix.at(n, k / 3, k % 3), total);
+}
+
+// ---- what is differentiated along a direction -----------------------------------------------------------------------
+
+template <class T>
+__global__ void __launch_bounds__(kSlopeThreads, kMinBlocks)
+    grad_grad_output_kernel(Frame frame, MatrixTable table, Surroundings around,
+                            View<const T, 4> image,         // [N, C, H, W]
+                            View<const T, 4> direction,     // [N, C, H, W]
+                            View<T, 4> grad_grad_output) {  // [N, C, height, width]
+  HANDGRAD_LAUNCH_BOUNDS(kSlopeThreads);
+  using C = Compute<T>;
+  using N = Dual<C>;
+  const int64_t index = int64_t{blockIdx.x} * kSlopeThreads + threadIdx.x;
+  if (index >= frame.batch * frame.out_height * frame.out_width) return;
+  const OutputPixel pixel(frame, index);
+  const Position<N> at(frame, table.matrix<N>(frame, pixel.n), frame.base<C>(pixel.j, frame.out_width),
+                       frame.base<C>(pixel.i, frame.out_height));
+  const Sample<N> sample(frame, at);
+#pragma unroll 1
+  for (int c = 0; c < around.count; ++c) {
+    const CornerReader<T, N> corners(image, direction, pixel.n, around.first + c, sample.row, sample.column);
+    const N made = sample.filled(frame, sample.value(frame, corners), N(static_cast<C>(around.fill[c])));
+    store(grad_grad_output.at(pixel.n, around.first + c, pixel.i, pixel.j), narrow<T>(wanted_of(made)));
+  }
+}
+
+}  // namespace handgrad::warp
