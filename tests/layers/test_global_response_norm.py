@@ -116,7 +116,9 @@ SPEC = OpSpec(
     },
     # The sums of 30 pieces of each image, channels last, and what is made of them.
     device_scratch=1 << 17,
-    device_calls={"forward": (3, 3, 0), "backward": (4, 6, 0), "double_backward": (4, 6, 0)},
+    device_calls={"forward": (3, 3, 0), "backward": (4, 6, 0), "double_backward": (4, 5, 0)},
+    # What is summed over a map is read once for the sums and once more for the elements.
+    floor_factors={"forward": 1.6, "backward": 1.8, "double_backward": 1.7},
 )
 
 test_matrix = matrix(SPEC)

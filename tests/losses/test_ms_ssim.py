@@ -122,10 +122,10 @@ SPEC = OpSpec(
     # Halved images, and gradients of these, while a pass runs.
     scratch=512 * 1024,
     # Of two scales.
-    device_calls={"forward": (2, 2, 0), "double_backward": (3, 4, 0)},
-    # Blocks read the pixels around their tiles again, which lie in the second-level cache; the double backward is two
-    # passes.
-    floor_factors={"forward": 2.6, "backward": 2.9, "double_backward": 6.3},
+    device_calls={"forward": (6, 5, 0), "backward": (4, 7, 0), "double_backward": (10, 12, 0)},
+    # Blocks read the pixels around their tiles again, which lie in the second-level cache; images are halved, and read
+    # at every scale; the double backward is two passes.
+    floor_factors={"forward": 4.1, "backward": 3.8, "double_backward": 8.1},
     pending={2: NOT_ON_A_DEVICE},
 )
 

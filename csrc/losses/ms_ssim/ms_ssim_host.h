@@ -7,7 +7,7 @@
 
 #include "kinds/window_score.h"
 #include "math/halving.h"
-#include "math/structural_similarity.h"
+#include "ms_ssim_math.h"
 
 namespace handgrad::ms_ssim {
 
@@ -16,34 +16,20 @@ using window_score::Problem;
 inline constexpr const char* kOp = "ms_ssim";
 inline constexpr int64_t kMostScales = 24;
 
-// The arguments that are numbers, as in the schema.
-struct Settings {
-  int64_t window_size;
-  double sigma;
-  int64_t scales;
-  double c1, c2;
-
-  // At the coarsest scale with luminance.
-  template <class C>
-  StructuralSimilarity<C> formula(int64_t scale) const {
-    return {c1, c2, scale == scales - 1};
-  }
-};
-
-inline void check(const Tensor& input, const Tensor& target, const Settings& settings) {
-  HANDGRAD_CHECK(settings.scales > 0 && settings.scales <= kMostScales, kOp, ": scales must be from 1 to ", kMostScales,
-                 "; got ", settings.scales);
+inline void check(const Tensor& input, const Tensor& target, const MsSsimNumbers& numbers) {
+  HANDGRAD_CHECK(numbers.scales > 0 && numbers.scales <= kMostScales, kOp, ": scales must be from 1 to ", kMostScales,
+                 "; got ", numbers.scales);
   const Sizes sizes = input.sizes();
   if (sizes.size() == 4 || sizes.size() == 5) {
-    const int64_t least = settings.window_size << (settings.scales - 1);
+    const int64_t least = numbers.window_size << (numbers.scales - 1);
     for (size_t d = 2; d < sizes.size(); ++d) {
       HANDGRAD_CHECK(sizes[d] >= least, kOp, ": input must have at least ", least,
-                     " pixels along each axis, so that after ", settings.scales - 1,
-                     " halvings there is room for a window of ", settings.window_size, "; got ", shape_text(input));
+                     " pixels along each axis, so that after ", numbers.scales - 1,
+                     " halvings there is room for a window of ", numbers.window_size, "; got ", shape_text(input));
     }
   }
   // All else.
-  Problem(kOp, input, target, settings.window_size, settings.sigma, 0, true);
+  Problem(kOp, input, target, numbers.window_size, numbers.sigma, 0, true);
 }
 
 // An image at every scale, the finest first; none, if there is no image.
@@ -76,21 +62,21 @@ std::vector<Tensor> at_scales(const std::optional<Tensor>& image, int64_t scales
 // All that a pass reads, at every scale.
 template <class Device, class C>
 struct Scales {
-  const Settings& settings;
+  const MsSsimNumbers& numbers;
   std::vector<Tensor> input, target, direction_input, direction_target;
 
-  Scales(const Settings& settings, const Tensor& input, const Tensor& target,
+  Scales(const MsSsimNumbers& numbers, const Tensor& input, const Tensor& target,
          const std::optional<Tensor>& direction_input = std::nullopt,
          const std::optional<Tensor>& direction_target = std::nullopt)
-      : settings(settings),
-        input(at_scales<Device, C>(input, settings.scales)),
-        target(at_scales<Device, C>(target, settings.scales)),
-        direction_input(at_scales<Device, C>(direction_input, settings.scales)),
-        direction_target(at_scales<Device, C>(direction_target, settings.scales)) {}
+      : numbers(numbers),
+        input(at_scales<Device, C>(input, numbers.scales)),
+        target(at_scales<Device, C>(target, numbers.scales)),
+        direction_input(at_scales<Device, C>(direction_input, numbers.scales)),
+        direction_target(at_scales<Device, C>(direction_target, numbers.scales)) {}
 
   Problem problem(int64_t scale) const {
     const size_t k = static_cast<size_t>(scale);
-    return Problem(kOp, input[k], target[k], settings.window_size, settings.sigma, 0, true);
+    return Problem(kOp, input[k], target[k], numbers.window_size, numbers.sigma, 0, true);
   }
   WindowOperands<C> operands(int64_t scale) const {
     const size_t k = static_cast<size_t>(scale);
@@ -104,11 +90,11 @@ struct Scales {
   // Into `scores`, (N, C, scales).
   template <class Pass>
   void write_scores(const char* pass, const Pass& body, int32_t images, int32_t averages, const Tensor& scores) const {
-    for (int64_t scale = 0; scale < settings.scales; ++scale) {
+    for (int64_t scale = 0; scale < numbers.scales; ++scale) {
       const Problem of = problem(scale);
       Device::template run<C>(std::string(kOp) + pass, of.input, of.template plan<Device>(false, images, averages),
-                              operands(scale), settings.template formula<C>(scale), body,
-                              {scores.mutable_data_ptr<C>() + scale, settings.scales, of.scale()});
+                              operands(scale), numbers.template formula<C>(scale), body,
+                              {scores.mutable_data_ptr<C>() + scale, numbers.scales, of.scale()});
     }
   }
 
@@ -117,7 +103,7 @@ struct Scales {
   void write_gradients(const char* pass, const Pass& body, int32_t images, int32_t averages, const Tensor& grad_output,
                        const std::array<bool, 2>& need, const std::array<Tensor, 2>& grads) const {
     std::array<Tensor, 2> coarse = grads;
-    for (int64_t scale = settings.scales - 1; scale >= 0; --scale) {
+    for (int64_t scale = numbers.scales - 1; scale >= 0; --scale) {
       const Problem of = problem(scale);
       WindowOperands<C> operands = this->operands(scale);
       operands.grad_output = {{static_cast<const unsigned char*>(grad_output.const_data_ptr()), kDtype<C>}, {}};
@@ -128,14 +114,14 @@ struct Scales {
         if (!need[k]) continue;
         if (scale > 0) fine[k] = new_like(input[static_cast<size_t>(scale)]);
         (k == 0 ? operands.grad_input : operands.grad_target) = window_score::write_view<C>(true, fine[k]);
-        if (scale < settings.scales - 1) operands.coarse[k] = window_score::read_view<C>(coarse[k]);
+        if (scale < numbers.scales - 1) operands.coarse[k] = window_score::read_view<C>(coarse[k]);
       }
       for (int a = 0; a < 3; ++a) {
         const bool halved = a >= 3 - of.axes.count;
         operands.coarse_size[a] = halved ? of.axes.axis[a].size / 2 : 1;
       }
       operands.share = of.axes.count == 2 ? C(0.25) : C(0.125);
-      window_score::write_gradients<Device>(of, pass, operands, settings.template formula<C>(scale), body, images,
+      window_score::write_gradients<Device>(of, pass, operands, numbers.template formula<C>(scale), body, images,
                                             averages);
       coarse = fine;
     }
@@ -163,13 +149,13 @@ template <class Device>
 Tensor forward(const Tensor& input,   // [N, C, (D,) H, W]
                const Tensor& target,  // that of input
                int64_t window_size, double sigma, int64_t scales, double c1, double c2) {
-  const Settings settings{window_size, sigma, scales, c1, c2};
-  check(input, target, settings);
+  const MsSsimNumbers numbers{window_size, sigma, scales, c1, c2};
+  check(input, target, numbers);
   const Tensor output = empty_scores(input, scales);
   if (input.numel() == 0) return output;
   dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
     using C = typename decltype(tag)::type;
-    Scales<Device, C>(settings, input, target).write_scores("", window_score::ValuePass{}, 2, kAverages, output);
+    Scales<Device, C>(numbers, input, target).write_scores("", window_score::ValuePass{}, 2, kAverages, output);
   });
   return output;
 }
@@ -180,15 +166,15 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output,  // [N, C, scales
                                     const Tensor& target,       // that of input
                                     int64_t window_size, double sigma, int64_t scales, double c1, double c2,
                                     const std::vector<bool>& output_mask) {
-  const Settings settings{window_size, sigma, scales, c1, c2};
-  check(input, target, settings);
+  const MsSsimNumbers numbers{window_size, sigma, scales, c1, c2};
+  check(input, target, numbers);
   check_grad_output(grad_output, input, scales);
   const std::array<bool, 2> need = as_output_mask<2>(kOp, output_mask);
   const std::array<Tensor, 2> grads{empty_gradient(need[0], input), empty_gradient(need[1], target)};
   if (input.numel() == 0 || (!need[0] && !need[1])) return {grads[0], grads[1]};
   dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
     using C = typename decltype(tag)::type;
-    Scales<Device, C>(settings, input, target)
+    Scales<Device, C>(numbers, input, target)
         .write_gradients("_backward", window_score::GradientPass{}, 2, kAverages, grad_output, need, grads);
   });
   return {grads[0], grads[1]};
@@ -202,8 +188,8 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(const std::optional<Tensor>& 
                                                    const Tensor& target,                           // that of input
                                                    int64_t window_size, double sigma, int64_t scales, double c1,
                                                    double c2, const std::vector<bool>& output_mask) {
-  const Settings settings{window_size, sigma, scales, c1, c2};
-  check(input, target, settings);
+  const MsSsimNumbers numbers{window_size, sigma, scales, c1, c2};
+  check(input, target, numbers);
   check_grad_output(grad_output, input, scales);
   if (grad_grad_input) check_like(kOp, "grad_grad_input", *grad_grad_input, "input", input);
   if (grad_grad_target) check_like(kOp, "grad_grad_target", *grad_grad_target, "input", input);
@@ -214,7 +200,7 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(const std::optional<Tensor>& 
   if (input.numel() == 0) return {grad_grad_output, grads[0], grads[1]};
   dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
     using C = typename decltype(tag)::type;
-    const Scales<Device, C> of(settings, input, target, grad_grad_input, grad_grad_target);
+    const Scales<Device, C> of(numbers, input, target, grad_grad_input, grad_grad_target);
     const char* pass = "_double_backward";
     if (mask[0]) of.write_scores(pass, window_score::TangentPass{}, 4, 2 * kAverages, grad_grad_output);
     if (need[0] || need[1]) {
