@@ -63,12 +63,16 @@ def _case(
     )
 
 
-def benchmark(quick: bool, ours: Norm, peers: Mapping[str, Norm | Peer], of_channels: int, channels: int) -> Benchmark:
+def benchmark(
+    quick: bool, ours: Norm, peers: Mapping[str, Norm | Peer], of_channels: int, channels: int, half: bool = True
+) -> Benchmark:
+    """``half``: in bfloat16 too."""
     shape = (2, 16, 7, 7) if quick else (8, channels, 56, 56)
     return Benchmark(
         op=ours.__name__,
         cases=[
             _case(ours, peers, shape, of_channels, last, dtype)
             for dtype, last in ((torch.float32, False), (torch.float32, True), (torch.bfloat16, False))
+            if half or dtype is torch.float32
         ],
     )
