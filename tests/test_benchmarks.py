@@ -192,6 +192,14 @@ def test_a_case_without_gradients_has_one_pass_and_compares_integers() -> None:
     assert run(Benchmark("largest", [rounded])).tables
 
 
+def test_another_result_by_design_is_timed_and_says_so():
+    other = Peer(lambda x: x + 1, remark="another picture", same=False)
+    table = run(Benchmark("square", [case(peers={"other": other})])).tables[0]
+    assert all(row.time for row in table.rows)
+    with pytest.raises(ValueError, match="remark must say in what a peer differs"):
+        Peer(square, same=False)
+
+
 def test_torch_compile_is_a_peer() -> None:
     torch.set_num_threads(1)  # every further number of threads is compiled for again
     results = run(Benchmark("square", [case(peers={"compiled": compiled(square)})]))

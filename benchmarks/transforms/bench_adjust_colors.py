@@ -75,8 +75,10 @@ def _case(name: str, side: int, steps: Sequence[tuple[str, float]], normalises: 
     operations, factors = [step for step, _ in steps], [factor for _, factor in steps]
     peers: dict[str, Callable[..., Any] | Peer] = {"torchvision": _torchvision(steps, normalises)}
     if normalises:
-        peers["albumentations"] = Peer(_albumentations, remark="an order of its own, hue in 8 bits: another picture")
-        peers["kornia"] = Peer(_kornia, remark="its contrast and saturation are others: another picture")
+        peers["albumentations"] = Peer(
+            _albumentations, remark="an order of its own, hue in 8 bits: another picture", same=False
+        )
+        peers["kornia"] = Peer(_kornia, remark="its contrast and saturation are others: another picture", same=False)
     return Case(
         name=name,
         inputs=lambda device: (_photograph(side, device),),

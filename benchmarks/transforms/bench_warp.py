@@ -12,6 +12,7 @@ import handgrad
 from handgrad.benchmarking import Benchmark, Case, Peer
 
 _AFFINE: dict[str, Any] = {"angle": 30.0, "translate": [7, -5], "scale": 1.1, "shear": [5.0, 3.0]}
+_OPENCV = "roundings of its own: other levels"
 _COEFFICIENTS = [0.9, 0.1, 5.0, 0.05, 0.95, 3.0, 1e-5, 2e-5]
 
 
@@ -99,12 +100,12 @@ def _kornia(image: Tensor) -> Tensor:
 def _case(mode: str, side: int, packed: bool) -> Case:
     peers: dict[str, Callable[..., Any] | Peer] = {
         "torchvision": _torchvision(mode),
-        "torchvision on Pillow": Peer(_pillow(mode), remark="another sampler: another picture"),
+        "torchvision on Pillow": Peer(_pillow(mode), remark="another sampler: another picture", same=False),
     }
     if packed:
-        peers["OpenCV"] = Peer(_opencv(mode), remark="other roundings")
+        peers["OpenCV"] = Peer(_opencv(mode), remark=_OPENCV, same=False)
     if mode == "bilinear":
-        peers["kornia"] = Peer(_kornia, remark="of float32")
+        peers["kornia"] = Peer(_kornia, remark="float32 numbers in place of levels", same=False)
     return Case(
         name=f"3x{side}x{side} uint8{'' if packed else ' in planes'}, affine, {mode}",
         inputs=lambda device: (_photograph(side, device, packed),),
@@ -120,7 +121,10 @@ def _perspective(side: int) -> Case:
         name=f"3x{side}x{side} uint8, perspective, bilinear",
         inputs=lambda device: (_photograph(side, device),),
         handgrad=lambda image: handgrad.transforms.perspective(image, None, None, fill=0, coefficients=_COEFFICIENTS),
-        peers={"torchvision": _torchvision_perspective, "OpenCV": Peer(_opencv_perspective, remark="other roundings")},
+        peers={
+            "torchvision": _torchvision_perspective,
+            "OpenCV": Peer(_opencv_perspective, remark=_OPENCV, same=False),
+        },
         forward_bytes=6 * side * side,
     )
 
@@ -129,7 +133,9 @@ def _numbers(images: int, side: int) -> Case:
     """With gradients of the images and the matrices, as a spatial transformer has them."""
 
     def grid_sample(image: Tensor, matrix: Tensor) -> Tensor:
-        grid = torch.nn.functional.affine_grid(matrix, list(image.shape), align_corners=False)
+        # Its positions are from -1 to 1, ours are pixels.
+        scaled = torch.cat([matrix[:, :, :2], matrix[:, :, 2:] * (2 / image.shape[-1])], 2)
+        grid = torch.nn.functional.affine_grid(scaled, list(image.shape), align_corners=False)
         return torch.nn.functional.grid_sample(image, grid, align_corners=False)
 
     def inputs(device: torch.device) -> tuple[Tensor, Tensor]:

@@ -31,11 +31,18 @@ class Peer:
         with_gradients: takes the inputs, returns the output and the gradients of its sum for the differentiable inputs;
             None lets autograd do it.
         remark: what a reader must know about it, printed below the table.
+        same: False for one that does the same job with another result by design; it is timed without being compared,
+            and ``remark`` must say in what it differs.
     """
 
     forward: Forward | None
     with_gradients: Callable[..., tuple[Tensor, Sequence[Tensor]]] | None = None
     remark: str = ""
+    same: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.same and not self.remark:
+            raise ValueError("remark must say in what a peer differs whose results are not compared; got ''")
 
 
 @dataclass(frozen=True)
