@@ -23,6 +23,7 @@ from handgrad.benchmarking import (
     Sweep,
     command,
     compiled,
+    keeping,
     measuring,
     peers,
     running,
@@ -198,6 +199,19 @@ def test_another_result_by_design_is_timed_and_says_so():
     assert all(row.time for row in table.rows)
     with pytest.raises(ValueError, match="remark must say in what a peer differs"):
         Peer(square, same=False)
+
+
+def test_results_of_other_ops_are_kept(tmp_path):
+    first, second = (run(Benchmark(op, [case()])) for op in ("square", "cube"))
+    command.write(first, tmp_path)
+    kept = keeping.read(tmp_path / "results.json")
+    assert kept.as_dict() == first.as_dict()
+    both = keeping.joined(keeping.joined(kept, second), second)
+    assert [table.op for table in both.tables] == ["cube"] * len(second.tables) + ["square"] * len(first.tables)
+    assert both.machine["measured later"] == {"cube": second.machine["date"]}
+    second.machine["torch"] = "1.0"
+    with pytest.raises(BenchmarkError, match=r"results of another machine are not kept: torch was .*, and is 1\.0"):
+        keeping.joined(kept, second)
 
 
 def test_torch_compile_is_a_peer() -> None:

@@ -19,6 +19,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch
 
 from handgrad.benchmarking.declaring import BenchmarkError, Settings
+from handgrad.benchmarking.keeping import joined, read
 from handgrad.benchmarking.markdown import markdown
 from handgrad.benchmarking.picture import picture
 from handgrad.benchmarking.results import Results
@@ -55,6 +56,9 @@ def main(folder: Path, package: str, arguments: list[str] | None = None) -> int:
         "--device", choices=("all", "cpu", "cuda"), default="all", help="all: a GPU too, if there is one"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the three result files")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep what DIR has of other ops, if it was measured on this machine"
+    )
     options = parser.parse_args(arguments)
     if options.out is None:
         # A GPU's machine is seldom the one whose processor was timed.
@@ -71,6 +75,8 @@ def main(folder: Path, package: str, arguments: list[str] | None = None) -> int:
     run = Run(settings, log=lambda line: print(line, file=sys.stderr, flush=True), devices=here(options.device))
     try:
         results = run.run(collect(paths, options.quick))
+        if options.keep and (options.out / "results.json").exists():
+            results = joined(read(options.out / "results.json"), results)
     except BenchmarkError as error:
         print(error, file=sys.stderr)
         return 1
