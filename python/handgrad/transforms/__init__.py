@@ -14,6 +14,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
         rgb_to_grayscale,
     )
     from handgrad.transforms.adjust_tones import adjust_tones, autocontrast, equalize, invert, posterize, solarize
+    from handgrad.transforms.auto_augment import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
     from handgrad.transforms.batched import Batched
     from handgrad.transforms.classes import (
         CenterCrop,
@@ -43,6 +44,8 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.transforms.warp import affine, perspective, rotate, warp
 
 __all__ = [
+    "AugMix",
+    "AutoAugment",
     "Batched",
     "CenterCrop",
     "ColorJitter",
@@ -50,6 +53,7 @@ __all__ = [
     "GaussianBlur",
     "Grayscale",
     "Normalize",
+    "RandAugment",
     "RandomAffine",
     "RandomAutocontrast",
     "RandomCrop",
@@ -65,6 +69,7 @@ __all__ = [
     "RandomVerticalFlip",
     "Resize",
     "ToDtype",
+    "TrivialAugmentWide",
     "adjust_brightness",
     "adjust_colors",
     "adjust_contrast",
