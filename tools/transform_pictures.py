@@ -1,4 +1,5 @@
-"""Draws docs/transforms.png: what pipelines make of a photograph, fused and as they are, and the difference, amplified.
+"""Draws docs/transforms.png: what pipelines make of a photograph, fused and as they are, and the difference, amplified;
+and docs/transforms_each.png: the same of every transform by itself, beside torchvision's.
 
     python tools/transform_pictures.py
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
+from handgrad import transforms
 from handgrad.transforms import fuse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,24 +59,67 @@ def as_picture(numbers: Tensor) -> Any:
     return v2.functional.to_pil_image(numbers.clamp(0, 1).mul(255).round().to(torch.uint8))
 
 
-def main() -> None:
-    everything = rows()
-    page = Image.new("RGB", (3 * SIZE + 4 * GAP, len(everything) * (SIZE + HEAD) + GAP), "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(13)
-    for index, (name, image, steps, seed) in enumerate(everything):
+def fused() -> list[tuple[str, Tensor, Tensor]]:
+    """Of each pipeline what it shows, what is made of the image, and what torchvision makes of it."""
+    made_of = []
+    for name, image, steps, seed in rows():
         ours = made(fuse(steps, explain=False, exact="exact=False" not in name), image, seed)
-        theirs = made(v1.Compose(steps), image, seed)
+        made_of.append((name, ours, made(v1.Compose(steps), image, seed)))
+    return made_of
+
+
+def each() -> list[tuple[str, Tensor, Tensor]]:
+    """The same of transforms, of an image of levels."""
+    levels = v2.functional.resize(v2.functional.pil_to_tensor(photograph()), [SIZE, SIZE])
+    bilinear = v2.InterpolationMode.BILINEAR
+    shown: list[tuple[str, dict[str, Any]]] = [
+        ("Resize", {"size": [SIZE - 48, SIZE], "interpolation": v2.InterpolationMode.BICUBIC}),
+        ("RandomResizedCrop", {"size": SIZE, "scale": (0.2, 0.4)}),
+        ("RandomAffine", {"degrees": 30, "translate": (0.1, 0.1), "scale": (0.8, 1.2), "shear": 15,
+                          "interpolation": bilinear}),
+        ("RandomRotation", {"degrees": (25, 30), "interpolation": bilinear, "fill": 128}),
+        ("RandomPerspective", {"p": 1.0, "distortion_scale": 0.6}),
+        ("GaussianBlur", {"kernel_size": 9, "sigma": 2.0}),
+        ("ColorJitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2}),
+        ("Grayscale", {"num_output_channels": 3}),
+        ("RandomPosterize", {"bits": 2, "p": 1.0}),
+        ("RandomSolarize", {"threshold": 128, "p": 1.0}),
+        ("RandomInvert", {"p": 1.0}),
+        ("RandomAutocontrast", {"p": 1.0}),
+        ("RandomEqualize", {"p": 1.0}),
+        ("RandAugment", {"num_ops": 3, "magnitude": 15}),
+        ("TrivialAugmentWide", {}),
+        ("AugMix", {"severity": 10}),
+    ]  # fmt: skip
+    made_of = []
+    for name, arguments in shown:
+        both = [made(getattr(module, name)(**arguments), levels, 6) for module in (transforms, v2)]
+        made_of.append((name, both[0] / 255, both[1] / 255))
+    return made_of
+
+
+def draw(pictures: list[tuple[str, Tensor, Tensor]], across: int, said_by: str, path: Path) -> None:
+    """Ours, torchvision's and their difference of each, so many of these beside each other."""
+    down, wide = -(-len(pictures) // across), 3 * (SIZE + GAP) + GAP
+    page = Image.new("RGB", (across * wide + GAP, down * (SIZE + HEAD) + GAP), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
+    for index, (name, ours, theirs) in enumerate(pictures):
         difference = (ours - theirs).abs()
         largest = difference.max().item()
         factor = 1 / largest if largest > 0 else 1.0
         said = f"{largest:.1e} of 1 at most, drawn {factor:.0f} times as large" if largest > 0 else "none"
-        top = index * (SIZE + HEAD) + HEAD
-        draw.text((GAP, top - HEAD + 2), name, "black", font)
-        draw.text((GAP, top - HEAD + 16), f"fused, torchvision's, difference: {said}", "dimgray", font)
+        left, top = GAP + index % across * wide, index // across * (SIZE + HEAD) + HEAD
+        pen.text((left, top - HEAD + 2), name, "black", font)
+        pen.text((left, top - HEAD + 16), f"{said_by}, torchvision's, difference: {said}", "dimgray", font)
         for column, numbers in enumerate((ours, theirs, difference * factor)):
-            page.paste(as_picture(numbers), (GAP + column * (SIZE + GAP), top))
+            page.paste(as_picture(numbers), (left + column * (SIZE + GAP), top))
         print(f"{name}: {said}; {(difference > 0).float().mean().item():.2%} of the numbers differ")
-    page.save(ROOT / "docs/transforms.png", optimize=True)
+    page.save(path, optimize=True)
+
+
+def main() -> None:
+    draw(fused(), 1, "fused", ROOT / "docs/transforms.png")
+    draw(each(), 2, "handgrad's", ROOT / "docs/transforms_each.png")
 
 
 if __name__ == "__main__":
