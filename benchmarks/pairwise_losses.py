@@ -83,9 +83,12 @@ def metric_learning(name: str, temperature: float) -> Loss:
 
     def loss(rows: Tensor, labels: Tensor, **references: Tensor) -> Tensor:
         if not made:
-            from pytorch_metric_learning import losses, reducers
+            from pytorch_metric_learning import distances, losses, reducers
 
-            made.append(getattr(losses, name)(temperature=temperature, reducer=reducers.MeanReducer()))
+            # The embeddings have length 1 already; otherwise its gradient would be that before they were made so.
+            products = distances.DotProductSimilarity(normalize_embeddings=False)
+            mean = reducers.MeanReducer()
+            made.append(getattr(losses, name)(temperature=temperature, distance=products, reducer=mean))
         return made[0](rows, labels, **references)
 
     return loss
