@@ -20,7 +20,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode, v2
 
 from handgrad import transforms
-from handgrad.transforms import fuse
+from handgrad.transforms import fuse, kernels
 from handgrad.transforms.fusion import Run
 
 pytestmark = pytest.mark.tiers("whole")
@@ -374,6 +374,45 @@ def test_a_picture_that_nobody_holds_any_more():
         assert torch.equal(run(picture(300, 300)), expected)
 
 
+@native_levels
+@pytest.mark.parametrize(
+    "transform",
+    [
+        v2.RandomAffine(40, (0.2, 0.1), (0.5, 2), 10, v2.InterpolationMode.BILINEAR, 7),
+        v2.RandomRotation(40, expand=True),
+        v2.RandomPerspective(p=1.0),
+        v2.AutoAugment(),
+        v2.RandAugment(),
+        v2.TrivialAugmentWide(),
+        v2.AugMix(),
+    ],
+    ids=lambda transform: type(transform).__name__,
+)
+def test_what_has_a_kernel_is_called_by_it(transform, monkeypatch):
+    """Between runs, with the same draws and the same levels."""
+    pipeline = [v2.RandomResizedCrop(40), transform, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    fused = pickle.loads(pickle.dumps(quiet(*pipeline)))
+    assert fused.lines()[1] == f"a kernel of its own: {type(transform).__name__}"
+    for image in (levels(3, 90, 70), tv_tensors.Image(levels(3, 50, 90))):
+        assert_same_for_seeds(fused, v2.Compose(pipeline), image, seeds=range(12))
+    # By its kernel indeed, and not on another device.
+    called = []
+    monkeypatch.setitem(kernels.KERNELS, "affine", lambda theirs, inpt, *args, **kwargs: called.append(0) or inpt)
+    if isinstance(transform, v2.RandomAffine):
+        fused(levels(3, 50, 50))
+        assert called
+        assert fused.transforms[1](torch.empty(3, 9, 9, device="meta")).is_meta
+        assert len(called) == 1
+
+
+def test_a_blur_is_nearly_the_same():
+    pipeline = [v2.GaussianBlur(5), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    assert "as it is: GaussianBlur (" in quiet(*pipeline).lines()[0]
+    nearly = fuse(v2.GaussianBlur(5), explain=False, exact=False)
+    assert nearly.lines() == ["a kernel of its own: GaussianBlur"]
+    assert_same_for_seeds(nearly, v2.GaussianBlur(5), levels(3, 30, 40), seeds=range(3), rtol=0, atol=1)
+
+
 # ---- what is said ----------------------------------------------------------------------------------------------------
 
 
@@ -539,7 +578,7 @@ def test_collate():
             [v2.RandomRotation(9)],
             None,
             ValueError,
-            "pipeline must be one that fuse makes one run of; got\n  as it is: ",
+            "pipeline must be one that fuse makes one run of; got\n  a kernel of its own: RandomRotation",
         ),
         (FLOAT, [], TypeError, "images must be a tensor, or a list of at least one image"),
         ([v1.Resize(9)], levels(2, 3, 4, 4), ValueError, "torchvision's v1 resizes levels by way of float32; exact=F"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from handgrad.transforms import _pillow, _steps
+from handgrad.transforms._alone import alone
 from handgrad.transforms._reading import steps_of
 from handgrad.transforms._recipes import Kind, Recipe, recipe
 from handgrad.transforms._steps import Plan, Step, UnfusableError
@@ -74,12 +75,13 @@ def _flat(pipeline: Any) -> Iterator[Any]:
 
 
 class Fused(nn.Module):
-    """What :func:`fuse` makes of a pipeline: ``transforms`` are runs that are one call, and those that are left."""
+    """What :func:`fuse` makes of a pipeline: ``transforms`` are runs that are one call, single ones that have a kernel,
+    and those that are left."""
 
     def __init__(self, originals: list[Any], explain: bool, exact: bool) -> None:
         super().__init__()
         self.originals, self.exact = originals, exact
-        #: For each of ``transforms`` why it is left; empty for a run.
+        #: For each of ``transforms`` why it is left; empty for one that is not.
         self.reasons: list[str] = []
         self.transforms: list[Any] = []
         run: list[tuple[Any, list[Step]]] = []
@@ -91,7 +93,8 @@ class Fused(nn.Module):
             except UnfusableError as error:
                 self._close(run, explain, exact)
                 run = []
-                self._leave(original, str(error))
+                by_itself = alone(original, exact)
+                self._leave(by_itself or original, "" if by_itself else str(error))
                 continue
             if not _fits([step for _, steps in run for step in steps], steps):
                 self._close(run, explain, exact)
@@ -191,8 +194,8 @@ class Run(nn.Module):
         several = len(inputs) > 1
         sample = inputs if several else inputs[0]
         try:
-            alone = isinstance(sample, Tensor) or hasattr(sample, "getbands")
-            leaves, structure = ([sample], None) if alone else _pytree.tree_flatten(sample)
+            single = isinstance(sample, Tensor) or hasattr(sample, "getbands")
+            leaves, structure = ([sample], None) if single else _pytree.tree_flatten(sample)
             index = _image_of(leaves)
             if structure is not None and not all(step.v2 for step in self.steps):
                 raise UnfusableError("v1's transforms take an image and nothing else")

@@ -1,0 +1,59 @@
+"""Transforms of a fused pipeline that are no part of a run, and still have a kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from handgrad.transforms._torchvision import v2
+
+#: Of torchvision's names; on a CPU these make the same levels.
+_SAME = (
+    "RandomAffine",
+    "RandomRotation",
+    "RandomPerspective",
+    "AutoAugment",
+    "RandAugment",
+    "TrivialAugmentWide",
+    "AugMix",
+)
+#: These make a level in some ten thousand another.
+_NEARLY = ("GaussianBlur",)
+
+
+class Alone(nn.Module):
+    """A transform of torchvision's v2, called as handgrad's class of its name would be; as itself for a sample of
+    another device, where torchvision's levels are others."""
+
+    def __init__(self, original: Any, exact: bool) -> None:
+        super().__init__()
+        self.original, self.exact = original, exact
+
+    def __str__(self) -> str:
+        return type(self.original).__name__
+
+    def forward(self, *inputs: Any) -> Any:
+        if self.exact and any(isinstance(leaf, Tensor) and not leaf.is_cpu for leaf in _pytree.tree_leaves(inputs)):
+            return self.original(*inputs)
+        return self._ours()(*inputs)
+
+    def kernels(self) -> str:
+        return "a kernel of its own"
+
+    def _ours(self) -> Any:
+        """handgrad's class over the original's settings, whatever these are by now."""
+        from handgrad import transforms
+
+        ours = getattr(transforms, str(self))
+        transform = ours.__new__(ours)
+        transform.__dict__ = self.original.__dict__
+        return transform
+
+
+def alone(original: Any, exact: bool) -> Alone | None:
+    """A transform by itself, if handgrad has one with its pictures."""
+    name = type(original).__name__
+    known = name in _SAME or (name in _NEARLY and not exact)
+    return Alone(original, exact) if known and type(original) is getattr(v2, name) else None
