@@ -161,8 +161,8 @@ def _sigmas(name: str, images: int, side: int, taps: int) -> Case:
         peers={"kornia": kornia},
         forward_bytes=8 * values,
         backward_bytes=12 * values,
-        # Sums over images, in float32 there.
-        tolerance=1e-3,
+        # Sums over images, in float32 there: 4e-3 off those of float64, ours 1e-4.
+        tolerance=1e-2,
     )
 
 
