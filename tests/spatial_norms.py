@@ -18,10 +18,6 @@ def samples(of_channels, fewest=0):
     ]
 
 
-def large(of_channels):
-    return Sample("large", norms.tensors(3, 37, 41, 23, of_channels=of_channels, dtype=torch.float32), {})
-
-
 def derivatives(function, leaves, seed=5):
     """The output, the gradients of all leaves, and the second derivatives of a sum of these."""
     output = function(*leaves)

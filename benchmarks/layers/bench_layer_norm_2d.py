@@ -3,19 +3,14 @@ modules are."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from functools import cache
-
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks import channel_norms
+from benchmarks import norms
 from handgrad.benchmarking import Benchmark, compiled
 from handgrad.layers import layer_norm_2d
 
-_eager = channel_norms.permuted(F.layer_norm)
+_eager = norms.permuted(F.layer_norm)
 
 
 def _by_hand(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -25,28 +20,13 @@ def _by_hand(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return weight[:, None, None] * output + bias[:, None, None]
 
 
-@cache
-def _module(path: str, channels: int) -> nn.Module:
-    module: nn.Module = importlib.import_module(path).LayerNorm2d(channels, eps=1e-6)
-    return module
-
-
-def _of(path: str) -> Callable[..., Tensor]:
-    def call(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        parameters = {"weight": weight, "bias": bias}
-        output: Tensor = torch.func.functional_call(_module(path, input.shape[1]), parameters, (input,))
-        return output
-
-    return call
-
-
 def benchmark(quick: bool) -> Benchmark:
     peers = {
         "torch, permuted": _eager,
         "torch, permuted, torch.compile": compiled(_eager),
-        "timm": _of("timm.layers"),
-        "torchvision": _of("torchvision.models.convnext"),
+        "timm": norms.of_module("timm.layers", "LayerNorm2d", ("weight", "bias"), eps=1e-6),
+        "torchvision": norms.of_module("torchvision.models.convnext", "LayerNorm2d", ("weight", "bias"), eps=1e-6),
         "ConvNeXt, by hand": _by_hand,
         "ConvNeXt, by hand, torch.compile": compiled(_by_hand),
     }
-    return channel_norms.benchmark(quick, layer_norm_2d, peers, 2)
+    return norms.benchmark(quick, layer_norm_2d, peers, 2)

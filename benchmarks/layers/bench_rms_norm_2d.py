@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import channel_norms
+from benchmarks import norms
 from handgrad.benchmarking import Benchmark, compiled
 from handgrad.layers import rms_norm_2d
 
-_eager = channel_norms.permuted(F.rms_norm)
+_eager = norms.permuted(F.rms_norm)
 
 
 def _timm(input: Tensor, weight: Tensor) -> Tensor:
@@ -26,4 +26,5 @@ def benchmark(quick: bool) -> Benchmark:
         "timm": _timm,
         "timm, torch.compile": compiled(_timm),
     }
-    return channel_norms.benchmark(quick, rms_norm_2d, peers, 1)
+    # torch sums the gradients of bfloat16 weights in their own type.
+    return norms.benchmark(quick, rms_norm_2d, peers, 1, half_tolerance=5e-2)

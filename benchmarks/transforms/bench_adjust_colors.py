@@ -11,18 +11,11 @@ import torch
 from torch import Tensor
 
 import handgrad
+from benchmarks.photographs import photograph
 from handgrad.benchmarking import Benchmark, Case, Peer
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 _JITTER = (("saturation", 1.3), ("hue", 0.08), ("contrast", 0.8), ("brightness", 1.1))
-
-
-def _photograph(side: int, device: torch.device, packed: bool = True) -> Tensor:
-    """(3, side, side) of waves, whose colours are all around the circle; pixels packed, as decoders leave them."""
-    at = torch.arange(side, device=device) / side
-    waves = [torch.sin(5 * (at[:, None] * (1 + k) + at * (3 - k))) * torch.cos(3 * at) for k in range(3)]
-    image = ((torch.stack(waves) + 1) * 127).to(torch.uint8)
-    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1) if packed else image
 
 
 def _in_turn(image: Tensor, steps: Sequence[tuple[str, float]]) -> Tensor:
@@ -81,7 +74,7 @@ def _case(name: str, side: int, steps: Sequence[tuple[str, float]], normalises: 
         peers["kornia"] = Peer(_kornia, remark="its contrast and saturation are others: another picture", same=False)
     return Case(
         name=name,
-        inputs=lambda device: (_photograph(side, device),),
+        inputs=lambda device: (photograph(side, device),),
         handgrad=lambda image: handgrad.transforms.adjust_colors(image, operations, factors, **finish),
         peers=peers,
         # Levels are read, and levels or numbers are written.
@@ -107,7 +100,7 @@ def _batch(name: str, images: int, side: int) -> Case:
 
     return Case(
         name=name,
-        inputs=lambda device: (torch.stack([_photograph(side, device, packed=False)] * images),),
+        inputs=lambda device: (torch.stack([photograph(side, device, packed=False)] * images),),
         handgrad=lambda batch: handgrad.transforms.adjust_colors(
             batch, operations.to(batch.device), factors.to(batch.device), mean=_MEAN, std=_STD
         ),

@@ -10,18 +10,11 @@ import torch
 from torch import Tensor
 
 import handgrad
+from benchmarks.photographs import photograph
 from handgrad.benchmarking import Benchmark, Case, Peer
 
 _CHAIN = (("solarize", 200), ("autocontrast", 0), ("equalize", 0))
 _Steps = Sequence[tuple[str, float]]
-
-
-def _photograph(side: int, device: torch.device, packed: bool = True) -> Tensor:
-    """(3, side, side) of waves that do not reach the ends; pixels packed, as decoders leave them."""
-    at = torch.arange(side, device=device) / side
-    waves = [torch.sin(5 * (at[:, None] * (1 + k) + at * (3 - k))) * torch.cos(3 * at) for k in range(3)]
-    image = (torch.stack(waves) * 97 + 120).to(torch.uint8)
-    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1) if packed else image
 
 
 def _own(name: str, number: float) -> list[float]:
@@ -108,7 +101,7 @@ def _case(name: str, side: int, steps: _Steps) -> Case:
         peers |= {key: Peer(call, remark=remark) for key, (call, remark) in others.items() if call is not None}
     return Case(
         name=name,
-        inputs=lambda device: (_photograph(side, device),),
+        inputs=lambda device: (photograph(side, device, contrast=97),),
         handgrad=lambda image: handgrad.transforms.adjust_tones(image, operations, given),
         peers=peers,
         forward_bytes=6 * side * side,
@@ -129,7 +122,7 @@ def _batch(name: str, images: int, side: int) -> Case:
 
     return Case(
         name=name,
-        inputs=lambda device: (torch.stack([_photograph(side, device, packed=False)] * images),),
+        inputs=lambda device: (torch.stack([photograph(side, device, packed=False, contrast=97)] * images),),
         handgrad=lambda batch: handgrad.transforms.adjust_tones(
             batch, operations.to(batch.device), numbers.to(batch.device)
         ),

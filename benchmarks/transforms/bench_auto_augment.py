@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import handgrad.transforms
-from benchmarks.transforms.bench_warp import photograph
+from benchmarks.photographs import photograph
 from handgrad.benchmarking import Benchmark, Case, Peer
 
 _DRAWS = 28
@@ -37,7 +37,7 @@ def _case(name: str, side: int, packed: bool) -> Case:
 
     return Case(
         name=f"{_DRAWS} of 3x{side}x{side} uint8{'' if packed else ' in planes'}, {name}",
-        inputs=lambda device: (photograph(side, device, packed),),
+        inputs=lambda device: (photograph(side, device, packed, waves=(40, 0)),),
         handgrad=ours,
         peers={
             "torchvision": torchvision,

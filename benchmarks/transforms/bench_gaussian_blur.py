@@ -12,15 +12,8 @@ import torch
 from torch import Tensor
 
 import handgrad
+from benchmarks.photographs import photograph
 from handgrad.benchmarking import Benchmark, Case, Peer, compiled
-
-
-def _photograph(side: int, device: torch.device, packed: bool) -> Tensor:
-    """(3, side, side) of waves; pixels packed, as decoders leave them, or in planes."""
-    at = torch.arange(side, device=device) / side
-    waves = [torch.sin(40 * (at[:, None] * (1 + k) + at * (3 - k))) * torch.cos(30 * at) for k in range(3)]
-    image = ((torch.stack(waves) + 1) * 127).to(torch.uint8)
-    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1) if packed else image
 
 
 def _torchvision(taps: int, sigma: float) -> Callable[..., Any]:
@@ -117,7 +110,7 @@ def _levels(name: str, side: int, taps: int, sigma: float, packed: bool) -> Case
         peers["albumentations"] = Peer(_albumentations(taps, sigma))
     return Case(
         name=name,
-        inputs=lambda device: (_photograph(side, device, packed),),
+        inputs=lambda device: (photograph(side, device, packed, waves=(40, 30)),),
         handgrad=lambda image: handgrad.transforms.gaussian_blur(image, taps, sigma),
         peers=peers,
         forward_bytes=6 * side * side,

@@ -16,19 +16,12 @@ import torch
 from torch import Tensor
 
 import handgrad
+from benchmarks.photographs import smooth
 from handgrad.benchmarking import Benchmark, Case, Fact, Peer, Settings
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # A call makes a picture for each: crops of all sizes.
 _SEEDS = range(8)
-
-
-def _photograph(side: int, device: torch.device) -> Tensor:
-    """(3, side, side) of waves, smooth enough for every filter to make nearly the same picture of it; pixels packed, as
-    decoders leave them."""
-    at = torch.arange(side, device=device) / side
-    waves = [torch.sin(2 * (at[:, None] * (1 + k) + at * (3 - k))) * torch.cos(2 * at) for k in range(3)]
-    return ((torch.stack(waves, 2) + 1) * 127).to(torch.uint8).permute(2, 0, 1)
 
 
 def _steps(kind: str, size: int, training: bool) -> list[Any]:
@@ -129,7 +122,7 @@ def _case(name: str, side: int, size: int, training: bool, kind: str = "tensor")
         peers.pop("torchvision v2")
     return Case(
         name=f"{name}{', PIL' if kind == 'v1' else ''}",
-        inputs=lambda device: (_photograph(side, device),),
+        inputs=lambda device: (smooth(side, device),),
         handgrad=_pictures(kind, size, training, fused=True),
         peers=peers,
         # About half of the photograph is read for each picture, and numbers are written.
@@ -154,7 +147,7 @@ def _whole_batch(images: int, size: int) -> Case:
 
     return Case(
         name=f"{images}x3x{size}x{size} uint8 to normalised float32",
-        inputs=lambda device: (torch.stack([_photograph(size, device).contiguous()] * images),),
+        inputs=lambda device: (torch.stack([smooth(size, device).contiguous()] * images),),
         handgrad=lambda batch: batched()(batch),
         peers={"torchvision v2": torchvision},
         forward_bytes=images * 15 * size * size,
@@ -183,7 +176,7 @@ def _write(folder: Path, count: int, side: int) -> list[Path]:
     paths = []
     for k in range(count):
         noise = torch.randn(3, side, side, generator=torch.Generator().manual_seed(k)) * 12
-        levels = (_photograph(side, torch.device("cpu")) + noise).clamp(0, 255).to(torch.uint8)
+        levels = (smooth(side, torch.device("cpu")) + noise).clamp(0, 255).to(torch.uint8)
         path = folder / f"{k}.jpg"
         file = io.BytesIO()
         _as_pil.__wrapped__(levels).save(file, "JPEG", quality=90)

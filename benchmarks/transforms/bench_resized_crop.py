@@ -11,18 +11,10 @@ import torch
 from torch import Tensor
 
 import handgrad
+from benchmarks.photographs import smooth
 from handgrad.benchmarking import Benchmark, Case, Peer
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-
-
-def _photograph(side: int, device: torch.device, packed: bool) -> Tensor:
-    """(3, side, side) of waves, smooth enough for every filter to make nearly the same picture of it."""
-    at = torch.arange(side, device=device) / side
-    waves = [torch.sin(2 * (at[:, None] * (1 + k) + at * (3 - k))) * torch.cos(2 * at) for k in range(3)]
-    image = ((torch.stack(waves) + 1) * 127).to(torch.uint8)
-    # As decoders leave it: the three numbers of a pixel side by side.
-    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1) if packed else image
 
 
 def _box(side: int) -> tuple[int, int, int, int]:
@@ -135,7 +127,7 @@ def _case(
     _, _, height, width = _box(side)
     return Case(
         name=name,
-        inputs=lambda device: (_photograph(side, device, packed),),
+        inputs=lambda device: (smooth(side, device, packed),),
         handgrad=ours,
         peers=peers,
         # The crop is read, numbers are written.
@@ -164,7 +156,7 @@ def _batch(name: str, images: int, side: int, size: int) -> Case:
 
     return Case(
         name=name,
-        inputs=lambda device: (torch.stack([_photograph(side, device, packed=False)] * images),),
+        inputs=lambda device: (torch.stack([smooth(side, device, packed=False)] * images),),
         handgrad=ours,
         peers={"torchvision": torchvision},
         forward_bytes=images * (3 * side * side + 12 * size * size),

@@ -9,19 +9,12 @@ import torch
 from torch import Tensor
 
 import handgrad
+from benchmarks.photographs import photograph
 from handgrad.benchmarking import Benchmark, Case, Peer
 
 _AFFINE: dict[str, Any] = {"angle": 30.0, "translate": [7, -5], "scale": 1.1, "shear": [5.0, 3.0]}
 _OPENCV = "roundings of its own: other levels"
 _COEFFICIENTS = [0.9, 0.1, 5.0, 0.05, 0.95, 3.0, 1e-5, 2e-5]
-
-
-def photograph(side: int, device: torch.device, packed: bool = True) -> Tensor:
-    """(3, side, side) of waves; pixels packed, as decoders leave them."""
-    at = torch.arange(side, device=device) / side
-    waves = [torch.sin(40 * (at[:, None] * (1 + k) + at * (3 - k))) for k in range(3)]
-    image = ((torch.stack(waves) + 1) * 127).to(torch.uint8)
-    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1) if packed else image
 
 
 def _matrix(side: int) -> list[list[float]]:
@@ -108,7 +101,7 @@ def _case(mode: str, side: int, packed: bool) -> Case:
         peers["kornia"] = Peer(_kornia, remark="float32 numbers in place of levels", same=False)
     return Case(
         name=f"3x{side}x{side} uint8{'' if packed else ' in planes'}, affine, {mode}",
-        inputs=lambda device: (photograph(side, device, packed),),
+        inputs=lambda device: (photograph(side, device, packed, waves=(40, 0)),),
         handgrad=lambda image: handgrad.transforms.affine(image, **_AFFINE, interpolation=mode, fill=0),
         peers=peers,
         # Levels are read once, and written.
@@ -119,7 +112,7 @@ def _case(mode: str, side: int, packed: bool) -> Case:
 def _perspective(side: int) -> Case:
     return Case(
         name=f"3x{side}x{side} uint8, perspective, bilinear",
-        inputs=lambda device: (photograph(side, device),),
+        inputs=lambda device: (photograph(side, device, waves=(40, 0)),),
         handgrad=lambda image: handgrad.transforms.perspective(image, None, None, fill=0, coefficients=_COEFFICIENTS),
         peers={
             "torchvision": _torchvision_perspective,

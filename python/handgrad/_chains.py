@@ -8,17 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.arguments import check_tensor
+from handgrad.arguments import check_device, check_tensor
 
 #: The most steps of a chain, as in csrc.
 MOST_STEPS = 8
 #: Beside a table of operations nobody reads those of all images; of an empty list AOTInductor would make None.
 UNUSED = [0]
-
-
-def check_device(op: str, name: str, tensor: Tensor, image: Tensor) -> None:
-    if tensor.device != image.device:
-        raise RuntimeError(f"{op}: {name} must be on the device of image, {image.device}; got {tensor.device}")
 
 
 def checked_operations(
@@ -30,7 +25,7 @@ def checked_operations(
         if operations.is_floating_point() or operations.is_complex() or operations.dtype is torch.bool:
             kind = str(operations.dtype).removeprefix("torch.")
             raise TypeError(f"{op}: operations must be names, or a tensor of integers, as int64; got one of {kind}")
-        check_device(op, "operations", operations, images)
+        check_device(op, "operations", operations, "image", images)
         if operations.dim() != 2:
             raise RuntimeError(f"{op}: operations must be (batch, steps); got {tuple(operations.shape)}")
         return operations.long(), []

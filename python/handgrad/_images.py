@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_device, check_range, check_tensor
 
 DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
 _MEMORY_FORMATS = {torch.preserve_format: 0, torch.contiguous_format: 1, torch.channels_last: 2}
@@ -19,8 +19,7 @@ def checked_boxes(op: str, boxes: Any, images: Tensor) -> Tensor:
     if boxes.is_floating_point() or boxes.is_complex() or boxes.dtype is torch.bool:
         kind = str(boxes.dtype).removeprefix("torch.")
         raise TypeError(f"{op}: boxes must be a tensor of integers, as int64; got one of {kind}")
-    if boxes.device != images.device:
-        raise RuntimeError(f"{op}: boxes must be on the device of images, {images.device}; got {boxes.device}")
+    check_device(op, "boxes", boxes, "images", images)
     return boxes.long()
 
 
@@ -32,8 +31,7 @@ def checked_flips(op: str, name: str, flip: Any, boxes: Tensor) -> tuple[Tensor 
     if flip.dtype is not torch.bool or flip.dim() != 1:
         kind = str(flip.dtype).removeprefix("torch.")
         raise TypeError(f"{op}: {name} must be True, False or (batch,) booleans; got {tuple(flip.shape)} of {kind}")
-    if flip.device != boxes.device:
-        raise RuntimeError(f"{op}: {name} must be on the device of boxes, {boxes.device}; got {flip.device}")
+    check_device(op, name, flip, "boxes", boxes)
     return flip, 0
 
 
@@ -59,11 +57,15 @@ def checked_statistics(op: str, mean: Any, std: Any) -> tuple[list[float], list[
     return checked[0], checked[1]
 
 
-def check_image(op: str, name: str, image: Tensor) -> None:
-    """Of a rank and a type that kernels take."""
+def check_image_dtype(op: str, name: str, image: Tensor) -> None:
     if image.dtype not in DTYPES:
         kind = str(image.dtype).removeprefix("torch.")
         raise TypeError(f"{op}: {name} must be uint8, float32, float64, bfloat16 or float16; got {kind}")
+
+
+def check_image(op: str, name: str, image: Tensor) -> None:
+    """Of a rank and a type that kernels take."""
+    check_image_dtype(op, name, image)
     if image.dim() not in (3, 4):
         raise RuntimeError(
             f"{op}: {name} must have 3 or 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad._images import DTYPES
+from handgrad._images import check_image, check_image_dtype
 from handgrad.arguments import FLOAT_MAX, check_choice, check_range, check_tensor
 
 MODES = {"nearest": 0, "bilinear": 1}
@@ -87,13 +87,10 @@ def perspective_coefficients(op: str, startpoints: Any, endpoints: Any) -> list[
 
 def checked_image(op: str, image: Any, any_rank: bool = False) -> Tensor:
     check_tensor(op, "image", image)
-    if image.dtype not in DTYPES:
-        kind = str(image.dtype).removeprefix("torch.")
-        raise TypeError(f"{op}: image must be uint8, float32, float64, bfloat16 or float16; got {kind}")
-    if image.dim() < 3 or (image.dim() > 4 and not any_rank):
-        raise RuntimeError(
-            f"{op}: image must have 3 or 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
-        )
+    if any_rank and image.dim() > 4:
+        check_image_dtype(op, "image", image)
+    else:
+        check_image(op, "image", image)
     return image.unsqueeze(0) if image.dim() == 3 else image
 
 

@@ -56,6 +56,12 @@ def as_computed(op: str, name: str, tensor: Tensor, model_name: str, model: Tens
     return tensor if tensor.dtype is computed else tensor.to(computed)
 
 
+def check_device(op: str, name: str, tensor: Tensor, model_name: str, model: Tensor) -> None:
+    """That a tensor is where another is."""
+    if tensor.device != model.device:
+        raise RuntimeError(f"{op}: {name} must be on the device of {model_name}, {model.device}; got {tensor.device}")
+
+
 def check_like(op: str, name: str, tensor: Tensor, model_name: str, model: Tensor) -> None:
     """``tensor`` goes elementwise with ``model``; for fake kernels."""
     torch._check(

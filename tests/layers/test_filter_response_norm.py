@@ -70,7 +70,7 @@ SPEC = OpSpec(
     own=["weight", "bias", "tau", "learned_eps"],
     module_kwargs=made_for,
     samples=spatial_norms.samples(4),
-    large=spatial_norms.large(4),
+    large=norms.large(4),
     empty=norms.empty(4),
     bad=[
         *norms.bad(filter_response_norm, lambda channels, affine=True, eps=1e-5: _module(channels, affine, eps))[:5],

@@ -64,7 +64,7 @@ SPEC = OpSpec(
     module_kwargs=lambda sample: {"dim": sample.tensors[0].shape[1], "channels_last": False, **sample.kwargs},
     # The module's own weight is 0 at first, that of a function without one 1.
     samples=spatial_norms.samples(2, fewest=1),
-    large=spatial_norms.large(2),
+    large=norms.large(2),
     empty=norms.empty(2),
     bad=[
         Bad(

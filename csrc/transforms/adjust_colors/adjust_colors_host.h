@@ -4,44 +4,36 @@
 #include <array>
 
 #include "abi/images.h"
+#include "abi/operation_chain.h"
 #include "abi/output_mask.h"
-#include "abi/view.h"
 #include "adjust_colors_math.h"
 
 namespace handgrad::adjust_colors {
 
 inline constexpr const char* kOp = "adjust_colors";
-// The most steps of a chain: a table of them is a parameter of kernels.
-inline constexpr int64_t kMostSteps = 8;
-inline constexpr int32_t kLastOperation = static_cast<int32_t>(Operation::grayscale);
+inline constexpr ChainWords kWords{kOp, "factors",
+                                   "0 (nothing), 1 (brightness), 2 (contrast), 3 (saturation), 4 (hue) or 5 "
+                                   "(grayscale)"};
 
-// The operations and factors of all images: in tensors, each of which may be absent, or in lists; and directions of
-// the factors.
-struct ChainTable {
-  View<const int64_t, 2> operations;          // [N, K]
-  View<const double, 2> factors, directions;  // [N, K]
-  int64_t steps;
-  int32_t shared_operations[kMostSteps];
-  double shared_factors[kMostSteps];
+// The operations of all images, their factors, and directions of these.
+struct ChainTable : OperationTable<Operation, Operation::grayscale> {
+  View<const double, 2> directions;  // [N, K]
 
-  // A number that is no operation's, in a table that nobody can check, is none.
-  HANDGRAD_MATH Operation operation(int64_t n, int64_t k) const {
-    if (!operations) return static_cast<Operation>(shared_operations[k]);
-    const int64_t number = *operations.at(n, k);
-    return static_cast<Operation>(number < 0 || number > kLastOperation ? 0 : number);
-  }
-  HANDGRAD_MATH double factor(int64_t n, int64_t k) const { return factors ? *factors.at(n, k) : shared_factors[k]; }
+  ChainTable() = default;
+  ChainTable(const ChainArguments& arguments, int64_t steps, const std::optional<Tensor>& directions)
+      : OperationTable(arguments, steps), directions(view<double, 2>(directions)) {}
+
   HANDGRAD_MATH double direction(int64_t n, int64_t k) const { return directions ? *directions.at(n, k) : 0.0; }
 
   // Step k of image n, but for its mean.
   template <class C>
   HANDGRAD_MATH void fill(int64_t n, int64_t k, Step<C>& step) const {
-    const double number = factor(n, k);
+    const double number = this->number(n, k);
     step = {operation(n, k), static_cast<C>(number), static_cast<C>(1.0 - number), C(0)};
   }
   template <class C>
   HANDGRAD_MATH void fill(int64_t n, int64_t k, Step<Dual<C>>& step) const {
-    const double number = factor(n, k);
+    const double number = this->number(n, k);
     const C along = static_cast<C>(direction(n, k));
     step = {operation(n, k), {static_cast<C>(number), along}, {static_cast<C>(1.0 - number), -along}, Dual<C>(0)};
   }
@@ -56,6 +48,8 @@ struct Arguments {
   const std::vector<double>&mean, &std;
   int64_t memory_format;
   bool divides;
+
+  ChainArguments chain() const { return {operations, factors, shared_operations, shared_factors}; }
 };
 
 struct Geometry {
@@ -64,63 +58,19 @@ struct Geometry {
   HANDGRAD_MATH int64_t pixels() const { return height * width; }
 };
 
-inline void check_chain(const Geometry& geometry, const Tensor& image, const Arguments& arguments) {
-  if (arguments.operations) {
-    HANDGRAD_CHECK(arguments.operations->scalar_type() == ScalarType::Long, kOp, ": operations must be int64; got ",
-                   dtype_text(arguments.operations->scalar_type()));
-    check_device(kOp, "operations", *arguments.operations, "image", image);
-    check_shape(kOp, "operations", *arguments.operations, {geometry.batch, geometry.steps}, "(images, steps)");
-  } else {
-    for (const int64_t number : arguments.shared_operations) {
-      HANDGRAD_CHECK(number >= 0 && number <= kLastOperation, kOp,
-                     ": operations must be 0 (nothing), 1 (brightness), 2 (contrast), 3 (saturation), 4 (hue) or 5 "
-                     "(grayscale); got ",
-                     number);
-    }
-  }
-  if (arguments.factors) {
-    HANDGRAD_CHECK(arguments.factors->scalar_type() == ScalarType::Double, kOp, ": factors must be float64; got ",
-                   dtype_text(arguments.factors->scalar_type()));
-    check_device(kOp, "factors", *arguments.factors, "image", image);
-    check_shape(kOp, "factors", *arguments.factors, {geometry.batch, geometry.steps}, "(images, steps)");
-  } else {
-    HANDGRAD_CHECK(static_cast<int64_t>(arguments.shared_factors.size()) == geometry.steps, kOp,
-                   ": factors must be one for each operation, ", geometry.steps, "; got ",
-                   arguments.shared_factors.size());
-  }
-}
-
 inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
                                 const Arguments& arguments) {
   check_image(kOp, image);
   const Sizes sizes = image.sizes();
   HANDGRAD_CHECK(sizes[1] == 1 || sizes[1] == 3, kOp, ": image must have 1 or 3 channels; got ", sizes[1]);
   check_finish(kOp, image, {arguments.dtype, arguments.mean, arguments.std, arguments.memory_format});
-  int64_t steps = static_cast<int64_t>(arguments.shared_operations.size());
-  if (arguments.operations) {
-    check_rank(kOp, "operations", *arguments.operations, 2, "(images, steps)");
-    steps = arguments.operations->sizes()[1];
-  }
-  HANDGRAD_CHECK(steps <= kMostSteps, kOp, ": operations must be at most ", kMostSteps, "; got ", steps);
-  const Geometry geometry{sizes[0], sizes[1], sizes[2], sizes[3], steps};
-  check_chain(geometry, image, arguments);
-  return geometry;
+  const int64_t steps = check_chain(kWords, static_cast<int32_t>(Operation::grayscale), image, arguments.chain());
+  return {sizes[0], sizes[1], sizes[2], sizes[3], steps};
 }
 
 inline ChainTable chain_table(const Geometry& geometry, const Arguments& arguments,
                               const std::optional<Tensor>& directions = std::nullopt) {  // [N, K]
-  ChainTable table{view<int64_t, 2>(arguments.operations),
-                   view<double, 2>(arguments.factors),
-                   view<double, 2>(directions),
-                   geometry.steps,
-                   {},
-                   {}};
-  if (!table.operations) {
-    for (size_t k = 0; k < arguments.shared_operations.size(); ++k)
-      table.shared_operations[k] = static_cast<int32_t>(arguments.shared_operations[k]);
-  }
-  if (!table.factors) std::copy(arguments.shared_factors.begin(), arguments.shared_factors.end(), table.shared_factors);
-  return table;
+  return {arguments.chain(), geometry.steps, directions};
 }
 
 // Whether a host knows that no image has its mean taken at step k: of a table on a device it knows nothing.

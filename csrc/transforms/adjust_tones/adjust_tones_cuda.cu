@@ -5,13 +5,10 @@
 //
 // Gradients take two passes more for each autocontrast, over the pixels that are the ends of their channel and over
 // what all pixels contribute to the gradients of these.
-#include "abi/registration.h"
 #include "adjust_tones_kernels.cuh"
 
-namespace handgrad {
+namespace handgrad::adjust_tones {
 namespace {
-
-using namespace adjust_tones;
 
 // ---- launches -------------------------------------------------------------------------------------------------------
 
@@ -29,7 +26,7 @@ struct DeviceChain {
   DeviceChain(const Geometry& geometry, const Arguments& arguments, const Tensor& image)
       : geometry(geometry), arguments(arguments), device(image) {
     blocks = std::min(kSumBlocks, (geometry.pixels() + kThreads - 1) / kThreads);
-    chain = {chain_table(geometry, arguments), geometry.channels, nullptr, nullptr, nullptr};
+    chain = {{arguments, geometry.steps}, geometry.channels, nullptr, nullptr, nullptr};
   }
 
   // Blocks that share a plane where numbers are made of it.
@@ -99,110 +96,59 @@ struct DeviceChain {
   }
 };
 
-// ---- host entries ---------------------------------------------------------------------------------------------------
+// ---- passes --------------------------------------------------------------------------------------------------------
 
-void launch_levels(const Geometry& geometry, const Arguments& arguments, const Tensor& image, const Tensor& output) {
-  DeviceChain made(geometry, arguments, image);
-  const View<const uint8_t, 4> levels = view<uint8_t, 4>(image);
-  if (made.may_need_counts(true)) {
-    made.allocate_tables(1, image);
-    fill_zero(made.counts);
-    launch("adjust_tones_histogram", histogram_kernel, made.device, block_per(geometry.planes() * made.blocks),
-           geometry, made.chain, levels, made.blocks, DeviceChain::keys(made.counts));
-    made.launch_tables(0, geometry.steps, 1);
-  }
-  launch("adjust_tones_levels", levels_kernel, made.device, blocks_for(geometry.batch * geometry.pixels(), kThreads),
-         geometry, made.chain, levels, mutable_view<uint8_t, 4>(output));
-}
-
-template <class C>
-void launch_numbers(const Geometry& geometry, const Arguments& arguments, const Tensor& image, const Tensor& output) {
-  DeviceChain made(geometry, arguments, image);
-  if (made.may_need_counts(false)) made.allocate_tables(geometry.steps, image);
-  if (made.may_have(Operation::autocontrast)) made.allocate_ends(image, false);
-  const ToneSource<C> source{stored_view<C, 4>(image), {}};
-  made.find_out(source, false);
-  launch("adjust_tones_numbers", numbers_kernel<C>, made.device, block_per(geometry.planes() * made.makers()), geometry,
-         made.chain, source, made.makers(), mutable_stored_view<C, 4>(output));
-}
-
-Tensor adjust_tones_cuda(const Tensor& image,                      // [N, C, H, W]
-                         const std::optional<Tensor>& numbers,     // [N, K]
-                         const std::optional<Tensor>& operations,  // [N, K]
-                         const std::vector<int64_t>& shared_operations, const std::vector<double>& shared_numbers) {
-  const Arguments arguments{numbers, operations, shared_operations, shared_numbers};
-  const Geometry geometry = check_arguments(image, arguments);
-  const Tensor output = empty_in_layout_of(image);
-  if (output.numel() == 0) return output;
-  if (image.scalar_type() == ScalarType::Byte) {
-    launch_levels(geometry, arguments, image, output);
-  } else {
-    dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
-      launch_numbers<typename decltype(tag)::type>(geometry, arguments, image, output);
-    });
-  }
-  return output;
-}
-
-// Both derivatives: in plain numbers the first, in dual ones, along the direction, the second.
-template <class N>
-void launch_gradients(const Geometry& geometry, const Arguments& arguments, const Derivative& call) {
-  using C = Plain<N>;
-  DeviceChain made(geometry, arguments, *call.image);
-  ToneSource<N> source{stored_view<C, 4>(*call.image), {}};
-  if (call.direction) source.tangents = stored_view<C, 4>(*call.direction);
-  const StoredView<const C, 4> grads = stored_view<C, 4>(*call.grad_output);
-  if (made.may_have(Operation::autocontrast)) {
-    made.allocate_ends(*call.image, true);
-    made.find_out(source, true);
-    for (int64_t k = geometry.steps; k-- > 0;) {
-      if (call.wants_image && may_be(arguments, k, Operation::autocontrast))
-        made.template launch_sums<N, true>(source, grads, k);
+struct OnCuda {
+  static void levels(const Geometry& geometry, const Arguments& arguments, const Tensor& image, const Tensor& output) {
+    DeviceChain made(geometry, arguments, image);
+    const View<const uint8_t, 4> levels = view<uint8_t, 4>(image);
+    if (made.may_need_counts(true)) {
+      made.allocate_tables(1, image);
+      fill_zero(made.counts);
+      launch("adjust_tones_histogram", histogram_kernel, made.device, block_per(geometry.planes() * made.blocks),
+             geometry, made.chain, levels, made.blocks, DeviceChain::keys(made.counts));
+      made.launch_tables(0, geometry.steps, 1);
     }
+    launch("adjust_tones_levels", levels_kernel, made.device, blocks_for(geometry.batch * geometry.pixels(), kThreads),
+           geometry, made.chain, levels, mutable_view<uint8_t, 4>(output));
   }
-  launch("adjust_tones_gradients", gradients_kernel<N>, made.device, block_per(geometry.planes() * made.makers()),
-         geometry, made.chain, source, grads, made.makers(),
-         mutable_stored_view_if<C, 4>(call.wants_image, call.grad_image),
-         mutable_stored_view_if<C, 4>(call.wants_output, call.grad_grad_output));
-}
 
-Tensor adjust_tones_backward_cuda(const Tensor& grad_output,                // [N, C, H, W]
-                                  const Tensor& image,                      // [N, C, H, W]
-                                  const std::optional<Tensor>& numbers,     // [N, K]
-                                  const std::optional<Tensor>& operations,  // [N, K]
-                                  const std::vector<int64_t>& shared_operations,
-                                  const std::vector<double>& shared_numbers, const std::vector<bool>& output_mask) {
-  const Arguments arguments{numbers, operations, shared_operations, shared_numbers};
-  const Geometry geometry = check_derivative(image, arguments, grad_output);
-  const Derivative call = backward_of(grad_output, image, output_mask);
-  if (call.is_done()) return call.grad_image;
-  dispatch_compute(kOp, image.scalar_type(),
-                   [&](auto tag) { launch_gradients<typename decltype(tag)::type>(geometry, arguments, call); });
-  return call.grad_image;
-}
+  template <class C>
+  static void numbers(const Geometry& geometry, const Arguments& arguments, const Tensor& image, const Tensor& output) {
+    DeviceChain made(geometry, arguments, image);
+    if (made.may_need_counts(false)) made.allocate_tables(geometry.steps, image);
+    if (made.may_have(Operation::autocontrast)) made.allocate_ends(image, false);
+    const ToneSource<C> source{stored_view<C, 4>(image), {}};
+    made.find_out(source, false);
+    launch("adjust_tones_numbers", numbers_kernel<C>, made.device, block_per(geometry.planes() * made.makers()),
+           geometry, made.chain, source, made.makers(), mutable_stored_view<C, 4>(output));
+  }
 
-std::tuple<Tensor, Tensor> adjust_tones_double_backward_cuda(
-    const std::optional<Tensor>& grad_grad_image,  // [N, C, H, W]
-    const Tensor& grad_output,                     // [N, C, H, W]
-    const Tensor& image,                           // [N, C, H, W]
-    const std::optional<Tensor>& numbers,          // [N, K]
-    const std::optional<Tensor>& operations,       // [N, K]
-    const std::vector<int64_t>& shared_operations, const std::vector<double>& shared_numbers,
-    const std::vector<bool>& output_mask) {
-  const Arguments arguments{numbers, operations, shared_operations, shared_numbers};
-  const Geometry geometry = check_derivative(image, arguments, grad_output);
-  const Derivative call = double_backward_of(grad_grad_image, grad_output, image, output_mask);
-  if (call.is_done()) return {call.grad_grad_output, call.grad_image};
-  dispatch_compute(kOp, image.scalar_type(),
-                   [&](auto tag) { launch_gradients<Dual<typename decltype(tag)::type>>(geometry, arguments, call); });
-  return {call.grad_grad_output, call.grad_image};
-}
+  template <class N>
+  static void gradients(const Geometry& geometry, const Arguments& arguments, const Derivative& call) {
+    using C = Plain<N>;
+    DeviceChain made(geometry, arguments, *call.image);
+    ToneSource<N> source{stored_view<C, 4>(*call.image), {}};
+    if (call.direction) source.tangents = stored_view<C, 4>(*call.direction);
+    const StoredView<const C, 4> grads = stored_view<C, 4>(*call.grad_output);
+    if (made.may_have(Operation::autocontrast)) {
+      made.allocate_ends(*call.image, true);
+      made.find_out(source, true);
+      for (int64_t k = geometry.steps; k-- > 0;) {
+        if (call.wants_image && may_be(arguments, k, Operation::autocontrast))
+          made.template launch_sums<N, true>(source, grads, k);
+      }
+    }
+    launch("adjust_tones_gradients", gradients_kernel<N>, made.device, block_per(geometry.planes() * made.makers()),
+           geometry, made.chain, source, grads, made.makers(),
+           mutable_stored_view_if<C, 4>(call.wants_image, call.grad_image),
+           mutable_stored_view_if<C, 4>(call.wants_output, call.grad_grad_output));
+  }
+};
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::adjust_tones
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::adjust_tones_cuda>(library, "adjust_tones");
-  handgrad::implement<handgrad::adjust_tones_backward_cuda>(library, "_adjust_tones_backward");
-  handgrad::implement<handgrad::adjust_tones_double_backward_cuda>(library, "_adjust_tones_double_backward");
+  handgrad::adjust_tones::implement<handgrad::adjust_tones::OnCuda>(library);
 }

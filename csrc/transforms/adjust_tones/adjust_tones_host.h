@@ -4,32 +4,20 @@
 #include <array>
 
 #include "abi/images.h"
+#include "abi/operation_chain.h"
 #include "abi/output_mask.h"
-#include "abi/view.h"
 #include "adjust_tones_math.h"
+#include "kinds/formula.h"
 
 namespace handgrad::adjust_tones {
 
 inline constexpr const char* kOp = "adjust_tones";
-// The most steps of a chain: a table of them is a parameter of kernels.
-inline constexpr int64_t kMostSteps = 8;
-inline constexpr int32_t kLastOperation = static_cast<int32_t>(Operation::equalize);
+inline constexpr ChainWords kWords{kOp, "numbers",
+                                   "0 (nothing), 1 (posterize), 2 (solarize), 3 (invert), 4 (autocontrast) or 5 "
+                                   "(equalize)"};
 
-// The operations and numbers of all images: in tensors, each of which may be absent, or in lists.
-struct ChainTable {
-  View<const int64_t, 2> operations;  // [N, K]
-  View<const double, 2> numbers;      // [N, K]
-  int64_t steps;
-  int32_t shared_operations[kMostSteps];
-  double shared_numbers[kMostSteps];
-
-  // A number that is no operation's, in a table that nobody can check, is none.
-  HANDGRAD_MATH Operation operation(int64_t n, int64_t k) const {
-    if (!operations) return static_cast<Operation>(shared_operations[k]);
-    const int64_t number = *operations.at(n, k);
-    return static_cast<Operation>(number < 0 || number > kLastOperation ? 0 : number);
-  }
-  HANDGRAD_MATH double number(int64_t n, int64_t k) const { return numbers ? *numbers.at(n, k) : shared_numbers[k]; }
+struct ChainTable : OperationTable<Operation, Operation::equalize> {
+  using OperationTable::OperationTable;
 
   // Whether an operation of image n leaves no slope.
   HANDGRAD_MATH bool is_flat(int64_t n) const {
@@ -46,12 +34,7 @@ struct ChainTable {
   }
 };
 
-// The numbers of an op, as its schema has them.
-struct Arguments {
-  const std::optional<Tensor>&numbers, &operations;  // [N, K]
-  const std::vector<int64_t>& shared_operations;
-  const std::vector<double>& shared_numbers;
-};
+using Arguments = ChainArguments;
 
 struct Geometry {
   int64_t batch, channels, height, width, steps;
@@ -60,55 +43,12 @@ struct Geometry {
   HANDGRAD_MATH int64_t planes() const { return batch * channels; }
 };
 
-inline void check_chain(const Geometry& geometry, const Tensor& image, const Arguments& arguments) {
-  if (arguments.operations) {
-    HANDGRAD_CHECK(arguments.operations->scalar_type() == ScalarType::Long, kOp, ": operations must be int64; got ",
-                   dtype_text(arguments.operations->scalar_type()));
-    check_device(kOp, "operations", *arguments.operations, "image", image);
-    check_shape(kOp, "operations", *arguments.operations, {geometry.batch, geometry.steps}, "(images, steps)");
-  } else {
-    for (const int64_t number : arguments.shared_operations) {
-      HANDGRAD_CHECK(number >= 0 && number <= kLastOperation, kOp,
-                     ": operations must be 0 (nothing), 1 (posterize), 2 (solarize), 3 (invert), 4 (autocontrast) or 5 "
-                     "(equalize); got ",
-                     number);
-    }
-  }
-  if (arguments.numbers) {
-    HANDGRAD_CHECK(arguments.numbers->scalar_type() == ScalarType::Double, kOp, ": numbers must be float64; got ",
-                   dtype_text(arguments.numbers->scalar_type()));
-    check_device(kOp, "numbers", *arguments.numbers, "image", image);
-    check_shape(kOp, "numbers", *arguments.numbers, {geometry.batch, geometry.steps}, "(images, steps)");
-  } else {
-    HANDGRAD_CHECK(static_cast<int64_t>(arguments.shared_numbers.size()) == geometry.steps, kOp,
-                   ": numbers must be one for each operation, ", geometry.steps, "; got ",
-                   arguments.shared_numbers.size());
-  }
-}
-
 inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
                                 const Arguments& arguments) {
   check_image(kOp, image);
   const Sizes sizes = image.sizes();
-  int64_t steps = static_cast<int64_t>(arguments.shared_operations.size());
-  if (arguments.operations) {
-    check_rank(kOp, "operations", *arguments.operations, 2, "(images, steps)");
-    steps = arguments.operations->sizes()[1];
-  }
-  HANDGRAD_CHECK(steps <= kMostSteps, kOp, ": operations must be at most ", kMostSteps, "; got ", steps);
-  const Geometry geometry{sizes[0], sizes[1], sizes[2], sizes[3], steps};
-  check_chain(geometry, image, arguments);
-  return geometry;
-}
-
-inline ChainTable chain_table(const Geometry& geometry, const Arguments& arguments) {
-  ChainTable table{view<int64_t, 2>(arguments.operations), view<double, 2>(arguments.numbers), geometry.steps, {}, {}};
-  if (!table.operations) {
-    for (size_t k = 0; k < arguments.shared_operations.size(); ++k)
-      table.shared_operations[k] = static_cast<int32_t>(arguments.shared_operations[k]);
-  }
-  if (!table.numbers) std::copy(arguments.shared_numbers.begin(), arguments.shared_numbers.end(), table.shared_numbers);
-  return table;
+  const int64_t steps = check_chain(kWords, static_cast<int32_t>(Operation::equalize), image, arguments);
+  return {sizes[0], sizes[1], sizes[2], sizes[3], steps};
 }
 
 // Whether step k of an image may be this operation: of a table on a device a host knows nothing.
@@ -158,6 +98,70 @@ inline Derivative double_backward_of(const std::optional<Tensor>& grad_grad_imag
   if (mask[1]) fill_zero(call.grad_image);
   call.wants_output = call.wants_image = false;
   return call;
+}
+
+// ---- entries --------------------------------------------------------------------------------------------------------
+
+// A device has levels(geometry, arguments, image, output), numbers<C>(the same), and gradients<N>(geometry, arguments,
+// call) for both derivatives: in plain numbers the first, in dual ones, along the direction, the second.
+template <class Device>
+Tensor value(const Tensor& image,                      // [N, C, H, W]
+             const std::optional<Tensor>& numbers,     // [N, K]
+             const std::optional<Tensor>& operations,  // [N, K]
+             const std::vector<int64_t>& shared_operations, const std::vector<double>& shared_numbers) {
+  const Arguments arguments{operations, numbers, shared_operations, shared_numbers};
+  const Geometry geometry = check_arguments(image, arguments);
+  const Tensor output = empty_in_layout_of(image);
+  if (output.numel() == 0) return output;
+  if (image.scalar_type() == ScalarType::Byte) {
+    Device::levels(geometry, arguments, image, output);
+    return output;
+  }
+  dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
+    Device::template numbers<typename decltype(tag)::type>(geometry, arguments, image, output);
+  });
+  return output;
+}
+
+template <class Device>
+Tensor backward(const Tensor& grad_output,                // [N, C, H, W]
+                const Tensor& image,                      // [N, C, H, W]
+                const std::optional<Tensor>& numbers,     // [N, K]
+                const std::optional<Tensor>& operations,  // [N, K]
+                const std::vector<int64_t>& shared_operations, const std::vector<double>& shared_numbers,
+                const std::vector<bool>& output_mask) {
+  const Arguments arguments{operations, numbers, shared_operations, shared_numbers};
+  const Geometry geometry = check_derivative(image, arguments, grad_output);
+  const Derivative call = backward_of(grad_output, image, output_mask);
+  if (call.is_done()) return call.grad_image;
+  dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
+    Device::template gradients<typename decltype(tag)::type>(geometry, arguments, call);
+  });
+  return call.grad_image;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor> double_backward(const std::optional<Tensor>& grad_grad_image,  // [N, C, H, W]
+                                           const Tensor& grad_output,                     // [N, C, H, W]
+                                           const Tensor& image,                           // [N, C, H, W]
+                                           const std::optional<Tensor>& numbers,          // [N, K]
+                                           const std::optional<Tensor>& operations,       // [N, K]
+                                           const std::vector<int64_t>& shared_operations,
+                                           const std::vector<double>& shared_numbers,
+                                           const std::vector<bool>& output_mask) {
+  const Arguments arguments{operations, numbers, shared_operations, shared_numbers};
+  const Geometry geometry = check_derivative(image, arguments, grad_output);
+  const Derivative call = double_backward_of(grad_grad_image, grad_output, image, output_mask);
+  if (call.is_done()) return {call.grad_grad_output, call.grad_image};
+  dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
+    Device::template gradients<Dual<typename decltype(tag)::type>>(geometry, arguments, call);
+  });
+  return {call.grad_grad_output, call.grad_image};
+}
+
+template <class Device, class Library>
+void implement(Library& library) {
+  implement_differentiable<&value<Device>, &backward<Device>, &double_backward<Device>>(library, kOp);
 }
 
 }  // namespace handgrad::adjust_tones

@@ -1,11 +1,8 @@
-// Gaussian blur on CUDA devices (gaussian_blur_kernels.cuh): the choice of tiles, launches and host entries.
-#include "abi/registration.h"
+// Gaussian blur on CUDA devices (gaussian_blur_kernels.cuh): the choice of tiles, and launches.
 #include "gaussian_blur_kernels.cuh"
 
-namespace handgrad {
+namespace handgrad::gaussian_blur {
 namespace {
-
-using namespace gaussian_blur;
 
 // Columns and rows of tiles, from the largest on: the first that leaves room for four blocks is taken, or for one.
 constexpr int32_t kTiles[][2] = {{64, 64}, {64, 32}, {32, 32}, {32, 16}, {16, 16}, {16, 8}};
@@ -61,62 +58,19 @@ void run_pass(const Geometry& geometry, const SigmaTable& table, const Pass& pas
          mutable_view<double, 2>(*operands.sums));
 }
 
-void run(const Geometry& geometry, const SigmaTable& table, const Pass& pass, const Operands& operands) {
-  switch (operands.sources[0]->scalar_type()) {
-    case ScalarType::Byte: return run_pass<uint8_t, float>(geometry, table, pass, operands);
-    case ScalarType::Double: return run_pass<double, double>(geometry, table, pass, operands);
-    default: run_pass<float, float>(geometry, table, pass, operands);
+struct OnCuda {
+  static void run(const Geometry& geometry, const SigmaTable& table, const Pass& pass, const Operands& operands) {
+    switch (operands.sources[0]->scalar_type()) {
+      case ScalarType::Byte: return run_pass<uint8_t, float>(geometry, table, pass, operands);
+      case ScalarType::Double: return run_pass<double, double>(geometry, table, pass, operands);
+      default: run_pass<float, float>(geometry, table, pass, operands);
+    }
   }
-}
-
-Tensor gaussian_blur_cuda(const Tensor& image,                 // [N, C, H, W]
-                          const std::optional<Tensor>& sigma,  // [N, 2]
-                          const std::vector<int64_t>& kernel_size, const std::vector<double>& shared_sigma) {
-  const Geometry geometry = check_arguments(image, sigma, kernel_size, shared_sigma);
-  const Tensor output = empty_in_layout_of(image);
-  if (output.numel() == 0) return output;
-  run(geometry, sigma_table(sigma, shared_sigma), value_pass(false), {{&image, nullptr}, nullptr, &output, nullptr});
-  return output;
-}
-
-std::tuple<Tensor, Tensor> gaussian_blur_backward_cuda(const Tensor& grad_output,           // [N, C, H, W]
-                                                       const Tensor& image,                 // [N, C, H, W]
-                                                       const std::optional<Tensor>& sigma,  // [N, 2]
-                                                       const std::vector<int64_t>& kernel_size,
-                                                       const std::vector<double>& shared_sigma,
-                                                       const std::vector<bool>& output_mask) {
-  const Geometry geometry = check_derivative(image, sigma, kernel_size, shared_sigma, grad_output);
-  const BackwardResults results(image, sigma, as_output_mask<2>(kOp, output_mask));
-  run_backward(results, image, grad_output,
-               [&](const Pass& pass, const std::optional<Tensor>& direction, const Operands& operands) {
-                 run(geometry, sigma_table(sigma, shared_sigma, direction), pass, operands);
-               });
-  return {results.grad_image, results.grad_sigma};
-}
-
-std::tuple<Tensor, Tensor, Tensor> gaussian_blur_double_backward_cuda(
-    const std::optional<Tensor>& grad_grad_image,  // [N, C, H, W]
-    const std::optional<Tensor>& grad_grad_sigma,  // [N, 2]
-    const Tensor& grad_output,                     // [N, C, H, W]
-    const Tensor& image,                           // [N, C, H, W]
-    const std::optional<Tensor>& sigma,            // [N, 2]
-    const std::vector<int64_t>& kernel_size, const std::vector<double>& shared_sigma,
-    const std::vector<bool>& output_mask) {
-  const Geometry geometry = check_derivative(image, sigma, kernel_size, shared_sigma, grad_output);
-  const DoubleBackwardResults results(image, sigma, grad_grad_image, grad_grad_sigma,
-                                      as_output_mask<3>(kOp, output_mask));
-  run_double_backward(results, image, grad_output, grad_grad_image, grad_grad_sigma,
-                      [&](const Pass& pass, const std::optional<Tensor>& direction, const Operands& operands) {
-                        run(geometry, sigma_table(sigma, shared_sigma, direction), pass, operands);
-                      });
-  return {results.grad_grad_output, results.grad_image, results.grad_sigma};
-}
+};
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::gaussian_blur
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::gaussian_blur_cuda>(library, "gaussian_blur");
-  handgrad::implement<handgrad::gaussian_blur_backward_cuda>(library, "_gaussian_blur_backward");
-  handgrad::implement<handgrad::gaussian_blur_double_backward_cuda>(library, "_gaussian_blur_double_backward");
+  handgrad::gaussian_blur::implement<handgrad::gaussian_blur::OnCuda>(library);
 }

@@ -10,6 +10,7 @@
 #include "abi/output_mask.h"
 #include "abi/view.h"
 #include "gaussian_blur_math.h"
+#include "kinds/formula.h"
 
 namespace handgrad::gaussian_blur {
 
@@ -260,6 +261,60 @@ void run_double_backward(const DoubleBackwardResults& results, const Tensor& ima
     run(curvature_pass(direction), grad_grad_sigma,
         Operands{{&image, direction}, &grad_output, nullptr, &results.grad_sigma});
   }
+}
+
+// ---- entries --------------------------------------------------------------------------------------------------------
+
+// A device has run(geometry, table, pass, operands).
+template <class Device>
+Tensor value(const Tensor& image,                 // [N, C, H, W]
+             const std::optional<Tensor>& sigma,  // [N, 2]
+             const std::vector<int64_t>& kernel_size, const std::vector<double>& shared_sigma) {
+  const Geometry geometry = check_arguments(image, sigma, kernel_size, shared_sigma);
+  const Tensor output = empty_in_layout_of(image);
+  if (output.numel() == 0) return output;
+  Device::run(geometry, sigma_table(sigma, shared_sigma), value_pass(false),
+              {{&image, nullptr}, nullptr, &output, nullptr});
+  return output;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor> backward(const Tensor& grad_output,           // [N, C, H, W]
+                                    const Tensor& image,                 // [N, C, H, W]
+                                    const std::optional<Tensor>& sigma,  // [N, 2]
+                                    const std::vector<int64_t>& kernel_size, const std::vector<double>& shared_sigma,
+                                    const std::vector<bool>& output_mask) {
+  const Geometry geometry = check_derivative(image, sigma, kernel_size, shared_sigma, grad_output);
+  const BackwardResults results(image, sigma, as_output_mask<2>(kOp, output_mask));
+  run_backward(results, image, grad_output,
+               [&](const Pass& pass, const std::optional<Tensor>& direction, const Operands& operands) {
+                 Device::run(geometry, sigma_table(sigma, shared_sigma, direction), pass, operands);
+               });
+  return {results.grad_image, results.grad_sigma};
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> double_backward(const std::optional<Tensor>& grad_grad_image,  // [N, C, H, W]
+                                                   const std::optional<Tensor>& grad_grad_sigma,  // [N, 2]
+                                                   const Tensor& grad_output,                     // [N, C, H, W]
+                                                   const Tensor& image,                           // [N, C, H, W]
+                                                   const std::optional<Tensor>& sigma,            // [N, 2]
+                                                   const std::vector<int64_t>& kernel_size,
+                                                   const std::vector<double>& shared_sigma,
+                                                   const std::vector<bool>& output_mask) {
+  const Geometry geometry = check_derivative(image, sigma, kernel_size, shared_sigma, grad_output);
+  const DoubleBackwardResults results(image, sigma, grad_grad_image, grad_grad_sigma,
+                                      as_output_mask<3>(kOp, output_mask));
+  run_double_backward(results, image, grad_output, grad_grad_image, grad_grad_sigma,
+                      [&](const Pass& pass, const std::optional<Tensor>& direction, const Operands& operands) {
+                        Device::run(geometry, sigma_table(sigma, shared_sigma, direction), pass, operands);
+                      });
+  return {results.grad_grad_output, results.grad_image, results.grad_sigma};
+}
+
+template <class Device, class Library>
+void implement(Library& library) {
+  implement_differentiable<&value<Device>, &backward<Device>, &double_backward<Device>>(library, kOp);
 }
 
 }  // namespace handgrad::gaussian_blur

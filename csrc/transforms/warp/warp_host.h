@@ -7,6 +7,7 @@
 #include "abi/images.h"
 #include "abi/output_mask.h"
 #include "abi/view.h"
+#include "kinds/formula.h"
 #include "warp_math.h"
 
 namespace handgrad::warp {
@@ -168,6 +169,77 @@ inline void check_directions(const Tensor& image, const Arguments& arguments,
   if (grad_grad_matrix && arguments.matrix) {
     check_like(kOp, "grad_grad_matrix", *grad_grad_matrix, "matrix", *arguments.matrix);
   }
+}
+
+// ---- entries --------------------------------------------------------------------------------------------------------
+
+// A device has output<T>(frame, table, fill, image, output) and, for both derivatives, gradients<T, N>(frame, table,
+// fill, image, direction, grad_output, results); N is Compute<T>, or a Dual of it for what is differentiated once more.
+template <class Device>
+Tensor value(const Tensor& image,                  // [N, C, H, W]
+             const std::optional<Tensor>& matrix,  // [N, 2 or 3, 3]
+             const std::vector<double>& numbers, int64_t height, int64_t width, int64_t interpolation,
+             const std::vector<double>& fill, bool centered) {
+  const Arguments arguments{matrix, numbers, height, width, interpolation, fill, centered};
+  const Frame frame = check_arguments(image, arguments);
+  const Tensor output = empty_output(frame, image);
+  if (output.numel() == 0) return output;
+  const MatrixTable table = matrix_table(arguments);
+  if (image.scalar_type() == ScalarType::Byte) {
+    Device::template output<uint8_t>(frame, table, fill, image, output);
+  } else {
+    dispatch_floating(kOp, image.scalar_type(), [&](auto tag) {
+      Device::template output<typename decltype(tag)::type>(frame, table, fill, image, output);
+    });
+  }
+  return output;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor> backward(const Tensor& grad_output,            // [N, C, height, width]
+                                    const Tensor& image,                  // [N, C, H, W]
+                                    const std::optional<Tensor>& matrix,  // [N, 2 or 3, 3]
+                                    const std::vector<double>& numbers, int64_t height, int64_t width,
+                                    int64_t interpolation, const std::vector<double>& fill, bool centered,
+                                    const std::vector<bool>& output_mask) {
+  const Arguments arguments{matrix, numbers, height, width, interpolation, fill, centered};
+  const Frame frame = check_derivative(image, arguments, grad_output);
+  const std::array<bool, 2> wanted = as_output_mask<2>(kOp, output_mask);
+  Results results(frame, arguments, image, {false, wanted[0], wanted[1]});
+  if (results.is_done(frame)) return {results.grad_image, results.grad_matrix};
+  const MatrixTable table = matrix_table(arguments);
+  dispatch_floating(kOp, image.scalar_type(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    Device::template gradients<T, Compute<T>>(frame, table, fill, image, std::nullopt, grad_output, results);
+  });
+  return {results.grad_image, results.grad_matrix};
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> double_backward(const std::optional<Tensor>& grad_grad_image,   // [N, C, H, W]
+                                                   const std::optional<Tensor>& grad_grad_matrix,  // [N, 2 or 3, 3]
+                                                   const Tensor& grad_output,            // [N, C, height, width]
+                                                   const Tensor& image,                  // [N, C, H, W]
+                                                   const std::optional<Tensor>& matrix,  // [N, 2 or 3, 3]
+                                                   const std::vector<double>& numbers, int64_t height, int64_t width,
+                                                   int64_t interpolation, const std::vector<double>& fill,
+                                                   bool centered, const std::vector<bool>& output_mask) {
+  const Arguments arguments{matrix, numbers, height, width, interpolation, fill, centered};
+  const Frame frame = check_derivative(image, arguments, grad_output);
+  check_directions(image, arguments, grad_grad_image, grad_grad_matrix);
+  Results results(frame, arguments, image, as_output_mask<3>(kOp, output_mask));
+  if (results.is_done(frame)) return {results.grad_grad_output, results.grad_image, results.grad_matrix};
+  const MatrixTable table = matrix_table(arguments, grad_grad_matrix);
+  dispatch_floating(kOp, image.scalar_type(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    Device::template gradients<T, Dual<Compute<T>>>(frame, table, fill, image, grad_grad_image, grad_output, results);
+  });
+  return {results.grad_grad_output, results.grad_image, results.grad_matrix};
+}
+
+template <class Device, class Library>
+void implement(Library& library) {
+  implement_differentiable<&value<Device>, &backward<Device>, &double_backward<Device>>(library, kOp);
 }
 
 }  // namespace handgrad::warp

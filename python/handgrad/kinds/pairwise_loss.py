@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from handgrad._sharding import replicated_beside
 from handgrad._vectors import unit_rows
-from handgrad.arguments import as_computed, check_bool, check_range, check_tensor, computed_dtype
+from handgrad.arguments import as_computed, check_bool, check_device, check_range, check_tensor, computed_dtype
 from handgrad.derivatives import BATCHED
 from handgrad.kinds.reduced_loss import ReducedLoss
 from handgrad.reductions import MEAN, NONE, SUM, reduction_code
@@ -148,10 +148,7 @@ class Pairs:
             )
 
     def _check_device(self, name: str, tensor: Tensor) -> None:
-        if tensor.device != self.model.device:
-            raise RuntimeError(
-                f"{self.op}: {name} must be on the device of {self.name}, {self.model.device}; got {tensor.device}"
-            )
+        check_device(self.op, name, tensor, self.name, self.model)
 
     def number(self, name: str, value: Any, low: float, expected: str) -> Tensor:
         """A number, or a tensor of one or of one for each of the batch, as (batch,) in the type that is computed in."""

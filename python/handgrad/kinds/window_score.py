@@ -28,6 +28,7 @@ __all__ = [
     "batch_and_channels",
     "check_images",
     "check_window",
+    "checked_shape",
     "moments_of",
     "reduced",
     "stabilisers",
@@ -89,12 +90,7 @@ class WindowScore(Derivatives):
     def fake_scores(
         self, input: Tensor, target: Tensor, size: int, sigma: float, padding: int, by_plane: bool, *numbers: Any
     ) -> Tensor:
-        shape = tuple(input.shape)
-        torch._check(
-            len(shape) in (4, 5),
-            lambda: f"{self.title}: input must have shape (N, C, H, W) or (N, C, D, H, W); got {shape}",
-        )
-        check_like(self.title, "target", target, "input", input)
+        shape = checked_shape(self.title, input, target)
         for extent in shape[2:]:
             if padding != _PADDINGS["zeros"]:
                 least = size if padding == _PADDINGS["valid"] else size // 2 + 1
@@ -162,6 +158,16 @@ def check_images(op: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor
         return input, target
     dtype = torch.promote_types(input.dtype, target.dtype)
     return input.to(dtype), target.to(dtype)
+
+
+def checked_shape(op: str, input: Tensor, target: Tensor) -> tuple[int, ...]:
+    """That of both images, as a fake asks it."""
+    shape = tuple(input.shape)
+    torch._check(
+        len(shape) in (4, 5), lambda: f"{op}: input must have shape (N, C, H, W) or (N, C, D, H, W); got {shape}"
+    )
+    check_like(op, "target", target, "input", input)
+    return shape
 
 
 def as_images(op: str, input: Tensor, target: Tensor, data_range: Any) -> tuple[Tensor, Tensor, Any]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handgrad._layout import empty_gradient
-from handgrad.arguments import check_choice, check_like, check_range, computed_dtype
+from handgrad.arguments import check_choice, check_range, computed_dtype
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.kinds.window_score import (
     Window,
@@ -18,6 +18,7 @@ from handgrad.kinds.window_score import (
     as_images,
     batch_and_channels,
     check_window,
+    checked_shape,
     moments_of,
     reduced,
     stabilisers,
@@ -247,11 +248,7 @@ def _halved(image: Tensor) -> Tensor:
 
 
 def _fake(input: Tensor, target: Tensor, window_size: int, sigma: float, scales: int, c1: float, c2: float) -> Tensor:
-    shape = tuple(input.shape)
-    torch._check(
-        len(shape) in (4, 5), lambda: f"{_OP}: input must have shape (N, C, H, W) or (N, C, D, H, W); got {shape}"
-    )
-    check_like(_OP, "target", target, "input", input)
+    shape = checked_shape(_OP, input, target)
     least = window_size << (scales - 1)
     for extent in shape[2:]:
         torch._check(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handgrad._chains import MOST_STEPS
 from handgrad._colours import OPERATIONS
 from handgrad.transforms import _pillow, _steps
 from handgrad.transforms._steps import Plan, Step, UnfusableError
@@ -76,8 +77,6 @@ class Recipe:
         return resized_crop(whole, top, left, height, width, (height, width), "nearest", **finish)
 
 
-#: The operations that one kernel does, and the most of them.
-_MOST_STEPS = 8
 _Chain = list[tuple[str, float]]
 
 
@@ -90,7 +89,7 @@ def _layers(chains: list[_Chain]) -> list[tuple[bool, list[_Chain]]]:
         rows: list[_Chain] = []
         for chain in left:
             count = 0
-            while count < min(len(chain), _MOST_STEPS) and (chain[count][0] in TONES) == tones:
+            while count < min(len(chain), MOST_STEPS) and (chain[count][0] in TONES) == tones:
                 count += 1
             rows.append(chain[:count])
             del chain[:count]

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad._chains import UNUSED, check_device, checked_operations
+from handgrad._chains import UNUSED, checked_operations
 from handgrad._colours import OPERATIONS, of_levels, of_numbers
 from handgrad._images import checked_finish
 from handgrad._layout import empty_image
 from handgrad._resampling import normalised
-from handgrad.arguments import FLOAT_MAX, check_int, check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_device, check_int, check_range, check_tensor
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
 
@@ -219,7 +219,7 @@ def _checked_factors(factors: Any, images: Tensor, steps: int, shared: list[int]
                 f"{_OP}: factors must be numbers, or (steps,) or (batch, steps) of floating-point ones; got "
                 f"{tuple(factors.shape)} of {kind}"
             )
-        check_device(_OP, "factors", factors, images)
+        check_device(_OP, "factors", factors, "image", images)
         # Of doubles torch rounds what they and the rest to 1 are in the type of the image.
         return (factors.expand(images.shape[0], -1) if factors.dim() == 1 else factors).double(), []
     if not isinstance(factors, (list, tuple)):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad._chains import UNUSED, check_device, checked_operations
+from handgrad._chains import UNUSED, checked_operations
 from handgrad._images import check_image
 from handgrad._layout import empty_image
-from handgrad.arguments import FLOAT_MAX, check_int, check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_device, check_int, check_range, check_tensor
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
 
@@ -180,7 +180,7 @@ def _checked_numbers(numbers: Any, images: Tensor, steps: int, shared: list[int]
                 f"{_OP}: numbers must be numbers, or (steps,) or (batch, steps) of them; got {tuple(numbers.shape)} of "
                 f"{kind}"
             )
-        check_device(_OP, "numbers", numbers, images)
+        check_device(_OP, "numbers", numbers, "image", images)
         rows = numbers.expand(images.shape[0], -1) if numbers.dim() == 1 else numbers
         return rows.detach().double(), []
     if not isinstance(numbers, (list, tuple)):

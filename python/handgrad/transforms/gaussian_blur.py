@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad._images import DTYPES
+from handgrad._images import check_image_dtype
 from handgrad._layout import empty_image
-from handgrad.arguments import FLOAT_MAX, check_pair, check_range, check_tensor, computed_dtype
+from handgrad.arguments import FLOAT_MAX, check_device, check_pair, check_range, check_tensor, computed_dtype
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
 
@@ -60,9 +60,7 @@ def gaussian_blur(
                  [30, 25, 30]]], dtype=torch.uint8)
     """
     check_tensor(_OP, "image", image)
-    if image.dtype not in DTYPES:
-        kind = str(image.dtype).removeprefix("torch.")
-        raise TypeError(f"{_OP}: image must be uint8, float32, float64, bfloat16 or float16; got {kind}")
+    check_image_dtype(_OP, "image", image)
     if image.dim() < 3:
         raise RuntimeError(f"{_OP}: image must be (..., channels, height, width); got {tuple(image.shape)}")
     taps = _checked_taps(kernel_size)
@@ -139,8 +137,7 @@ def _checked_sigma(sigma: Any, taps: list[int], images: Tensor, has_batch: bool)
     if not sigma.is_floating_point():
         kind = str(sigma.dtype).removeprefix("torch.")
         raise TypeError(f"{_OP}: sigma must be a number, two of them, or a tensor of floating-point ones; got {kind}")
-    if sigma.device != images.device:
-        raise RuntimeError(f"{_OP}: sigma must be on the device of image, {images.device}; got {sigma.device}")
+    check_device(_OP, "sigma", sigma, "image", images)
     # Traces have no sizes to ask; the op asks them again.
     fits = torch.jit.is_tracing() or (sigma.dim() < 2 and sigma.shape in ((), (1,), (2,)))
     if not fits and not (has_batch and sigma.dim() == 2 and sigma.shape[1] == 2):
