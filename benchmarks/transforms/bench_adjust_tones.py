@@ -90,7 +90,7 @@ def _case(name: str, side: int, steps: _Steps) -> Case:
     operations, given = [step for step, _ in steps], [number for _, number in steps]
     peers: dict[str, Callable[..., Any] | Peer] = {
         "torchvision": lambda image: _in_turn(image, steps),
-        "Pillow": Peer(_pillow(steps), remark="from a tensor's memory and to a picture of its own"),
+        "Pillow": Peer(_pillow(steps), remark="from a tensor's memory and to a picture of its own", same=False),
     }
     if len(steps) == 1:
         others = {
@@ -98,7 +98,9 @@ def _case(name: str, side: int, steps: _Steps) -> Case:
             "OpenCV": (_opencv(steps[0][0]), "to an array; its equalize is another picture"),
             "kornia": (_kornia(*steps[0]), "by way of float32; rounds otherwise"),
         }
-        peers |= {key: Peer(call, remark=remark) for key, (call, remark) in others.items() if call is not None}
+        peers |= {
+            key: Peer(call, remark=remark, same=False) for key, (call, remark) in others.items() if call is not None
+        }
     return Case(
         name=name,
         inputs=lambda device: (photograph(side, device, contrast=97),),
