@@ -13,10 +13,10 @@ pytest.importorskip("torchvision", exc_type=ImportError)
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 backends = pytest.importorskip("transformers.image_processing_backends", exc_type=ImportError)
 timm_loader = pytest.importorskip("timm.data.loader", exc_type=ImportError)
-from PIL import Image
+from PIL import Image  # noqa: E402
 
-from handgrad import transfer
-from handgrad.transfer import preprocessing
+from handgrad import transfer  # noqa: E402
+from handgrad.transfer import preprocessing  # noqa: E402
 
 FUSED = "_preprocess"
 STEPS = "resize and rescale_and_normalize"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +25,8 @@ _METHODS = {
     "rescale": "image scale kwargs",
     "normalize": "image mean std inplace kwargs",
 }
+#: The kernel's, of torchvision's filters.
+_MODES = ("nearest", "nearest-exact", "bilinear", "bicubic")
 #: What timm's loader makes of a batch of levels.
 _STATEMENT = "next_input.to(self.img_dtype).sub_(self.mean).div_(self.std)"
 
@@ -105,9 +109,8 @@ class _Fused(_Part):
         do_pad: bool | None, pad_size: Any, disable_grouping: bool | None, return_tensors: Any, **kwargs: Any,
     ) -> Any:  # fmt: skip
         finish = _finish(do_rescale, rescale_factor, do_normalize, image_mean, image_std)
-        mode = _interpolation(resample)
         plans: list[Any] = [
-            self._plan(image, do_resize and size, resample, do_center_crop and crop_size) if finish and mode else None
+            self._plan(image, do_resize, size, resample, do_center_crop, crop_size) if finish else None
             for image in images
         ]
         if any(plan is None for plan in plans):
@@ -120,42 +123,42 @@ class _Fused(_Part):
         from transformers.image_processing_base import BatchFeature
 
         assert finish is not None
-        assert mode is not None
         made: Any = []
-        for image, (whole, window) in zip(images, plans, strict=True):
+        for image, (resizing, window) in zip(images, plans, strict=True):
             height, width = image.shape[1:]
-            made.append(resized_crop(image, 0, 0, height, width, whole, mode, window=window, **finish))
+            made.append(resized_crop(image, 0, 0, height, width, *resizing, window=window, **finish))
         if do_pad:
             made = self.pad(made, pad_size=pad_size, disable_grouping=disable_grouping)  # type: ignore[attr-defined]
         return BatchFeature(data={"pixel_values": made}, tensor_type=return_tensors)
 
-    def _plan(self, image: Any, size: Any, resample: Any, crop_size: Any) -> Any:
-        """To what size an image goes, and which window of it is kept; None where this is not for the kernel."""
+    def _plan(self, image: Any, do_resize: bool, size: Any, resample: Any, do_center_crop: bool, crop_size: Any) -> Any:
+        """How an image is resized, and which window of that is kept; None where this is not for the kernel."""
         if not _is_image(image) or image.dim() != 3:
             return None
         height, width = image.shape[1:]
-        if size:
-            # The processor itself says to what size: of an image without pixels.
-            height, width = super().resize(image.to("meta"), size, resample).shape[1:]  # type: ignore[misc]
-        if not crop_size:
-            return (height, width), None
+        resizing = _Resizing((height, width), "nearest", False)
+        if do_resize:
+            noted = _resizing(self, image, size, resample)
+            if noted is None:
+                return None
+            resizing = noted
+        if not do_center_crop:
+            return resizing, None
         # One that is larger than its image is padded, and one without numbers is complained about, by transformers.
-        rows, columns = crop_size.height, crop_size.width
+        (height, width), rows, columns = resizing.size, crop_size.height, crop_size.width
         if not rows or not columns or rows > height or columns > width:
             return None
-        return (height, width), (int((height - rows) / 2.0), int((width - columns) / 2.0), rows, columns)
+        return resizing, (int((height - rows) / 2.0), int((width - columns) / 2.0), rows, columns)
 
 
 class _Resize(_Part):
     stands_for, answers = frozenset({"resize"}), "resize"
 
     def resize(self, image: Tensor, size: Any, resample: Any = None, antialias: bool = True, **kwargs: Any) -> Tensor:
-        theirs = super().resize  # type: ignore[misc]
-        mode = _interpolation(resample)
-        if not mode or not _is_image(image):
-            return theirs(image, size, resample, antialias, **kwargs)
-        height, width = theirs(image.to("meta"), size, resample, antialias, **kwargs).shape[-2:]
-        return resized_crop(image, 0, 0, image.shape[-2], image.shape[-1], (height, width), mode, antialias)
+        resizing = _resizing(self, image, size, resample, antialias) if _is_image(image) else None
+        if resizing is None:
+            return super().resize(image, size, resample, antialias, **kwargs)  # type: ignore[misc]
+        return resized_crop(image, 0, 0, image.shape[-2], image.shape[-1], *resizing)
 
 
 class _Normalise(_Part):
@@ -194,14 +197,41 @@ def _restored(original: type, parts: tuple[type, ...], state: dict[str, Any]) ->
     return processor
 
 
-def _interpolation(resample: Any) -> str | None:
-    """transformers' choice: Pillow's number, or torchvision's mode."""
-    from transformers.image_utils import pil_torch_interpolation_mapping
+class _Resizing(NamedTuple):
+    """What transformers would call torchvision's ``resize`` with."""
 
-    if resample is None:
-        return "bilinear"
-    name = getattr(pil_torch_interpolation_mapping.get(resample, resample), "value", None)
-    return name if name in ("nearest", "nearest-exact", "bilinear", "bicubic") else None
+    size: tuple[int, int]
+    interpolation: str
+    antialias: bool
+
+
+class _Functional:
+    """torchvision's functionals, of which ``resize`` is told to no one else: it is only noted."""
+
+    def __init__(self, functional: Any) -> None:
+        self.functional = functional
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.functional, name)
+
+    def resize(self, image: Tensor, size: Any, interpolation: Any, antialias: bool) -> _Resizing:
+        return _Resizing((int(size[0]), int(size[1])), interpolation.value, antialias)
+
+
+@functools.cache
+def _noting(method: types.FunctionType) -> types.FunctionType:
+    """The backend's ``resize`` among those functionals: its own choice of size and filter, and no picture."""
+    names = {**method.__globals__, "tvF": _Functional(method.__globals__["tvF"])}
+    noting = types.FunctionType(method.__code__, names, method.__name__, method.__defaults__, method.__closure__)
+    noting.__kwdefaults__ = method.__kwdefaults__
+    return noting
+
+
+def _resizing(processor: Any, image: Tensor, size: Any, resample: Any, antialias: bool = True) -> _Resizing | None:
+    """None where the kernel has no such filter, or transformers does something else."""
+    backend = next(base for base in type(processor).__mro__ if base.__name__ == "TorchvisionBackend")
+    noted = _noting(vars(backend)["resize"])(processor, image, size, resample, antialias)
+    return noted if isinstance(noted, _Resizing) and noted.interpolation in _MODES else None
 
 
 def _finish(rescales: bool, factor: float, normalises: bool, mean: Any, std: Any) -> dict[str, Any] | None:
