@@ -136,6 +136,18 @@ OF_TENSORS = {
     ),
     "tones beyond a chain": (*[v2.RandomInvert(0.9), v2.RandomAutocontrast(0.9)] * 5, *FLOAT),
     "a threshold below": (v2.RandomSolarize(-5), v2.RandomInvert()),
+    "sharpness": (
+        v2.RandomResizedCrop(24),
+        v2.RandomAdjustSharpness(1.9, p=0.7),
+        v2.RandomPosterize(5),
+        v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
+        v2.RandomApply([v2.RandomAdjustSharpness(0.3), v2.RandomInvert()], 0.7),
+        v2.RandomHorizontalFlip(),
+        *FLOAT,
+    ),
+    "sharpness alone": (v2.RandomAdjustSharpness(2), v2.RandomVerticalFlip(), v2.RandomAdjustSharpness(0.5)),
+    "our sharpness": (transforms.RandomAdjustSharpness(1.3), transforms.RandomInvert()),
+    "v1's sharpness": (v1.RandomAdjustSharpness(1.9), v1.RandomInvert(), *OLD_FLOAT),
     "v1's tones": (v1.RandomPosterize(4), v1.RandomSolarize(100), v1.RandomEqualize(), v1.RandomInvert(), *OLD_FLOAT),
     "v1's contrast": (v1.RandomAutocontrast(), v1.RandomInvert(), *OLD_FLOAT),
     "v1 without a resize": (v1.RandomCrop(20), v1.RandomHorizontalFlip(), *OLD_FLOAT),
@@ -248,6 +260,20 @@ def test_colours_of_numbers():
     image = levels(3, 60, 47)
     steps = (v2.ToDtype(torch.float32, scale=True), *steps)
     assert_same_for_seeds(quiet(*steps), composed(steps), image, seeds=range(8), rtol=0, atol=3e-4)
+
+
+def test_sharpness_of_numbers():
+    """Of a batch the images that it is drawn for are cut to 0 to 1, and no others."""
+    steps = (v2.RandomAdjustSharpness(1.9), v2.RandomHorizontalFlip(), v2.RandomGrayscale(0.3))
+    images = torch.rand(6, 3, 20, 17) * 3 - 1
+    fused, batched = quiet(*steps), transforms.Batched(list(steps))
+    assert fused.lines() == ["three kernels: RandomAdjustSharpness, RandomHorizontalFlip, RandomGrayscale"]
+
+    def one_by_one(several):
+        return torch.stack([composed(steps)(image) for image in several])
+
+    for transform in (batched, lambda several: torch.stack([fused(image) for image in several])):
+        assert_same_for_seeds(transform, one_by_one, images, seeds=range(4), rtol=0, atol=1e-5)
 
 
 def test_a_thousand_seeds_give_the_same_colours():
@@ -523,6 +549,8 @@ BATCHED = {
     "tones": OF_TENSORS["tones"],
     "tones and colours": OF_TENSORS["tones and colours"],
     "tones alone": OF_TENSORS["tones alone"],
+    "sharpness": OF_TENSORS["sharpness"],
+    "sharpness alone": OF_TENSORS["sharpness alone"],
 }
 
 

@@ -19,6 +19,7 @@ from handgrad.transforms._steps import (
     RandomCrop,
     RandomResizedCrop,
     Resize,
+    Sharpness,
     Step,
     ToDtype,
     ToImage,
@@ -27,6 +28,7 @@ from handgrad.transforms._steps import (
     ToTensor,
     UnfusableError,
 )
+from handgrad.transforms.kernels import can_adjust
 
 
 def _resize(t: Any, v2: bool) -> Step:
@@ -67,6 +69,12 @@ def _grayscale(t: Any, v2: bool) -> Step:
     return Grayscale(t, v2)
 
 
+def _sharpness(t: Any, v2: bool) -> Step:
+    if not can_adjust("sharpness", t.sharpness_factor):
+        raise UnfusableError("torchvision says what is wrong with its factor")
+    return Sharpness(t, v2)
+
+
 def _tone(operation: str, attribute: str = "") -> Callable[[Any, bool], Step]:
     def read(t: Any, v2: bool) -> Step:
         number = getattr(t, attribute) if attribute else 0
@@ -101,6 +109,7 @@ _READERS: dict[str, Callable[[Any, bool], Step]] = {
     "ColorJitter": lambda t, v2: ColorJitter(t, v2),
     "Grayscale": _grayscale,
     "RandomGrayscale": lambda t, v2: Grayscale(t, v2, random=True),
+    "RandomAdjustSharpness": _sharpness,
     "RandomApply": _random_apply,
     "RandomPosterize": _tone("posterize", "bits"),
     "RandomSolarize": _tone("solarize", "threshold"),

@@ -15,6 +15,7 @@ from handgrad._colours import OPERATIONS
 from handgrad.transforms import _pillow, _steps
 from handgrad.transforms._steps import Plan, Step, UnfusableError
 from handgrad.transforms.adjust_colors import adjust_colors
+from handgrad.transforms.adjust_sharpness import adjust_sharpness
 from handgrad.transforms.adjust_tones import TONES, adjust_tones
 from handgrad.transforms.kernels import interpolation_name
 from handgrad.transforms.resized_crop import resized_crop
@@ -80,20 +81,25 @@ class Recipe:
 _Chain = list[tuple[str, float]]
 
 
-def _layers(chains: list[_Chain]) -> list[tuple[bool, list[_Chain]]]:
-    """Chains of several images as what kernels do one after the other, for all images each: whether it is one of tones,
-    and what of each chain it does."""
+def _kernel(operation: str) -> str:
+    return "tones" if operation in TONES else "sharpness" if operation == "sharpness" else "colours"
+
+
+def _layers(chains: list[_Chain]) -> list[tuple[str, list[_Chain]]]:
+    """Chains of several images as what kernels do one after the other, for all images each: which kernel it is, and
+    what of each chain it does."""
     left, layers = [list(chain) for chain in chains], []
     while any(left):
-        tones = next(chain[0][0] in TONES for chain in left if chain)
+        kernel = next(_kernel(chain[0][0]) for chain in left if chain)
+        most = 1 if kernel == "sharpness" else MOST_STEPS
         rows: list[_Chain] = []
         for chain in left:
             count = 0
-            while count < min(len(chain), MOST_STEPS) and (chain[count][0] in TONES) == tones:
+            while count < min(len(chain), most) and _kernel(chain[count][0]) == kernel:
                 count += 1
             rows.append(chain[:count])
             del chain[:count]
-        layers.append((tones, rows))
+        layers.append((kernel, rows))
     return layers
 
 
@@ -112,13 +118,25 @@ def _arguments(rows: list[_Chain], image: Tensor, known: dict[str, int]) -> tupl
     return operations, table_of([[number for _, number in row] for row in padded], image, torch.float64)
 
 
+def _sharpened(image: Tensor, rows: list[_Chain]) -> Tensor:
+    if len(rows) == 1:
+        return adjust_sharpness(image, rows[0][0][1])
+    output = adjust_sharpness(image, table_of([row[0][1] if row else 1.0 for row in rows], image, torch.float64))
+    if all(rows) or not image.is_floating_point():
+        return output
+    # Numbers beyond 0 to 1 are cut of those images alone that it was drawn for.
+    return torch.where(table_of([bool(row) for row in rows], image)[:, None, None, None], output, image)
+
+
 def finished(image: Tensor, chains: list[_Chain], **finish: Any) -> Tensor:
     """An image, or a batch with a chain for each, after operations on colours and tones; and what is made of it."""
     finish = {key: value for key, value in finish.items() if not key.endswith("flip")}
     layers = _layers(chains)
-    for index, (tones, rows) in enumerate(layers):
-        if tones:
+    for index, (kernel, rows) in enumerate(layers):
+        if kernel == "tones":
             image = adjust_tones(image, *_arguments(rows, image, TONES))
+        elif kernel == "sharpness":
+            image = _sharpened(image, rows)
         elif index + 1 < len(layers):
             image = adjust_colors(image, *_arguments(rows, image, OPERATIONS))
         else:

@@ -236,6 +236,17 @@ class Grayscale(Step):
 
 
 @dataclass
+class Sharpness(Step):
+    colours: bool = True
+
+    def draw(self, height: int, width: int, plan: Plan) -> Any:
+        if torch.rand(1) >= self.transform.p:
+            return None
+        plan.colours.append(("sharpness", float(self.transform.sharpness_factor)))
+        return {}
+
+
+@dataclass
 class RandomApply(Step):
     colours: bool = True
     inner: list[Step] = field(default_factory=list)

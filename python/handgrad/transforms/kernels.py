@@ -12,6 +12,7 @@ from torch import Tensor
 from handgrad._images import can_normalise
 from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
+from handgrad.transforms.adjust_sharpness import adjust_sharpness as to_sharpened
 from handgrad.transforms.adjust_tones import adjust_tones
 from handgrad.transforms.gaussian_blur import gaussian_blur as blur
 from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
@@ -122,6 +123,12 @@ def adjust_saturation(theirs: _Kernel, inpt: Any, saturation_factor: float) -> A
 def adjust_hue(theirs: _Kernel, inpt: Any, hue_factor: float) -> Any:
     fits = has_colours(inpt) and can_adjust("hue", hue_factor)
     return coloured(inpt, ["hue"], [hue_factor]) if fits else theirs(inpt, hue_factor)
+
+
+def adjust_sharpness(theirs: _Kernel, inpt: Any, sharpness_factor: float) -> Any:
+    if has_colours(inpt) and can_adjust("sharpness", sharpness_factor):
+        return _as(inpt, to_sharpened(inpt.as_subclass(Tensor), sharpness_factor))
+    return theirs(inpt, sharpness_factor)
 
 
 def rgb_to_grayscale(theirs: _Kernel, inpt: Any, num_output_channels: int = 1) -> Any:
@@ -279,6 +286,7 @@ KERNELS: dict[str, _Kernel] = {
         adjust_contrast,
         adjust_saturation,
         adjust_hue,
+        adjust_sharpness,
         rgb_to_grayscale,
         gaussian_blur,
         posterize,
