@@ -50,7 +50,7 @@ struct Tile {
   __device__ __forceinline__ void for_each(const Body& body) const {
     constexpr int kSide = Size + 2 * Around;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < kSide * kSide; i += kThreads) {
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kSide * kSide; i += kThreads) {
       body(top + i / kSide - Around, left + i % kSide - Around, i);
     }
   }
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   using C = std::conditional_t<kLevels, int32_t, In>;
   __shared__ C patch[kSide * kSide];
   const Tile<kTile> tile(geometry, blockIdx.x);
-  tile.for_each<1>([&](int64_t y, int64_t x, int i) {
+  tile.for_each<1>([&](int64_t y, int64_t x, int32_t i) {
     if (!is_in_image(geometry, y, x)) return;
     if constexpr (kLevels) {
       patch[i] = load(image.at(tile.n, tile.c, y, x));
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   });
   __syncthreads();
   const auto rest = static_cast<std::conditional_t<kLevels, float, C>>(table.rest(tile.n));
-  tile.for_each<0>([&](int64_t y, int64_t x, int i) {
+  tile.for_each<0>([&](int64_t y, int64_t x, int32_t i) {
     if (!is_in_image(geometry, y, x)) return;
     const C* const own = patch + (i / kTile + 1) * kSide + i % kTile + 1;
     const bool is_border = geometry.is_border(y, x);
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   __shared__ Patches<C> patches;
   const Tile<kTile> tile(geometry, blockIdx.x);
   const auto load_from = [&](const StoredView<const C, 4>& view, C* patch) {
-    return [&geometry, &tile, &view, patch](int64_t y, int64_t x, int i) {
+    return [&geometry, &tile, &view, patch](int64_t y, int64_t x, int32_t i) {
       if (is_in_image(geometry, y, x)) patch[i] = read(view.at(tile.n, tile.c, y, x));
     };
   };
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const auto masked = [&](int64_t y, int64_t x) {
     return is_kept(y, x) ? read(call.grad_output.at(tile.n, tile.c, y, x)) : C(0);
   };
-  tile.for_each<1>([&](int64_t y, int64_t x, int i) {
+  tile.for_each<1>([&](int64_t y, int64_t x, int32_t i) {
     const bool counts = is_in_image(geometry, y, x) && !geometry.is_border(y, x);
     patches.inner[i] = counts ? masked(y, x) : C(0);
   });

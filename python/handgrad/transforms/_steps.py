@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.transforms.kernels import interpolation_name, jitter_steps, resized_size
+from handgrad.transforms._sizes import interpolation_name, resized_size
+from handgrad.transforms.kernels import jitter_steps
 
 
 class UnfusableError(Exception):

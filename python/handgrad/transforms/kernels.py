@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from handgrad._images import can_normalise
+from handgrad.transforms._sizes import interpolation_name, resized_size
 from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
 from handgrad.transforms.adjust_sharpness import adjust_sharpness as to_sharpened
@@ -24,33 +25,6 @@ _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 #: What the kernel computes as torchvision does.
 DTYPES = (torch.uint8, torch.float32, torch.float64)
 _Kernel = Callable[..., Any]
-
-
-def interpolation_name(mode: Any) -> str | None:
-    """Of torchvision's or of one of Pillow's numbers; None for a number that is none of these."""
-    if isinstance(mode, int) and not isinstance(mode, bool):
-        return {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}.get(mode)
-    return getattr(mode, "value", mode)
-
-
-def resized_size(size: Any, max_size: int | None, height: int, width: int) -> tuple[int, int] | None:
-    """What torchvision's ``Resize`` makes of an image of so many pixels; None where it raises an error."""
-    size = [size] if isinstance(size, int) else size
-    if size is not None and len(size) != 1:
-        return (size[0], size[1]) if max_size is None and len(size) == 2 else None
-    short, long = min(height, width), max(height, width)
-    if size is None:
-        if max_size is None:
-            return None
-        new_short, new_long = int(max_size * short / long), max_size
-    else:
-        new_short, new_long = size[0], int(size[0] * long / short)
-        if max_size is not None:
-            if max_size <= size[0]:
-                return None
-            if new_long > max_size:
-                new_short, new_long = int(max_size * new_short / new_long), max_size
-    return (new_long, new_short) if width <= height else (new_short, new_long)
 
 
 def resize(
