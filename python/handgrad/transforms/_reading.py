@@ -64,9 +64,9 @@ def _normalize(t: Any, v2: bool) -> Step:
 
 
 def _grayscale(t: Any, v2: bool) -> Step:
-    if t.num_output_channels != 3:
-        raise UnfusableError("it makes one channel of three, which the kernel does not")
-    return Grayscale(t, v2)
+    if t.num_output_channels not in (1, 3):
+        raise UnfusableError("torchvision says what is wrong with its channels")
+    return Grayscale(t, v2, single=t.num_output_channels == 1)
 
 
 def _sharpness(t: Any, v2: bool) -> Step:
@@ -89,6 +89,8 @@ def _random_apply(t: Any, v2: bool) -> Step:
     inner = [step for transform in t.transforms for step in steps_of(transform)]
     if not inner or not all(step.colours for step in inner):
         raise UnfusableError("the kernel knows it around colours only")
+    if any(isinstance(step, Grayscale) and step.single for step in inner):
+        raise UnfusableError("of some images it makes one channel, of others none")
     return RandomApply(t, v2, inner=inner)
 
 

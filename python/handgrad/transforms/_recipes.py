@@ -43,6 +43,7 @@ class Recipe:
     scaling: str = "product"
     mean: list[float] | None = None
     std: list[float] | None = None
+    single: bool = False  #: whether one channel is left of three
 
     def render(self, source: Tensor, plan: Plan) -> Tensor:
         """(..., channels, height, width) levels or numbers, by the plan."""
@@ -63,7 +64,7 @@ class Recipe:
         if plan.colours:
             plain = Recipe(self.source, self.source, source.dtype, self.antialias)
             shaped = source if plan.is_idle(*source.shape[-2:]) else plain.render(source, replace(plan, colours=[]))
-            return finished(shaped, [plan.colours], **finish)
+            return finished(shaped, [plan.colours], self.single, **finish)
         top, left, height, width = plan.box
         if plan.size is None:
             return resized_crop(source, top, left, height, width, (height, width), "nearest", **finish)
@@ -128,8 +129,9 @@ def _sharpened(image: Tensor, rows: list[_Chain]) -> Tensor:
     return torch.where(table_of([bool(row) for row in rows], image)[:, None, None, None], output, image)
 
 
-def finished(image: Tensor, chains: list[_Chain], **finish: Any) -> Tensor:
-    """An image, or a batch with a chain for each, after operations on colours and tones; and what is made of it."""
+def finished(image: Tensor, chains: list[_Chain], single: bool, **finish: Any) -> Tensor:
+    """An image, or a batch with a chain for each, after operations on colours and tones; and what is made of it, or of
+    its first channel."""
     finish = {key: value for key, value in finish.items() if not key.endswith("flip")}
     layers = _layers(chains)
     for index, (kernel, rows) in enumerate(layers):
@@ -137,13 +139,15 @@ def finished(image: Tensor, chains: list[_Chain], **finish: Any) -> Tensor:
             image = adjust_tones(image, *_arguments(rows, image, TONES))
         elif kernel == "sharpness":
             image = _sharpened(image, rows)
-        elif index + 1 < len(layers):
+        elif index + 1 < len(layers) or single:
             image = adjust_colors(image, *_arguments(rows, image, OPERATIONS))
         else:
             return adjust_colors(image, *_arguments(rows, image, OPERATIONS), **finish)
     memory_format = finish.get("memory_format", torch.preserve_format)
+    image = image[..., :1, :, :] if single else image
     if finish["dtype"] is image.dtype and not finish["mean"] and memory_format is torch.preserve_format:
-        return image
+        # Not a view of the other two.
+        return image.clone(memory_format=torch.contiguous_format) if single else image
     height, width = image.shape[-2:]
     return resized_crop(image, 0, 0, height, width, (height, width), "nearest", **finish)
 
@@ -208,8 +212,10 @@ def _coloured(made: Recipe, step: Step, kind: Kind, exact: bool) -> None:
     if kind.channels not in (1, 3):
         raise UnfusableError(f"colours of {kind.channels} channels")
     _toned([one for one in several if isinstance(one, _steps.Tone)], kind, exact)
-    if kind.channels == 1 and any(isinstance(one, _steps.Grayscale) and not one.random for one in several):
+    grays = [one for one in several if isinstance(one, _steps.Grayscale) and not one.random]
+    if kind.channels == 1 and not all(one.single for one in grays):
         raise UnfusableError("it makes three channels of one")
+    made.single = kind.channels == 3 and any(one.single for one in grays)
     if not exact or kind.dtype is not torch.uint8:
         return
     reason = ""
@@ -274,6 +280,7 @@ def _to_dtype(made: Recipe, step: _steps.ToDtype) -> None:
 def _normalised(made: Recipe, step: _steps.Normalize, kind: Kind) -> None:
     if made.container == "picture" or not made.dtype.is_floating_point:
         raise UnfusableError(f"{step} takes tensors of floating-point numbers")
-    if any(len(values) not in (1, kind.channels) for values in (step.mean, step.std)):
-        raise UnfusableError(f"{step} has numbers for {len(step.mean)} channels, and the image has {kind.channels}")
+    channels = 1 if made.single else kind.channels
+    if any(len(values) not in (1, channels) for values in (step.mean, step.std)):
+        raise UnfusableError(f"{step} has numbers for {len(step.mean)} channels, and the image has {channels}")
     made.mean, made.std = step.mean, step.std

@@ -228,6 +228,8 @@ class Grayscale(Step):
     colours: bool = True
     #: Whether the class draws whether it does anything.
     random: bool = False
+    #: Whether one channel is left of three.
+    single: bool = False
 
     def draw(self, height: int, width: int, plan: Plan) -> Any:
         if self.random and torch.rand(1) >= self.transform.p:

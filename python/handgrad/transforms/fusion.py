@@ -146,7 +146,9 @@ def _fits(before: list[Step], steps: list[Step]) -> bool:
         flipped = any(isinstance(other, _steps.Flip) for other in before)
         resized = any(other.resizes for other in before)
         coloured = any(other.colours for other in before)
-        if step.colours and (scaled or normalised):
+        single = any(isinstance(other, _steps.Grayscale) and other.single for other in before)
+        # Of a gray of one channel colours are others than of one of three.
+        if step.colours and (scaled or normalised or single):
             return False
         # Contrast depends on what is cut off, and no operation on levels goes through a resize.
         if coloured and (step.resizes or isinstance(step, _steps.CenterCrop)):
