@@ -102,13 +102,14 @@ def of_blurs():
     first = torch.autograd.grad(y.square().sum(), (smooth, widths), create_graph=True)
     return y, gaussian_blur(long, (1001, 1), 200.0), *first, *torch.autograd.grad(first[1].sum(), widths)
 
-# Pixels that another warp has loaded, in several tiles: of a value, and of a gradient, whose mask other warps make too.
-ramp = torch.linspace(0.4, 0.6, 1200, dtype=torch.float64).view(1, 1, 40, 30).square().requires_grad_()
+# Pixels that another warp has loaded, in several tiles: of a value, and of a gradient that other warps mask.
+cut = torch.rand(1, 1, 40, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 - 1
+cut.requires_grad_()
 factors = torch.tensor([1.5], dtype=torch.float64, requires_grad=True)
 def of_sharpness():
-    y = adjust_sharpness(ramp, factors)
-    first = torch.autograd.grad(y.square().sum(), (ramp, factors), create_graph=True)
-    return y, *first, *torch.autograd.grad(first[0].square().sum() + first[1].sum(), (ramp, factors))
+    y = adjust_sharpness(cut, factors)
+    first = torch.autograd.grad(y.square().sum(), (cut, factors), create_graph=True)
+    return y, *first, *torch.autograd.grad(first[0].square().sum() + first[1].sum(), (cut, factors))
 
 # Levels that threads of several warps count, tables of which every thread reads what all have written; and steps of one
 # channel after those of another: who reads them too soon finds the other's.

@@ -148,6 +148,7 @@ SPEC = OpSpec(
     any_rank=True,
     lenient={"image": is_level_image},
     bad=[
+        # vision#8911, where such a factor is taken, and blurs.
         Bad("negative", lambda: adjust_sharpness(IMAGE, -0.1), ValueError, FACTOR + "a finite number, at least 0; got"),
         Bad("nan", lambda: adjust_sharpness(IMAGE, math.nan), ValueError, FACTOR + "a finite number, .* got nan"),
         Bad("infinite", lambda: adjust_sharpness(IMAGE, math.inf), ValueError, FACTOR + "a finite number, .* got inf"),
@@ -188,6 +189,9 @@ SPEC = OpSpec(
     },
     numel_beyond_int32=an_image_beyond_int32,
     sums_of_many=the_gradient_of_the_factor_is_a_sum_in_double,
+    # Along a direction of the image grad_output has a gradient, which takes the image for where it is cut, and the image
+    # has none.
+    floor=lambda sample: {"double_backward": 3 * sample.tensors[0].numel() * sample.tensors[0].element_size()},
     # What is around a tile is read again.
     floor_factors={"forward": 1.2, "backward": 1.2, "double_backward": 1.2},
     device_calls={"forward": (1, 1, 0), "backward": (1, 2, 0), "double_backward": (1, 3, 0)},
@@ -368,6 +372,18 @@ def test_long_rows(kind):
         torch.testing.assert_close(found, reference(image, 1.9))
         last = image.contiguous(memory_format=torch.channels_last)
         assert torch.equal(adjust_sharpness(last, 1.9), found)
+
+
+@pytest.mark.tiers("whole")
+def test_what_was_reported():
+    """Three channels of one (kornia#781), a factor that is a whole number (vision#3127), and one that is left where it
+    was drawn (kornia#3830)."""
+    for channels in (1, 2, 3):
+        assert adjust_sharpness(levels(1, channels, 5, 5), 2.0).shape == (1, channels, 5, 5)
+    image = levels(3, 20, 20)
+    assert torch.equal(adjust_sharpness(image, 2), adjust_sharpness(image, 2.0))
+    with pytest.raises(RuntimeError, match="sharpness_factor must be on the device of image, cpu; got meta"):
+        adjust_sharpness(image, torch.ones((), device="meta"))
 
 
 @pytest.mark.tiers("whole")

@@ -72,6 +72,7 @@ class Differentiator {
 
   void mask(int64_t y) {
     subtract_means(geometry_, cut_, image_, y, less_.data());
+    if (!images_ && !sums_) return;
     C* const to = inner(y);
     // Zeros at both ends, or everywhere.
     const int64_t border = geometry_.is_border_row(y) ? cut_.length : cut_.group, count = cut_.length - 2 * border;

@@ -162,8 +162,10 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const auto masked = [&](int64_t y, int64_t x) {
     return is_kept(y, x) ? read(call.grad_output.at(tile.n, tile.c, y, x)) : C(0);
   };
+  // Where the gradient of grad_output alone is asked for, grad_output is not read.
+  const bool needs_gradient = call.grad_image || call.sums;
   tile.for_each<1>([&](int64_t y, int64_t x, int32_t i) {
-    const bool counts = is_in_image(geometry, y, x) && !geometry.is_border(y, x);
+    const bool counts = needs_gradient && is_in_image(geometry, y, x) && !geometry.is_border(y, x);
     patches.inner[i] = counts ? masked(y, x) : C(0);
   });
   __syncthreads();
