@@ -189,8 +189,7 @@ SPEC = OpSpec(
     },
     numel_beyond_int32=an_image_beyond_int32,
     sums_of_many=the_gradient_of_the_factor_is_a_sum_in_double,
-    # Along a direction of the image grad_output has a gradient, which takes the image for where it is cut, and the image
-    # has none.
+    # Along a direction of the image the image has no gradient, and that of grad_output takes it for where it is cut.
     floor=lambda sample: {"double_backward": 3 * sample.tensors[0].numel() * sample.tensors[0].element_size()},
     # What is around a tile is read again.
     floor_factors={"forward": 1.2, "backward": 1.2, "double_backward": 1.2},
