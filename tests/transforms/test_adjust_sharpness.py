@@ -193,7 +193,7 @@ SPEC = OpSpec(
     floor=lambda sample: {"double_backward": 3 * sample.tensors[0].numel() * sample.tensors[0].element_size()},
     # What is around a tile is read again.
     floor_factors={"forward": 1.2, "backward": 1.2, "double_backward": 1.2},
-    device_calls={"forward": (1, 1, 0), "backward": (1, 2, 0), "double_backward": (1, 3, 0)},
+    device_calls={"forward": (1, 1, 0), "backward": (1, 1, 0), "double_backward": (1, 1, 0)},
 )
 
 FACTORS_SPEC = OpSpec(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from handgrad._images import check_image_dtype
 from handgrad._layout import empty_image
+from handgrad._linear import LinearInImage
 from handgrad.arguments import FLOAT_MAX, check_device, check_range, check_tensor, computed_dtype
-from handgrad.derivatives import BATCHED, Derivatives
+from handgrad.derivatives import BATCHED
 from handgrad.tracing import traceable
 
 _OP = "adjust_sharpness"
@@ -133,7 +134,8 @@ def _gradient_like(tensor: Tensor) -> Tensor:
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
-_adjust_sharpness = Derivatives(
+# Where it is not cut, and what is cut has no slope.
+_adjust_sharpness = LinearInImage(
     "handgrad::adjust_sharpness",
     reference=adjust_sharpness_reference,
     fake=_fake,
