@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from handgrad._images import can_normalise
+from handgrad.transforms._shifts import is_shift, shifted
 from handgrad.transforms._sizes import interpolation_name, resized_size
 from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
@@ -185,6 +186,8 @@ def affine(
     pairs = all(_is_pair(pair) for pair in (translate, shears, center or (0, 0)))
     if pairs and _can_warp(inpt, interpolation, fill, angle, scale) and scale > 1e-37:
         how = {"interpolation": interpolation_name(interpolation), "fill": fill, "center": center}
+        if how["interpolation"] == "nearest" and is_shift(inpt, angle, translate, scale, shears, fill):
+            return _as(inpt, shifted(inpt.as_subclass(Tensor), int(translate[0]), int(translate[1]), fill))
         return _as(inpt, to_affine(inpt.as_subclass(Tensor), angle, translate, scale, shears, **how))
     return theirs(
         inpt,
