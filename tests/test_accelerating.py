@@ -107,6 +107,8 @@ def test_pipelines_get_ours():
         lambda x: functional.adjust_contrast(x, contrast_factor=0.4),
         lambda x: functional.adjust_saturation(x, 0),
         lambda x: functional.adjust_hue(x, -0.2),
+        lambda x: functional.adjust_sharpness(x, 1.9),
+        lambda x: functional.adjust_sharpness(x, sharpness_factor=0),
         lambda x: functional.gaussian_blur(x, [5, 3], [1.5, 0.8]),
         lambda x: functional.gaussian_blur(x, kernel_size=1),
         lambda x: v2.ColorJitter(hue=(0.1, 0.1))(x),  # of several it draws an order

@@ -82,6 +82,7 @@ def each() -> list[tuple[str, Tensor, Tensor]]:
         ("GaussianBlur", {"kernel_size": 9, "sigma": 2.0}),
         ("ColorJitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2}),
         ("Grayscale", {"num_output_channels": 3}),
+        ("RandomAdjustSharpness", {"sharpness_factor": 4.0, "p": 1.0}),
         ("RandomPosterize", {"bits": 2, "p": 1.0}),
         ("RandomSolarize", {"threshold": 128, "p": 1.0}),
         ("RandomInvert", {"p": 1.0}),

@@ -21,13 +21,14 @@ def _drawn(transform: Callable[[Any], Any], image: Any) -> list[Any]:
 
 
 def _case(name: str, side: int, packed: bool) -> Case:
-    def ours(image: Tensor) -> Tensor:
-        return torch.stack(_drawn(getattr(handgrad.transforms, name)(), image))
+    # Pictures as they come: stacking so many takes as long as making them.
+    def ours(image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_drawn(getattr(handgrad.transforms, name)(), image))
 
-    def torchvision(image: Tensor) -> Tensor:
+    def torchvision(image: Tensor) -> tuple[Tensor, ...]:
         from torchvision.transforms import v2
 
-        return torch.stack(_drawn(getattr(v2, name)(), image))
+        return tuple(_drawn(getattr(v2, name)(), image))
 
     def pillow(image: Tensor) -> list[Any]:
         from PIL import Image

@@ -30,7 +30,7 @@ from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import layer_norm_2d, local_response_norm, multi_scale_deformable_attention, roi_align
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
-from handgrad.transforms import adjust_colors, adjust_tones, gaussian_blur, resized_crop
+from handgrad.transforms import adjust_colors, adjust_sharpness, adjust_tones, gaussian_blur, resized_crop
 
 def imported(path):
     spec = importlib.util.spec_from_file_location("control", path)
@@ -102,6 +102,15 @@ def of_blurs():
     first = torch.autograd.grad(y.square().sum(), (smooth, widths), create_graph=True)
     return y, gaussian_blur(long, (1001, 1), 200.0), *first, *torch.autograd.grad(first[1].sum(), widths)
 
+# Pixels that another warp has loaded, in several tiles: of a value, and of a gradient that other warps mask.
+cut = torch.rand(1, 1, 40, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 - 1
+cut.requires_grad_()
+factors = torch.tensor([1.5], dtype=torch.float64, requires_grad=True)
+def of_sharpness():
+    y = adjust_sharpness(cut, factors)
+    first = torch.autograd.grad(y.square().sum(), (cut, factors), create_graph=True)
+    return y, *first, *torch.autograd.grad(first[0].square().sum() + first[1].sum(), (cut, factors))
+
 # Levels that threads of several warps count, tables of which every thread reads what all have written; and steps of one
 # channel after those of another: who reads them too soon finds the other's.
 def of_tones():
@@ -164,6 +173,7 @@ def of_sorted():
 
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_colours]
 calls += [of_tones, of_attention, of_rows, of_overlaps, of_margins, of_windows, of_channels, of_sorted, of_blurs]
+calls += [of_sharpness]
 expected = [call() for call in calls]
 
 def noticed():

@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from handgrad import transforms
+from handgrad.transforms import kernels
 
 pytestmark = pytest.mark.tiers("whole")
 
@@ -67,6 +68,35 @@ def test_every_operation(operation, dtype):
     ours, theirs = (only(each, operation) for each in both("RandAugment", {"num_ops": 1, "magnitude": 20}))
     image = levels(3, 31, 40).to(dtype)
     assert_same_for_seeds(ours, theirs, image, seeds=range(4))
+
+
+@native_levels
+def test_whole_pixels_are_copied(monkeypatch):
+    """As torchvision finds them by way of a grid of float32, of long images too."""
+    copied, by_copying = [], kernels.shifted
+    monkeypatch.setattr(kernels, "shifted", lambda *arguments: copied.append(0) or by_copying(*arguments))
+    generator = torch.Generator().manual_seed(0)
+
+    def below(limit):
+        return int(torch.randint(0, limit, (), generator=generator))
+
+    for case in range(80):
+        channels, height, width = (1, 3, 4)[below(3)], 1 + below(30), 1 + below(3000 if case % 10 == 0 else 30)
+        image = torch.randint(0, 256, (2, height, width, channels), dtype=torch.uint8, generator=generator)
+        image = image.permute(0, 3, 1, 2)
+        image = image if below(2) else image.contiguous()
+        translate = [below(2 * width + 6) - width - 3, below(3) * (below(2 * height + 6) - height - 3)]
+        how = {
+            "fill": [None, 7, [5.0], [3.0 * k for k in range(channels)]][below(4)],
+            "center": [None, [0, 0]][below(2)],
+        }
+        arguments = {"angle": 0.0, "translate": translate, "scale": 1.0, "shear": [0.0, 0.0], **how}
+        found = kernels.affine(v2.functional.affine, image, **arguments)
+        assert torch.equal(found, v2.functional.affine(image, **arguments)), (image.shape, arguments)
+    assert len(copied) == 80
+    for others in ({"angle": 1.0}, {"shear": [0.0, 3.0]}, {"translate": [0.5, 0]}, {"interpolation": BILINEAR}):
+        kernels.affine(v2.functional.affine, image, **{**arguments, **others})
+    assert len(copied) == 80
 
 
 @pytest.mark.parametrize("name", ["AutoAugment", "RandAugment", "TrivialAugmentWide"])

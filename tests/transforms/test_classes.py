@@ -33,6 +33,8 @@ CLASSES = {
                     {"contrast": (0.0, 3.0)}, {}),
     "Grayscale": ({}, {"num_output_channels": 3}),
     "RandomGrayscale": ({"p": 0.5},),
+    "RandomAdjustSharpness": ({"sharpness_factor": 1.9}, {"sharpness_factor": 0, "p": 0.9},
+                              {"sharpness_factor": 3.3, "p": 1.0}),
     "RandomPosterize": ({"bits": 3}, {"bits": 1, "p": 1.0}),
     "RandomSolarize": ({"threshold": 0.4}, {"threshold": 1, "p": 0.8}, {"threshold": -7, "p": 1.0}),
     "RandomInvert": ({}, {"p": 0.8}),
@@ -166,6 +168,10 @@ def test_they_are_torchvisions_classes():
         transforms.Resize((1, 2, 3))
     with pytest.raises(ValueError, match="hue values should be between"):
         transforms.ColorJitter(hue=0.7)
+    with pytest.raises(ValueError, match=r"sharpness_factor \(-1\) is not non-negative"):
+        transforms.RandomAdjustSharpness(-1, p=1.0)(levels(3, 5, 5))
+    with pytest.raises(TypeError, match="can have 1 or 3 channels, but found 4"):
+        transforms.RandomAdjustSharpness(2, p=1.0)(levels(4, 5, 5))
     pipeline = v2.Compose([transforms.Resize(9), transforms.CenterCrop(8), transforms.RandomHorizontalFlip(1)])
     assert pipeline(levels(3, 20, 30)).shape == (3, 8, 8)
 

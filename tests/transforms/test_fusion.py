@@ -104,6 +104,18 @@ OF_TENSORS = {
     "colours first": (v2.ColorJitter(0.5, 0.5), v2.RandomResizedCrop(24), v2.Grayscale(3), v2.RandomVerticalFlip()),
     "a crop after colours": (v2.Resize(30), v2.ColorJitter(contrast=0.9), v2.CenterCrop(20), *FLOAT),
     "one gray": (v2.RandomResizedCrop(24), v2.Grayscale(), v2.ColorJitter(0.5, 0.5), v2.Resize(9)),
+    "one gray in the end": (
+        v2.RandomResizedCrop(24),
+        v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
+        v2.RandomEqualize(),
+        v2.Grayscale(),
+        v2.RandomHorizontalFlip(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5], [0.25]),
+    ),
+    "one gray of levels": (v2.RandomVerticalFlip(), v2.Grayscale()),
+    "one gray and no more": (v2.Grayscale(), v2.RandomInvert(), v2.ColorJitter(0.4, 0.4, 0.4, 0.1)),
+    "one gray now and then": (v2.RandomApply([v2.Grayscale()]), v2.RandomInvert()),
     "v1's colours": (v1.RandomResizedCrop(24), v1.ColorJitter(0.4, 0.4, 0.4, 0.1), v1.RandomGrayscale(0.3), *OLD_FLOAT),
     "our colours": (
         transforms.ColorJitter(0.4, 0.4, 0.4, 0.1),
@@ -136,6 +148,18 @@ OF_TENSORS = {
     ),
     "tones beyond a chain": (*[v2.RandomInvert(0.9), v2.RandomAutocontrast(0.9)] * 5, *FLOAT),
     "a threshold below": (v2.RandomSolarize(-5), v2.RandomInvert()),
+    "sharpness": (
+        v2.RandomResizedCrop(24),
+        v2.RandomAdjustSharpness(1.9, p=0.7),
+        v2.RandomPosterize(5),
+        v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
+        v2.RandomApply([v2.RandomAdjustSharpness(0.3), v2.RandomInvert()], 0.7),
+        v2.RandomHorizontalFlip(),
+        *FLOAT,
+    ),
+    "sharpness alone": (v2.RandomAdjustSharpness(2), v2.RandomVerticalFlip(), v2.RandomAdjustSharpness(0.5)),
+    "our sharpness": (transforms.RandomAdjustSharpness(1.3), transforms.RandomInvert()),
+    "v1's sharpness": (v1.RandomAdjustSharpness(1.9), v1.RandomInvert(), *OLD_FLOAT),
     "v1's tones": (v1.RandomPosterize(4), v1.RandomSolarize(100), v1.RandomEqualize(), v1.RandomInvert(), *OLD_FLOAT),
     "v1's contrast": (v1.RandomAutocontrast(), v1.RandomInvert(), *OLD_FLOAT),
     "v1 without a resize": (v1.RandomCrop(20), v1.RandomHorizontalFlip(), *OLD_FLOAT),
@@ -248,6 +272,33 @@ def test_colours_of_numbers():
     image = levels(3, 60, 47)
     steps = (v2.ToDtype(torch.float32, scale=True), *steps)
     assert_same_for_seeds(quiet(*steps), composed(steps), image, seeds=range(8), rtol=0, atol=3e-4)
+
+
+def test_one_gray():
+    """In the run that it ends, in memory of its own; of numbers too, and nothing of an image that is gray."""
+    steps = OF_TENSORS["one gray in the end"]
+    assert len(quiet(*steps).lines()) == 1
+    for image in (levels(1, 40, 50), torch.rand(3, 40, 50), torch.rand(1, 40, 50)):
+        own = steps if image.dtype is torch.uint8 else (*steps[:2], *steps[3:5], steps[6])
+        assert_same_for_seeds(quiet(*own), composed(own), image, seeds=range(4), rtol=0, atol=3e-4)
+    for image in (levels(3, 40, 50), levels(40, 50, 3).permute(2, 0, 1)):
+        found = quiet(v2.Grayscale())(image)
+        assert found.untyped_storage().nbytes() == 40 * 50
+        assert found.is_contiguous()
+
+
+def test_sharpness_of_numbers():
+    """Of a batch the images that it is drawn for are cut to 0 to 1, and no others."""
+    steps = (v2.RandomAdjustSharpness(1.9), v2.RandomHorizontalFlip(), v2.RandomGrayscale(0.3))
+    images = torch.rand(6, 3, 20, 17) * 3 - 1
+    fused, batched = quiet(*steps), transforms.Batched(list(steps))
+    assert fused.lines() == ["three kernels: RandomAdjustSharpness, RandomHorizontalFlip, RandomGrayscale"]
+
+    def one_by_one(several):
+        return torch.stack([composed(steps)(image) for image in several])
+
+    for transform in (batched, lambda several: torch.stack([fused(image) for image in several])):
+        assert_same_for_seeds(transform, one_by_one, images, seeds=range(4), rtol=0, atol=1e-5)
 
 
 def test_a_thousand_seeds_give_the_same_colours():
@@ -520,9 +571,13 @@ BATCHED = {
     "colours": OF_TENSORS["colours"],
     "colours alone": OF_TENSORS["colours alone"],
     "SimCLR": OF_TENSORS["SimCLR"],
+    "one gray in the end": OF_TENSORS["one gray in the end"],
+    "one gray of levels": OF_TENSORS["one gray of levels"],
     "tones": OF_TENSORS["tones"],
     "tones and colours": OF_TENSORS["tones and colours"],
     "tones alone": OF_TENSORS["tones alone"],
+    "sharpness": OF_TENSORS["sharpness"],
+    "sharpness alone": OF_TENSORS["sharpness alone"],
 }
 
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "math/dual.h"
+#include "math/fused.h"
 
 namespace handgrad::adjust_colors {
 
@@ -36,18 +37,6 @@ struct Step {
 };
 
 // ---- levels ---------------------------------------------------------------------------------------------------------
-
-// a * b + c, rounded once. Where the processor has no instruction for it the sum is made in double, which holds every
-// product of floats, and every sum of one with a number that is not smaller by 2^20.
-HANDGRAD_MATH float fused(float a, float b, float c) {
-#if defined(__CUDA_ARCH__)
-  return __fmaf_rn(a, b, c);
-#elif defined(FP_FAST_FMAF)
-  return __builtin_fmaf(a, b, c);
-#else
-  return static_cast<float>(static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c));
-#endif
-}
 
 // Cut to 0 to 255, and to a whole number, towards 0. NaN, of factors near the end of float, is 0.
 HANDGRAD_MATH float level_of(float x) {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "cpu/image_rows.h"
 #include "cpu/planes.h"
 #include "cpu/scratch.h"
 #include "gaussian_blur_host.h"
@@ -69,60 +70,6 @@ void sum_pairs(const Pair<C>* pairs, int64_t count, int64_t length, C* to) {
   } else {
     for (int64_t i = 0; i < count; ++i) to[i * stride] = level_of(from[i]);
   }
-}
-
-template <class C>
-[[gnu::noinline]] double sum_of_products(const C* one, const C* other, int64_t count) {
-  constexpr int kLanes = 8;
-  double total[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    HANDGRAD_SIMD
-    for (int lane = 0; lane < kLanes; ++lane) {
-      total[lane] += static_cast<double>(one[i + lane]) * static_cast<double>(other[i + lane]);
-    }
-  }
-  for (; i < count; ++i) total[0] += static_cast<double>(one[i]) * static_cast<double>(other[i]);
-  double all = 0;
-  for (const double lane : total) all += lane;
-  return all;
-}
-
-// Images whose pixels lie densely with channels innermost are rows of `group` numbers a pixel; of all others each
-// channel is an image of its own, of a group of 1.
-template <class Byte>
-struct Rows {
-  Byte* data = nullptr;
-  ScalarType dtype = ScalarType::Float;
-  int64_t batch = 0, channel = 0, row = 0, column = 0;  // strides
-
-  Rows() = default;
-  Rows(Byte* data, const Tensor& tensor)
-      : data(data),
-        dtype(tensor.scalar_type()),
-        batch(tensor.strides()[0]),
-        channel(tensor.strides()[1]),
-        row(tensor.strides()[2]),
-        column(tensor.strides()[3]) {}
-
-  explicit operator bool() const { return data; }
-  int64_t at(int64_t n, int64_t c, int64_t y, int64_t x) const {
-    return n * batch + c * channel + y * row + x * column;
-  }
-  // Between neighbours in a row of groups.
-  int64_t stride(int64_t group) const { return group > 1 ? 1 : column; }
-};
-using SourceRows = Rows<const unsigned char>;
-using TargetRows = Rows<unsigned char>;
-
-inline SourceRows source_rows(const Tensor* tensor) {
-  return tensor ? SourceRows(static_cast<const unsigned char*>(tensor->const_data_ptr()), *tensor) : SourceRows();
-}
-inline TargetRows target_rows(const Tensor* tensor) {
-  return tensor ? TargetRows(static_cast<unsigned char*>(tensor->mutable_data_ptr()), *tensor) : TargetRows();
-}
-inline bool has_groups(const Tensor* tensor) {
-  return !tensor || (tensor->strides()[1] == 1 && tensor->strides()[3] == tensor->sizes()[1]);
 }
 
 template <class C>

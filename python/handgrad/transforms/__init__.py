@@ -13,6 +13,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
         adjust_saturation,
         rgb_to_grayscale,
     )
+    from handgrad.transforms.adjust_sharpness import adjust_sharpness
     from handgrad.transforms.adjust_tones import adjust_tones, autocontrast, equalize, invert, posterize, solarize
     from handgrad.transforms.auto_augment import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
     from handgrad.transforms.batched import Batched
@@ -22,6 +23,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
         GaussianBlur,
         Grayscale,
         Normalize,
+        RandomAdjustSharpness,
         RandomAffine,
         RandomAutocontrast,
         RandomCrop,
@@ -54,6 +56,7 @@ __all__ = [
     "Grayscale",
     "Normalize",
     "RandAugment",
+    "RandomAdjustSharpness",
     "RandomAffine",
     "RandomAutocontrast",
     "RandomCrop",
@@ -75,6 +78,7 @@ __all__ = [
     "adjust_contrast",
     "adjust_hue",
     "adjust_saturation",
+    "adjust_sharpness",
     "adjust_tones",
     "affine",
     "autocontrast",

@@ -19,6 +19,7 @@ from handgrad.transforms._steps import (
     RandomCrop,
     RandomResizedCrop,
     Resize,
+    Sharpness,
     Step,
     ToDtype,
     ToImage,
@@ -27,6 +28,7 @@ from handgrad.transforms._steps import (
     ToTensor,
     UnfusableError,
 )
+from handgrad.transforms.kernels import can_adjust
 
 
 def _resize(t: Any, v2: bool) -> Step:
@@ -62,9 +64,15 @@ def _normalize(t: Any, v2: bool) -> Step:
 
 
 def _grayscale(t: Any, v2: bool) -> Step:
-    if t.num_output_channels != 3:
-        raise UnfusableError("it makes one channel of three, which the kernel does not")
-    return Grayscale(t, v2)
+    if t.num_output_channels not in (1, 3):
+        raise UnfusableError("torchvision says what is wrong with its channels")
+    return Grayscale(t, v2, single=t.num_output_channels == 1)
+
+
+def _sharpness(t: Any, v2: bool) -> Step:
+    if not can_adjust("sharpness", t.sharpness_factor):
+        raise UnfusableError("torchvision says what is wrong with its factor")
+    return Sharpness(t, v2)
 
 
 def _tone(operation: str, attribute: str = "") -> Callable[[Any, bool], Step]:
@@ -81,6 +89,8 @@ def _random_apply(t: Any, v2: bool) -> Step:
     inner = [step for transform in t.transforms for step in steps_of(transform)]
     if not inner or not all(step.colours for step in inner):
         raise UnfusableError("the kernel knows it around colours only")
+    if any(isinstance(step, Grayscale) and step.single for step in inner):
+        raise UnfusableError("of some images it makes one channel, of others none")
     return RandomApply(t, v2, inner=inner)
 
 
@@ -101,6 +111,7 @@ _READERS: dict[str, Callable[[Any, bool], Step]] = {
     "ColorJitter": lambda t, v2: ColorJitter(t, v2),
     "Grayscale": _grayscale,
     "RandomGrayscale": lambda t, v2: Grayscale(t, v2, random=True),
+    "RandomAdjustSharpness": _sharpness,
     "RandomApply": _random_apply,
     "RandomPosterize": _tone("posterize", "bits"),
     "RandomSolarize": _tone("solarize", "threshold"),

@@ -13,10 +13,11 @@ from torch import Tensor
 from handgrad._chains import MOST_STEPS
 from handgrad._colours import OPERATIONS
 from handgrad.transforms import _pillow, _steps
+from handgrad.transforms._sizes import interpolation_name
 from handgrad.transforms._steps import Plan, Step, UnfusableError
 from handgrad.transforms.adjust_colors import adjust_colors
+from handgrad.transforms.adjust_sharpness import adjust_sharpness
 from handgrad.transforms.adjust_tones import TONES, adjust_tones
-from handgrad.transforms.kernels import interpolation_name
 from handgrad.transforms.resized_crop import resized_crop
 
 
@@ -42,6 +43,7 @@ class Recipe:
     scaling: str = "product"
     mean: list[float] | None = None
     std: list[float] | None = None
+    single: bool = False  #: whether one channel is left of three
 
     def render(self, source: Tensor, plan: Plan) -> Tensor:
         """(..., channels, height, width) levels or numbers, by the plan."""
@@ -62,7 +64,7 @@ class Recipe:
         if plan.colours:
             plain = Recipe(self.source, self.source, source.dtype, self.antialias)
             shaped = source if plan.is_idle(*source.shape[-2:]) else plain.render(source, replace(plan, colours=[]))
-            return finished(shaped, [plan.colours], **finish)
+            return finished(shaped, [plan.colours], self.single, **finish)
         top, left, height, width = plan.box
         if plan.size is None:
             return resized_crop(source, top, left, height, width, (height, width), "nearest", **finish)
@@ -76,20 +78,25 @@ class Recipe:
 _Chain = list[tuple[str, float]]
 
 
-def _layers(chains: list[_Chain]) -> list[tuple[bool, list[_Chain]]]:
-    """Chains of several images as what kernels do one after the other, for all images each: whether it is one of tones,
-    and what of each chain it does."""
+def _kernel(operation: str) -> str:
+    return "tones" if operation in TONES else "sharpness" if operation == "sharpness" else "colours"
+
+
+def _layers(chains: list[_Chain]) -> list[tuple[str, list[_Chain]]]:
+    """Chains of several images as what kernels do one after the other, for all images each: which kernel it is, and
+    what of each chain it does."""
     left, layers = [list(chain) for chain in chains], []
     while any(left):
-        tones = next(chain[0][0] in TONES for chain in left if chain)
+        kernel = next(_kernel(chain[0][0]) for chain in left if chain)
+        most = 1 if kernel == "sharpness" else MOST_STEPS
         rows: list[_Chain] = []
         for chain in left:
             count = 0
-            while count < min(len(chain), MOST_STEPS) and (chain[count][0] in TONES) == tones:
+            while count < min(len(chain), most) and _kernel(chain[count][0]) == kernel:
                 count += 1
             rows.append(chain[:count])
             del chain[:count]
-        layers.append((tones, rows))
+        layers.append((kernel, rows))
     return layers
 
 
@@ -108,20 +115,35 @@ def _arguments(rows: list[_Chain], image: Tensor, known: dict[str, int]) -> tupl
     return operations, table_of([[number for _, number in row] for row in padded], image, torch.float64)
 
 
-def finished(image: Tensor, chains: list[_Chain], **finish: Any) -> Tensor:
-    """An image, or a batch with a chain for each, after operations on colours and tones; and what is made of it."""
+def _sharpened(image: Tensor, rows: list[_Chain]) -> Tensor:
+    if len(rows) == 1:
+        return adjust_sharpness(image, rows[0][0][1])
+    output = adjust_sharpness(image, table_of([row[0][1] if row else 1.0 for row in rows], image, torch.float64))
+    if all(rows) or not image.is_floating_point():
+        return output
+    # Numbers beyond 0 to 1 are cut of those images alone that it was drawn for.
+    return torch.where(table_of([bool(row) for row in rows], image)[:, None, None, None], output, image)
+
+
+def finished(image: Tensor, chains: list[_Chain], single: bool, **finish: Any) -> Tensor:
+    """An image, or a batch with a chain for each, after operations on colours and tones; and what is made of it, or of
+    its first channel."""
     finish = {key: value for key, value in finish.items() if not key.endswith("flip")}
     layers = _layers(chains)
-    for index, (tones, rows) in enumerate(layers):
-        if tones:
+    for index, (kernel, rows) in enumerate(layers):
+        if kernel == "tones":
             image = adjust_tones(image, *_arguments(rows, image, TONES))
-        elif index + 1 < len(layers):
+        elif kernel == "sharpness":
+            image = _sharpened(image, rows)
+        elif index + 1 < len(layers) or single:
             image = adjust_colors(image, *_arguments(rows, image, OPERATIONS))
         else:
             return adjust_colors(image, *_arguments(rows, image, OPERATIONS), **finish)
     memory_format = finish.get("memory_format", torch.preserve_format)
+    image = image[..., :1, :, :] if single else image
     if finish["dtype"] is image.dtype and not finish["mean"] and memory_format is torch.preserve_format:
-        return image
+        # Not a view of the other two.
+        return image.clone(memory_format=torch.contiguous_format) if single else image
     height, width = image.shape[-2:]
     return resized_crop(image, 0, 0, height, width, (height, width), "nearest", **finish)
 
@@ -186,8 +208,10 @@ def _coloured(made: Recipe, step: Step, kind: Kind, exact: bool) -> None:
     if kind.channels not in (1, 3):
         raise UnfusableError(f"colours of {kind.channels} channels")
     _toned([one for one in several if isinstance(one, _steps.Tone)], kind, exact)
-    if kind.channels == 1 and any(isinstance(one, _steps.Grayscale) and not one.random for one in several):
+    grays = [one for one in several if isinstance(one, _steps.Grayscale) and not one.random]
+    if kind.channels == 1 and not all(one.single for one in grays):
         raise UnfusableError("it makes three channels of one")
+    made.single = kind.channels == 3 and any(one.single for one in grays)
     if not exact or kind.dtype is not torch.uint8:
         return
     reason = ""
@@ -252,6 +276,7 @@ def _to_dtype(made: Recipe, step: _steps.ToDtype) -> None:
 def _normalised(made: Recipe, step: _steps.Normalize, kind: Kind) -> None:
     if made.container == "picture" or not made.dtype.is_floating_point:
         raise UnfusableError(f"{step} takes tensors of floating-point numbers")
-    if any(len(values) not in (1, kind.channels) for values in (step.mean, step.std)):
-        raise UnfusableError(f"{step} has numbers for {len(step.mean)} channels, and the image has {kind.channels}")
+    channels = 1 if made.single else kind.channels
+    if any(len(values) not in (1, channels) for values in (step.mean, step.std)):
+        raise UnfusableError(f"{step} has numbers for {len(step.mean)} channels, and the image has {channels}")
     made.mean, made.std = step.mean, step.std

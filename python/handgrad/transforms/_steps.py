@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.transforms.kernels import interpolation_name, jitter_steps, resized_size
+from handgrad.transforms._sizes import interpolation_name, resized_size
+from handgrad.transforms.kernels import jitter_steps
 
 
 class UnfusableError(Exception):
@@ -227,11 +228,24 @@ class Grayscale(Step):
     colours: bool = True
     #: Whether the class draws whether it does anything.
     random: bool = False
+    #: Whether one channel is left of three.
+    single: bool = False
 
     def draw(self, height: int, width: int, plan: Plan) -> Any:
         if self.random and torch.rand(1) >= self.transform.p:
             return None
         plan.colours.append(("grayscale", 1.0))
+        return {}
+
+
+@dataclass
+class Sharpness(Step):
+    colours: bool = True
+
+    def draw(self, height: int, width: int, plan: Plan) -> Any:
+        if torch.rand(1) >= self.transform.p:
+            return None
+        plan.colours.append(("sharpness", float(self.transform.sharpness_factor)))
         return {}
 
 

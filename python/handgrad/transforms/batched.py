@@ -91,7 +91,7 @@ def _coloured(images: Tensor, made: Recipe, plans: list[Plan]) -> Tensor:
         plain = Recipe(made.source, made.source, images.dtype, made.antialias)
         images = _rendered(images, plain, [replace(plan, colours=[]) for plan in plans])
     finish: dict[str, Any] = {"dtype": made.dtype, "mean": made.mean, "std": made.std, "scaling": made.scaling}
-    return finished(images, [plan.colours for plan in plans], **finish)
+    return finished(images, [plan.colours for plan in plans], made.single, **finish)
 
 
 def _rendered(images: Tensor, made: Recipe, plans: list[Plan]) -> Tensor:

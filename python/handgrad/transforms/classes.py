@@ -99,6 +99,15 @@ class RandomGrayscale(v2.RandomGrayscale):
         return kernels.rgb_to_grayscale(theirs, inpt, params["num_input_channels"])
 
 
+class RandomAdjustSharpness(v2.RandomAdjustSharpness):
+    """torchvision's ``RandomAdjustSharpness``, with images and videos by :func:`handgrad.transforms.adjust_sharpness`:
+    uint8 to the bit as torchvision does on a CPU, on every device."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        theirs = partial(self._call_kernel, v2.functional.adjust_sharpness)
+        return kernels.adjust_sharpness(theirs, inpt, self.sharpness_factor)
+
+
 class RandomPosterize(v2.RandomPosterize):
     """torchvision's ``RandomPosterize``, with images and videos by :func:`handgrad.transforms.posterize`."""
 

@@ -146,7 +146,9 @@ def _fits(before: list[Step], steps: list[Step]) -> bool:
         flipped = any(isinstance(other, _steps.Flip) for other in before)
         resized = any(other.resizes for other in before)
         coloured = any(other.colours for other in before)
-        if step.colours and (scaled or normalised):
+        single = any(isinstance(other, _steps.Grayscale) and other.single for other in before)
+        # Of a gray of one channel colours are others than of one of three.
+        if step.colours and (scaled or normalised or single):
             return False
         # Contrast depends on what is cut off, and no operation on levels goes through a resize.
         if coloured and (step.resizes or isinstance(step, _steps.CenterCrop)):
@@ -183,12 +185,14 @@ class Run(nn.Module):
         return ", ".join(type(original).__name__ for original in self.originals)
 
     def kernels(self) -> str:
-        """Shape, colours and tones are one each."""
+        """Shape, colours, tones and sharpness are one each."""
         inner = [one for step in self.steps for one in (step.inner if isinstance(step, _steps.RandomApply) else [step])]
         toned = any(isinstance(step, _steps.Tone) for step in inner)
-        coloured = any(step.colours and not isinstance(step, _steps.Tone) for step in inner)
+        sharpened = any(isinstance(step, _steps.Sharpness) for step in inner)
+        coloured = any(step.colours and not isinstance(step, (_steps.Tone, _steps.Sharpness)) for step in inner)
         shaped = any(step.moves and not isinstance(step, _steps.ToPureTensor) for step in self.steps)
-        return ("one kernel", "two kernels", "three kernels")[max(toned + coloured + shaped, 1) - 1]
+        count = max(toned + sharpened + coloured + shaped, 1)
+        return ("one kernel", "two kernels", "three kernels", "four kernels")[count - 1]
 
     def forward(self, *inputs: Any) -> Any:
         several = len(inputs) > 1

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from handgrad._images import check_image_dtype
 from handgrad._layout import empty_image
+from handgrad._linear import LinearInImage
 from handgrad.arguments import FLOAT_MAX, check_device, check_pair, check_range, check_tensor, computed_dtype
-from handgrad.derivatives import BATCHED, Derivatives
+from handgrad.derivatives import BATCHED
 from handgrad.tracing import traceable
 
 _OP = "gaussian_blur"
@@ -205,22 +206,6 @@ def _gradient_like(tensor: Tensor) -> Tensor:
     return empty_image(tensor, tensor.shape, tensor) if tensor.dim() == 4 else tensor.new_empty(tensor.shape)
 
 
-# ---- autograd: what is special ---------------------------------------------------------------------------------------
-
-
-class _GaussianBlur(Derivatives):
-    """Linear in the image: where nobody asks for sigma's, only grad_output of its gradient is differentiated."""
-
-    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.needs_input_grad[2] or ctx.mask[1]:
-            return super().second_derivative(ctx, *grad_grads)
-        nones: list[Tensor | None] = [None] * (len(self.backward_op.tensors) + len(self.backward_op.others))
-        if grad_grads[0] is not None:
-            mask = [True, False, False]
-            nones[0] = self.double_backward(grad_grads[0], None, *ctx.saved_tensors, *ctx.others, mask)[0]
-        return tuple(nones)
-
-
 # ---- onnx: ONNX's own operators, where one filter is for all images --------------------------------------------------
 
 
@@ -244,7 +229,7 @@ def _onnx(image: Tensor, sigma: Tensor | None, kernel_size: list[int], shared_si
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
-_gaussian_blur = _GaussianBlur(
+_gaussian_blur = LinearInImage(
     "handgrad::gaussian_blur",
     reference=gaussian_blur_reference,
     fake=_fake,

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from handgrad._images import can_normalise
+from handgrad.transforms._shifts import is_shift, shifted
+from handgrad.transforms._sizes import interpolation_name, resized_size
 from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
+from handgrad.transforms.adjust_sharpness import adjust_sharpness as to_sharpened
 from handgrad.transforms.adjust_tones import adjust_tones
 from handgrad.transforms.gaussian_blur import gaussian_blur as blur
 from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
@@ -23,33 +26,6 @@ _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 #: What the kernel computes as torchvision does.
 DTYPES = (torch.uint8, torch.float32, torch.float64)
 _Kernel = Callable[..., Any]
-
-
-def interpolation_name(mode: Any) -> str | None:
-    """Of torchvision's or of one of Pillow's numbers; None for a number that is none of these."""
-    if isinstance(mode, int) and not isinstance(mode, bool):
-        return {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}.get(mode)
-    return getattr(mode, "value", mode)
-
-
-def resized_size(size: Any, max_size: int | None, height: int, width: int) -> tuple[int, int] | None:
-    """What torchvision's ``Resize`` makes of an image of so many pixels; None where it raises an error."""
-    size = [size] if isinstance(size, int) else size
-    if size is not None and len(size) != 1:
-        return (size[0], size[1]) if max_size is None and len(size) == 2 else None
-    short, long = min(height, width), max(height, width)
-    if size is None:
-        if max_size is None:
-            return None
-        new_short, new_long = int(max_size * short / long), max_size
-    else:
-        new_short, new_long = size[0], int(size[0] * long / short)
-        if max_size is not None:
-            if max_size <= size[0]:
-                return None
-            if new_long > max_size:
-                new_short, new_long = int(max_size * new_short / new_long), max_size
-    return (new_long, new_short) if width <= height else (new_short, new_long)
 
 
 def resize(
@@ -122,6 +98,12 @@ def adjust_saturation(theirs: _Kernel, inpt: Any, saturation_factor: float) -> A
 def adjust_hue(theirs: _Kernel, inpt: Any, hue_factor: float) -> Any:
     fits = has_colours(inpt) and can_adjust("hue", hue_factor)
     return coloured(inpt, ["hue"], [hue_factor]) if fits else theirs(inpt, hue_factor)
+
+
+def adjust_sharpness(theirs: _Kernel, inpt: Any, sharpness_factor: float) -> Any:
+    if has_colours(inpt) and can_adjust("sharpness", sharpness_factor):
+        return _as(inpt, to_sharpened(inpt.as_subclass(Tensor), sharpness_factor))
+    return theirs(inpt, sharpness_factor)
 
 
 def rgb_to_grayscale(theirs: _Kernel, inpt: Any, num_output_channels: int = 1) -> Any:
@@ -204,6 +186,8 @@ def affine(
     pairs = all(_is_pair(pair) for pair in (translate, shears, center or (0, 0)))
     if pairs and _can_warp(inpt, interpolation, fill, angle, scale) and scale > 1e-37:
         how = {"interpolation": interpolation_name(interpolation), "fill": fill, "center": center}
+        if how["interpolation"] == "nearest" and is_shift(inpt, angle, translate, scale, shears, fill):
+            return _as(inpt, shifted(inpt.as_subclass(Tensor), int(translate[0]), int(translate[1]), fill))
         return _as(inpt, to_affine(inpt.as_subclass(Tensor), angle, translate, scale, shears, **how))
     return theirs(
         inpt,
@@ -279,6 +263,7 @@ KERNELS: dict[str, _Kernel] = {
         adjust_contrast,
         adjust_saturation,
         adjust_hue,
+        adjust_sharpness,
         rgb_to_grayscale,
         gaussian_blur,
         posterize,
