@@ -13,6 +13,7 @@ from handgrad._images import can_normalise
 from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
 from handgrad.transforms.adjust_tones import adjust_tones
+from handgrad.transforms.elastic import elastic as to_elastic
 from handgrad.transforms.gaussian_blur import gaussian_blur as blur
 from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
 from handgrad.transforms.warp import affine as to_affine
@@ -249,6 +250,37 @@ def perspective(
     return theirs(inpt, startpoints, endpoints, interpolation=interpolation, fill=fill, coefficients=coefficients)
 
 
+def elastic(theirs: _Kernel, inpt: Any, displacement: Any, interpolation: Any = "bilinear", fill: Any = None) -> Any:
+    from PIL.Image import Image as Picture
+    from torchvision.tv_tensors import Mask
+
+    if isinstance(inpt, Picture):  # which is a tensor in between for torchvision too
+        from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+
+        image = pil_to_tensor(inpt)
+        if _can_move(image, displacement) and _can_warp(image, interpolation, fill):
+            return to_pil_image(_moved(image, displacement, interpolation, fill), mode=inpt.mode)
+    elif type(inpt) is Mask and inpt.dim() >= 2:
+        mask = inpt.as_subclass(Tensor)
+        mask = mask.unsqueeze(0) if inpt.dim() == 2 else mask
+        if _can_move(mask, displacement) and _can_warp(mask, "nearest", fill):
+            return _as(inpt, _moved(mask, displacement, "nearest", fill).reshape(inpt.shape))
+    elif _can_move(inpt, displacement) and _can_warp(inpt, interpolation, fill):
+        return _as(inpt, _moved(inpt.as_subclass(Tensor), displacement, interpolation, fill))
+    return theirs(inpt, displacement=displacement, interpolation=interpolation, fill=fill)
+
+
+def _can_move(inpt: Any, displacement: Any) -> bool:
+    """Whether there is a displacement of numbers for its pixels; torchvision says what is wrong with another."""
+    fits = _is_picture(inpt) and isinstance(displacement, Tensor) and displacement.is_floating_point()
+    return fits and displacement.shape == (1, *inpt.shape[-2:], 2)
+
+
+def _moved(image: Tensor, displacement: Tensor, interpolation: Any, fill: Any) -> Tensor:
+    field = displacement.as_subclass(Tensor).to(image.device)
+    return to_elastic(image, field, interpolation_name(interpolation), fill)
+
+
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e38
 
@@ -289,6 +321,7 @@ KERNELS: dict[str, _Kernel] = {
         affine,
         rotate,
         perspective,
+        elastic,
     )
 }
 
