@@ -13,10 +13,10 @@ from torch import Tensor
 from handgrad._chains import MOST_STEPS
 from handgrad._colours import OPERATIONS
 from handgrad.transforms import _pillow, _steps
+from handgrad.transforms._pictures import interpolation_name
 from handgrad.transforms._steps import Plan, Step, UnfusableError
 from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.adjust_tones import TONES, adjust_tones
-from handgrad.transforms.kernels import interpolation_name
 from handgrad.transforms.resized_crop import resized_crop
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.transforms.kernels import interpolation_name, jitter_steps, resized_size
+from handgrad.transforms._pictures import interpolation_name
+from handgrad.transforms.kernels import jitter_steps, resized_size
 
 
 class UnfusableError(Exception):
