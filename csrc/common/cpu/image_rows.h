@@ -155,7 +155,7 @@ class RowReader {
     if (side_by_side && frame_.channels == 3) {
       if constexpr (sizeof(T) == 1) {
         const int64_t bytes = (frame_.height - 1) * of[2] + (frame_.width - 1) * of[3] + 3;
-        if (farthest + 4 <= bytes) return copy_packed(from, offset, first, last, row);
+        if (int64_t{farthest} + 4 <= bytes) return copy_packed(from, offset, first, last, row);
       }
       return copy_pixels<3>(from, offset, first, last, row);
     }
