@@ -161,8 +161,8 @@ SPEC = OpSpec(
                 "batch": a_batch_is_its_images},
     numel_beyond_int32=an_image_beyond_int32,
     sums_of_many=many_pixels_give_to_one,
-    # Each of four pixels is read by itself; neighbouring threads find them in the first-level cache. For the gradient of
-    # the image the field is read by all pixels that look for theirs in a tile, and the image anew for the field's.
+    # Each of four pixels is read by itself; neighbouring threads find them in the first-level cache. For the gradient
+    # of the image the field is read by all pixels that look for theirs in a tile, and the image anew for the field's.
     floor_factors={"forward": 2.4, "backward": 4.8, "double_backward": 5.3},
     device_calls={"forward": (1, 1, 0), "backward": (4, 3, 0), "double_backward": (5, 4, 0)},
 )  # fmt: skip
