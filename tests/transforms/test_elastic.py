@@ -146,7 +146,6 @@ SPEC = OpSpec(
         # A batch of another size than the others: torch.compile takes equal sizes for the same.
         Sample("field", (numbers(4, 2, 5, 6, seed=3), field(4, 5, 6))),
         Sample("filled", (numbers(2, 2, 4, 5), field(2, 4, 5)), {"fill": [0.3, -0.7]}),
-        Sample("one_value", (numbers(2, 2, 5, 3), field(2, 5, 3, 2.5)), {"fill": 0.25}),
         Sample("nearest", (numbers(2, 3, 4, 5), field(2, 4, 5)), {"interpolation": "nearest", "fill": 0.5}),
     ],
     large=Sample("large", (slope(8, 12, 21, 27), gathered(8, 21, 27).float())),
@@ -179,7 +178,6 @@ LEVELS_SPEC = OpSpec(
     samples=[
         Sample("field", (levels(2, 3, 9, 8), field(2, 9, 8))),
         Sample("filled", (levels(2, 3, 9, 8), field(2, 9, 8, 4.0)), {"fill": [20, 30, 200]}),
-        Sample("gray", (levels(2, 1, 9, 8), field(2, 9, 8)), {"fill": 99}),
         Sample("nearest", (levels(2, 3, 9, 8), field(2, 9, 8)), {"interpolation": "nearest"}),
     ],
     large=Sample("large", (levels(3, 3, 131, 157), field(3, 131, 157, 9.0)), {"fill": 128}),
