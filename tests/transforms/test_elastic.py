@@ -163,7 +163,7 @@ SPEC = OpSpec(
     # Each of four pixels is read by itself; neighbouring threads find them in the first-level cache. For the gradient
     # of the image the field is read by all pixels that look for theirs in a tile, and the image anew for the field's.
     floor_factors={"forward": 2.4, "backward": 4.8, "double_backward": 5.3},
-    device_calls={"forward": (1, 1, 0), "backward": (4, 3, 0), "double_backward": (5, 4, 0)},
+    device_calls={"forward": (1, 1, 0), "backward": (4, 3, 0), "double_backward": (4, 3, 0)},
 )  # fmt: skip
 
 NO_DERIVATIVES = "images of integers have no derivatives"
