@@ -94,6 +94,7 @@ def test_detectors_and_metrics_get_ours():
 @native_levels
 def test_pipelines_get_ours():
     image, box = levels(3, 40, 50), {"top": 3, "left": 4, "height": 30, "width": 20}
+    displacement = torch.rand(1, 40, 50, 2, generator=torch.Generator().manual_seed(0)) / 5
     calls = [
         lambda x: functional.resize(x, [20, 20]),
         lambda x: functional.resize(x, 13, interpolation="bicubic", antialias=False),
@@ -112,6 +113,8 @@ def test_pipelines_get_ours():
         lambda x: functional.gaussian_blur(x, [5, 3], [1.5, 0.8]),
         lambda x: functional.gaussian_blur(x, kernel_size=1),
         lambda x: v2.ColorJitter(hue=(0.1, 0.1))(x),  # of several it draws an order
+        lambda x: functional.elastic(x, displacement, fill=3),
+        lambda x: functional.elastic(x, displacement, functional.InterpolationMode.NEAREST),
         lambda x: functional.posterize(x, bits=2),
         lambda x: functional.solarize(x, 100),
         lambda x: functional.solarize(x, threshold=-5),  # which torch takes for 251

@@ -80,6 +80,7 @@ def each() -> list[tuple[str, Tensor, Tensor]]:
         ("RandomRotation", {"degrees": (25, 30), "interpolation": bilinear, "fill": 128}),
         ("RandomPerspective", {"p": 1.0, "distortion_scale": 0.6}),
         ("GaussianBlur", {"kernel_size": 9, "sigma": 2.0}),
+        ("ElasticTransform", {"alpha": 150.0, "sigma": 6.0}),
         ("ColorJitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2}),
         ("Grayscale", {"num_output_channels": 3}),
         ("RandomAdjustSharpness", {"sharpness_factor": 4.0, "p": 1.0}),

@@ -17,6 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from handgrad import transforms
+from handgrad.transforms import kernels
 
 pytestmark = pytest.mark.tiers("whole")
 
@@ -134,6 +135,50 @@ def test_gaussian_blur():
                 ours(small)
     with pytest.raises(ValueError, match="should be an odd and positive number"):
         transforms.GaussianBlur(4)
+
+
+def test_elastic_transform():
+    """torchvision's draws and, but for last bits, its field: levels within one, and a mask's pixel another where a
+    position is half way. Boxes and keypoints go where torchvision's kernels take them."""
+    nearest = v2.InterpolationMode.NEAREST
+    for arguments in ({"sigma": 2.0}, {"alpha": (30.0, 300.0), "sigma": (0.5, 3.0), "fill": 77},
+                      {"sigma": 0.0, "interpolation": nearest}, {"alpha": -40, "sigma": 3}):  # fmt: skip
+        ours, theirs = both("ElasticTransform", arguments)
+        assert isinstance(ours, v2.ElasticTransform)
+        assert repr(ours) == repr(theirs)
+        for kind in ("tensor", "batch", "video", "gray", "int16"):
+            assert_same_for_seeds(ours, theirs, sample(kind), seeds=range(3), rtol=0, atol=1)
+        found, *numbers = seeded(ours, sample("everything"), seed=2)
+        expected, *others = seeded(theirs, sample("everything"), seed=2)
+        assert numbers == others
+        assert found["mask"].ne(expected["mask"]).sum() <= 2
+        assert_same(*({**one, "mask": 0} for one in (found, expected)), rtol=1e-4, atol=1)
+        for mode in ("RGB", "L", "RGBA"):
+            image = picture(47, 52).convert(mode)
+            results = [seeded(transform, image, seed=1)[0] for transform in (ours, theirs)]
+            assert results[0].mode == results[1].mode == mode
+            first, second = (v2.functional.pil_to_tensor(result).int() for result in results)
+            assert (first - second).abs().max() <= 1
+    for small in (levels(3, 12, 12), picture(12, 12)):  # whose error message is torchvision's own (vision#8566)
+        with pytest.raises(RuntimeError, match="Padding size should be less than"):
+            transforms.ElasticTransform()(small)
+
+
+def test_masks_are_moved_by_the_kernel():
+    field = torch.rand(1, 47, 52, 2) / 3
+    for mask in (levels(47, 52), levels(1, 47, 52), levels(2, 5, 47, 52), levels(2, 47, 52) > 99):
+        given = tv_tensors.Mask(mask)
+        for fill in (None, 7):
+            expected = v2.functional.elastic(given, field, fill=fill)
+            assert_same(kernels.elastic(v2.functional.elastic, given, field, fill=fill), expected)
+
+
+def test_a_field_is_in_halves_of_each_side():
+    """The same alpha moves as many pixels down as across, of a picture that is not square (vision#9299)."""
+    torch.manual_seed(0)
+    by = transforms.ElasticTransform(alpha=40.0, sigma=0.0).make_params([levels(3, 60, 240)])["displacement"]
+    pixels = by * torch.tensor([240 / 2, 60 / 2])
+    torch.testing.assert_close(pixels.abs().amax((0, 1, 2)), torch.full((2,), 20.0), rtol=1e-2, atol=0)
 
 
 def test_normalize():

@@ -456,12 +456,14 @@ def test_what_has_a_kernel_is_called_by_it(transform, monkeypatch):
         assert len(called) == 1
 
 
-def test_a_blur_is_nearly_the_same():
-    pipeline = [v2.GaussianBlur(5), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    assert "as it is: GaussianBlur (" in quiet(*pipeline).lines()[0]
-    nearly = fuse(v2.GaussianBlur(5), explain=False, exact=False)
-    assert nearly.lines() == ["a kernel of its own: GaussianBlur"]
-    assert_same_for_seeds(nearly, v2.GaussianBlur(5), levels(3, 30, 40), seeds=range(3), rtol=0, atol=1)
+@pytest.mark.parametrize("blur", [v2.GaussianBlur(5), v2.ElasticTransform(sigma=1.0)], ids=["blur", "elastic"])
+def test_a_blur_is_nearly_the_same(blur):
+    name = type(blur).__name__
+    pipeline = [blur, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    assert f"as it is: {name} (" in quiet(*pipeline).lines()[0]
+    nearly = fuse(blur, explain=False, exact=False)
+    assert nearly.lines() == [f"a kernel of its own: {name}"]
+    assert_same_for_seeds(nearly, blur, levels(3, 30, 40), seeds=range(3), rtol=0, atol=1)
 
 
 # ---- what is said ----------------------------------------------------------------------------------------------------

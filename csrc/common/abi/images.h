@@ -50,6 +50,11 @@ inline std::vector<double> per_channel(const std::vector<double>& values, int64_
   return values.size() > 1 ? values : std::vector<double>(static_cast<size_t>(channels), values[0]);
 }
 
+// The number that channel c of an image is surrounded by; none is zero.
+inline double fill_of(const std::vector<double>& fill, int64_t c) {
+  return fill.empty() ? 0.0 : fill[fill.size() > 1 ? static_cast<size_t>(c) : 0];
+}
+
 inline Tensor empty_image(Sizes shape, ScalarType type, int64_t memory_format, const Tensor& image) {
   const bool last = memory_format == 0 ? prefers_channels_last(image) : memory_format == 2;
   const std::vector<int64_t> strides = last ? channels_last_strides(shape) : contiguous_strides(shape);

@@ -13,22 +13,19 @@ namespace handgrad::warp {
 
 struct OnCpu {
   template <class T>
-  static void output(const Frame& frame, const MatrixTable& table, const std::vector<double>& fill, const Tensor& image,
-                     const Tensor& output) {
-    read_images<T>(frame, table, fill, image, output);
+  static void output(const Places& places, const std::vector<double>& fill, const Tensor& image, const Tensor& output) {
+    read_images<T>(places.frame, places, fill, image, output);
   }
   template <class T, class N>
-  static void gradients(const Frame& frame, const MatrixTable& table, const std::vector<double>& fill,
-                        const Tensor& image, const std::optional<Tensor>& direction, const Tensor& grad_output,
-                        const Results& results) {
-    const Operands<T> operands{view<T, 4>(image),
-                               view<T, 4>(direction),
-                               view<T, 4>(grad_output),
-                               mutable_view_if<T, 4>(results.wants_output, results.grad_grad_output),
-                               mutable_view_if<T, 4>(results.wants_image, results.grad_image),
-                               mutable_view_if<double, 3>(results.wants_matrix, results.grad_matrix),
-                               fill};
-    Differentiator<T, N>(frame, table, operands).run();
+  static void gradients(const Places& places, const std::vector<double>& fill, const Tensor& image,
+                        const std::optional<Tensor>& direction, const Tensor& grad_output, const Results& results) {
+    const ImageOperands<T> operands{view<T, 4>(image), view<T, 4>(direction), view<T, 4>(grad_output), fill};
+    const ImageDifferentiator<T, N, Places> differentiator(places.frame, places, operands);
+    if (results.wants_output) differentiator.along_directions(mutable_view<T, 4>(results.grad_grad_output));
+    if (results.wants_image) differentiator.of_image(mutable_view<T, 4>(results.grad_image));
+    if (results.wants_where) {
+      differentiate_matrices<N>(places, differentiator, mutable_view<double, 3>(results.grad_where));
+    }
   }
 };
 

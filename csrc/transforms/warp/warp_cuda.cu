@@ -8,63 +8,41 @@
 namespace handgrad::warp {
 namespace {
 
-// ---- launches -------------------------------------------------------------------------------------------------------
-
-// body(surroundings) for a few channels at a time.
-template <class Body>
-void for_channels(const Frame& frame, const std::vector<double>& fill, const Body& body) {
-  for (int64_t first = 0; first < frame.channels; first += kChannels) {
-    const int64_t count = std::min<int64_t>(kChannels, frame.channels - first);
-    Surroundings around{static_cast<int32_t>(first), static_cast<int32_t>(count), {}};
-    for (int64_t c = 0; c < count; ++c) around.fill[c] = fill_of(fill, first + c);
-    body(around);
-  }
-}
-
 struct OnCuda {
   template <class T>
-  static void output(const Frame& frame, const MatrixTable& table, const std::vector<double>& fill, const Tensor& image,
-                     const Tensor& output) {
-    const DeviceOf device(image);
-    for_channels(frame, fill, [&](const Surroundings& around) {
-      launch("warp_output", output_kernel<T>, device,
-             blocks_for(frame.batch * frame.out_height * frame.out_width, kThreads), frame, table, around,
-             view<T, 4>(image), mutable_view<T, 4>(output));
-    });
+  static void output(const Places& places, const std::vector<double>& fill, const Tensor& image, const Tensor& output) {
+    launch_output<T>("warp_output", places.frame, places, fill, image, output);
   }
 
   // N is Compute<T>, or a Dual of it for what is differentiated once more.
   template <class T, class N>
-  static void gradients(const Frame& frame, const MatrixTable& table, const std::vector<double>& fill,
-                        const Tensor& image, const std::optional<Tensor>& direction, const Tensor& grad_output,
-                        const Results& results) {
+  static void gradients(const Places& places, const std::vector<double>& fill, const Tensor& image,
+                        const std::optional<Tensor>& direction, const Tensor& grad_output, const Results& results) {
     const DeviceOf device(image);
+    const Frame& frame = places.frame;
     if (results.wants_image) {
       for_channels(frame, fill, [&](const Surroundings& around) {
         launch("warp_grad_image", grad_image_kernel<T, N>, device,
-               blocks_for(frame.batch * frame.height * frame.width, kSlopeThreads), frame, table, around,
+               blocks_for(frame.batch * frame.height * frame.width, kSlopeThreads), places, around,
                view<T, 4>(grad_output), mutable_view<T, 4>(results.grad_image));
       });
     }
     if (results.wants_output) {
-      for_channels(frame, fill, [&](const Surroundings& around) {
-        launch("warp_grad_grad_output", grad_grad_output_kernel<T>, device,
-               blocks_for(frame.batch * frame.out_height * frame.out_width, kSlopeThreads), frame, table, around,
-               view<T, 4>(image), view<T, 4>(direction), mutable_view<T, 4>(results.grad_grad_output));
-      });
+      launch_grad_grad_output<T>("warp_grad_grad_output", frame, places, fill, image, direction,
+                                 results.grad_grad_output);
     }
-    if (!results.wants_matrix) return;
+    if (!results.wants_where) return;
     const int64_t launches = (frame.channels + kChannels - 1) / kChannels, sums = frame.batch * kSumWarps * 9;
     const Tensor partial = empty_vector<double>(launches * sums, image);
     for_channels(frame, fill, [&](const Surroundings& around) {
       launch("warp_grad_matrix", grad_matrix_kernel<T, N>, device,
-             {frame.batch * kSumBlocks, dim3(kSlopeThreads, 1, 1)}, frame, table, around, view<T, 4>(image),
+             {frame.batch * kSumBlocks, dim3(kSlopeThreads, 1, 1)}, places, around, view<T, 4>(image),
              view<T, 4>(direction), view<T, 4>(grad_output),
              partial.mutable_data_ptr<double>() + around.first / kChannels * sums);
     });
-    launch("warp_sum_matrix", sum_matrix_kernel, device, blocks_for(frame.batch * table.rows() * 3, kThreads),
-           frame.batch, launches, table.rows(), partial.const_data_ptr<double>(),
-           mutable_view<double, 3>(results.grad_matrix));
+    launch("warp_sum_matrix", sum_matrix_kernel, device, blocks_for(frame.batch * places.table.rows() * 3, kThreads),
+           frame.batch, launches, places.table.rows(), partial.const_data_ptr<double>(),
+           mutable_view<double, 3>(results.grad_where));
   }
 };
 

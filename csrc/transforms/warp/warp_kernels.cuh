@@ -1,83 +1,17 @@
-// The kernels of warp on CUDA devices.
+// The kernels of warp's derivatives on CUDA devices; the others are cuda/image_sample.cuh's.
 //
-// In order of appearance: what surrounds an image; the output; the outputs that a pixel may be read by; the gradient of
-// the image; that of the matrix; what is differentiated along a direction.
+// In order of appearance: the outputs that a pixel may be read by; the gradient of the image; that of the matrix.
 #pragma once
 
-#include "cuda/access.cuh"
-#include "cuda/launch.cuh"
+#include "cuda/image_sample.cuh"
 #include "cuda/reduce.cuh"
 #include "warp_host.h"
 
 namespace handgrad::warp {
 
-inline constexpr int kThreads = 256;
-// Of derivatives, a thread of which needs more registers.
-inline constexpr int kSlopeThreads = 128;
-// Channels of one launch.
-inline constexpr int kChannels = 4;
 // Of an image's sum for the matrix: blocks, and the warps of all of them, each with a sum of its own.
 inline constexpr int kSumBlocks = 32;
 inline constexpr int kSumWarps = kSumBlocks * kSlopeThreads / kWarpSize;
-
-// ---- what surrounds an image ----------------------------------------------------------------------------------------
-
-// Of the channels of a launch.
-struct Surroundings {
-  int32_t first, count;
-  double fill[kChannels];
-};
-
-// Levels are read as float.
-HANDGRAD_MATH float read_element(uint8_t x) { return static_cast<float>(x); }
-template <class T>
-HANDGRAD_MATH Compute<T> read_element(T x) {
-  return widen(x);
-}
-template <class T>
-HANDGRAD_MATH T made_element(Compute<T> x) {
-  if constexpr (std::is_same_v<T, uint8_t>) {
-    return level_of(x);
-  } else {
-    return narrow<T>(x);
-  }
-}
-
-// A pixel of the output, from the index of a thread.
-struct OutputPixel {
-  int64_t n, i, j;
-
-  __device__ OutputPixel(const Frame& frame, int64_t index) {
-    const int64_t pixels = frame.out_height * frame.out_width;
-    n = index / pixels, i = (index - n * pixels) / frame.out_width, j = (index - n * pixels) % frame.out_width;
-  }
-};
-
-// ---- the output -----------------------------------------------------------------------------------------------------
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    output_kernel(Frame frame, MatrixTable table, Surroundings around, View<const T, 4> image,  // [N, C, H, W]
-                  View<T, 4> output) {                                                          // [N, C, height, width]
-  HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  using C = Compute<T>;
-  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (index >= frame.batch * frame.out_height * frame.out_width) return;
-  const OutputPixel pixel(frame, index);
-  const Position<C> at(frame, table.matrix<C>(frame, pixel.n), frame.base<C>(pixel.j, frame.out_width),
-                       frame.base<C>(pixel.i, frame.out_height));
-  const Sample<C> sample(frame, at);
-#pragma unroll
-  for (int c = 0; c < kChannels; ++c) {
-    if (c >= around.count) continue;
-    const T* corner = image.at(pixel.n, around.first + c, sample.row, sample.column);
-    const C value = sample.value(frame, [&](int q) {
-      return read_element(load_constant(corner + q / 2 * image.strides[2] + q % 2 * image.strides[3]));
-    });
-    store(output.at(pixel.n, around.first + c, pixel.i, pixel.j),
-          made_element<T>(sample.filled(frame, value, static_cast<C>(around.fill[c]))));
-  }
-}
 
 // ---- the outputs that a pixel may be read by ------------------------------------------------------------------------
 
@@ -175,96 +109,52 @@ class Inverse {
 // A pixel of the image: what the outputs that are read there give back to it, in their order.
 template <class T, class N>
 __global__ void __launch_bounds__(kSlopeThreads, kMinBlocks)
-    grad_image_kernel(Frame frame, MatrixTable table, Surroundings around,
-                      View<const T, 4> grad_output,  // [N, C, height, width]
-                      View<T, 4> grad_image) {       // [N, C, H, W]
+    grad_image_kernel(Places places, Surroundings around, View<const T, 4> grad_output,  // [N, C, height, width]
+                      View<T, 4> grad_image) {                                           // [N, C, H, W]
   HANDGRAD_LAUNCH_BOUNDS(kSlopeThreads);
   using C = Plain<N>;
-  const int64_t pixels = frame.height * frame.width;
+  const Frame& frame = places.frame;
   const int64_t index = int64_t{blockIdx.x} * kSlopeThreads + threadIdx.x;
-  if (index >= frame.batch * pixels) return;
-  const int64_t n = index / pixels, row = (index - n * pixels) / frame.width,
-                column = (index - n * pixels) % frame.width;
-  const Matrix<N> matrix = table.matrix<N>(frame, n);
-  const Window window = Inverse<C>(frame, table.matrix<C>(frame, n)).window(row, column);
-  C totals[kChannels] = {};
+  if (index >= frame.batch * frame.height * frame.width) return;
+  const ImagePixel pixel(frame.height, frame.width, index);
+  const ImagePlaces<N> of_image = places.of_image<N>(pixel.n);
+  const Window window = Inverse<C>(frame, places.table.matrix<C>(frame, pixel.n)).window(pixel.i, pixel.j);
+  double totals[kChannels] = {};
   for (int64_t i = window.top; i < window.bottom; ++i) {
     for (int64_t j = window.left; j < window.right; ++j) {
-      const Position<N> at(frame, matrix, frame.base<C>(j, frame.out_width), frame.base<C>(i, frame.out_height));
-      const Sample<N> sample(frame, at);
-      const int64_t down = row - sample.row, right = column - sample.column;
-#pragma unroll
-      for (int q = 0; q < 4; ++q) {
-        if (down != q / 2 || right != q % 2 || !sample.has(q)) continue;
-        const C share = wanted_of(sample.share(frame, q));
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          if (c < around.count) totals[c] += share * widen(load(grad_output.at(n, around.first + c, i, j)));
-        }
-      }
+      const ImageSample<N> sample(frame, of_image.point(i, j));
+      add_given(frame, around, sample, pixel.i, pixel.j, grad_output, pixel.n, i, j, totals);
     }
   }
-#pragma unroll
-  for (int c = 0; c < kChannels; ++c) {
-    if (c < around.count) store(grad_image.at(n, around.first + c, row, column), narrow<T>(totals[c]));
-  }
+  store_given(around, totals, pixel, grad_image);
 }
 
 // ---- the gradient of the matrix -------------------------------------------------------------------------------------
 
-// Reads the corners of a sample in a channel, with the direction of each.
-template <class T, class N>
-struct CornerReader {
-  using C = Plain<N>;
-  const T *image, *direction;
-  int64_t image_strides[2], direction_strides[2];
-
-  __device__ CornerReader(const View<const T, 4>& of, const View<const T, 4>& along, int64_t n, int64_t c, int64_t row,
-                          int64_t column)
-      : image(of.at(n, c, row, column)),
-        direction(along ? along.at(n, c, row, column) : nullptr),
-        image_strides{of.strides[2], of.strides[3]},
-        direction_strides{along.strides[2], along.strides[3]} {}
-
-  __device__ N operator()(int q) const {
-    const C value = widen(load_constant(image + q / 2 * image_strides[0] + q % 2 * image_strides[1]));
-    if constexpr (std::is_same_v<N, C>) {
-      return value;
-    } else {
-      if (!direction) return N(value);
-      return {value, widen(load_constant(direction + q / 2 * direction_strides[0] + q % 2 * direction_strides[1]))};
-    }
-  }
-};
-
 // Each warp sums some pixels of the output of an image; so that no block waits, its sum is stored by itself.
 template <class T, class N>
 __global__ void __launch_bounds__(kSlopeThreads, kMinBlocks)
-    grad_matrix_kernel(Frame frame, MatrixTable table, Surroundings around, View<const T, 4> image,  // [N, C, H, W]
-                       View<const T, 4> direction,                                                   // [N, C, H, W]
-                       View<const T, 4> grad_output,  // [N, C, height, width]
-                       double* partial) {             // [N, kSumWarps, 9]
+    grad_matrix_kernel(Places places, Surroundings around, View<const T, 4> image,  // [N, C, H, W]
+                       View<const T, 4> direction,                                  // [N, C, H, W]
+                       View<const T, 4> grad_output,                                // [N, C, height, width]
+                       double* partial) {                                           // [N, kSumWarps, 9]
   HANDGRAD_LAUNCH_BOUNDS(kSlopeThreads);
   using C = Plain<N>;
+  const Frame& frame = places.frame;
   const int64_t n = blockIdx.x / kSumBlocks, pixels = frame.out_height * frame.out_width;
-  const Matrix<N> matrix = table.matrix<N>(frame, n);
+  const ImagePlaces<N> of_image = places.of_image<N>(n);
   const int64_t first = int64_t{blockIdx.x % kSumBlocks} * kSlopeThreads + threadIdx.x;
   double sums[9] = {};
 #pragma unroll 1
   for (int64_t index = first; index < pixels; index += int64_t{kSumBlocks} * kSlopeThreads) {
     const int64_t i = index / frame.out_width, j = index - i * frame.out_width;
     const C x = frame.base<C>(j, frame.out_width), y = frame.base<C>(i, frame.out_height);
-    const Position<N> at(frame, matrix, x, y);
-    const Sample<N> sample(frame, at);
+    const Position<N> at = of_image.point(i, j);
+    const ImageSample<N> sample(frame, at);
     if (!sample.corners || !frame.bilinear) continue;
-    N grad_x(0), grad_y(0);
-#pragma unroll 1
-    for (int c = 0; c < around.count; ++c) {
-      const CornerReader<T, N> corners(image, direction, n, around.first + c, sample.row, sample.column);
-      sample.add_of_position(frame, N(widen(load_constant(grad_output.at(n, around.first + c, i, j)))),
-                             N(static_cast<C>(around.fill[c])), corners, grad_x, grad_y);
-    }
-    pull_back(frame, at, x, y, grad_x, grad_y, sums);
+    Point<N> grad{N(0), N(0)};
+    add_of_point(frame, around, sample, image, direction, grad_output, n, i, j, grad);
+    pull_back(frame, at, x, y, grad.x, grad.y, sums);
   }
   const int64_t warp = (int64_t{blockIdx.x} * kSlopeThreads + threadIdx.x) / kWarpSize;
 #pragma unroll
@@ -289,31 +179,6 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     for (int warp = 0; warp < kSumWarps; ++warp) total += load(of_image + warp * 9);
   }
   store(grad_matrix.at(n, k / 3, k % 3), total);
-}
-
-// ---- what is differentiated along a direction -----------------------------------------------------------------------
-
-template <class T>
-__global__ void __launch_bounds__(kSlopeThreads, kMinBlocks)
-    grad_grad_output_kernel(Frame frame, MatrixTable table, Surroundings around,
-                            View<const T, 4> image,         // [N, C, H, W]
-                            View<const T, 4> direction,     // [N, C, H, W]
-                            View<T, 4> grad_grad_output) {  // [N, C, height, width]
-  HANDGRAD_LAUNCH_BOUNDS(kSlopeThreads);
-  using C = Compute<T>;
-  using N = Dual<C>;
-  const int64_t index = int64_t{blockIdx.x} * kSlopeThreads + threadIdx.x;
-  if (index >= frame.batch * frame.out_height * frame.out_width) return;
-  const OutputPixel pixel(frame, index);
-  const Position<N> at(frame, table.matrix<N>(frame, pixel.n), frame.base<C>(pixel.j, frame.out_width),
-                       frame.base<C>(pixel.i, frame.out_height));
-  const Sample<N> sample(frame, at);
-#pragma unroll 1
-  for (int c = 0; c < around.count; ++c) {
-    const CornerReader<T, N> corners(image, direction, pixel.n, around.first + c, sample.row, sample.column);
-    const N made = sample.filled(frame, sample.value(frame, corners), N(static_cast<C>(around.fill[c])));
-    store(grad_grad_output.at(pixel.n, around.first + c, pixel.i, pixel.j), narrow<T>(wanted_of(made)));
-  }
 }
 
 }  // namespace handgrad::warp

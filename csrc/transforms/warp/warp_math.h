@@ -1,64 +1,22 @@
-// Where an output pixel is read, what is read there, and derivatives of it, for host and device: the arithmetic of
-// torchvision's grid and of torch's grid_sample on a CPU, step by step, each rounded as it is there.
+// Where an output pixel is read, for host and device, and derivatives of it: the arithmetic of torchvision's grid on a
+// CPU, step by step, each rounded as it is there. What is read there: math/image_sample.h.
 //
 // Second derivatives are the first ones in dual numbers: N is float, double, or a Dual of these.
 //
-// In order of appearance: numbers; the frame; a matrix; a position; a sample of four corners; gradients; levels.
+// In order of appearance: the frame; a matrix; a position; the gradient of the matrix.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-#include <limits>
-
-#include "math/dual.h"
-#include "math/scalar_math.h"
+#include "math/image_sample.h"
 
 namespace handgrad::warp {
 
-// ---- numbers --------------------------------------------------------------------------------------------------------
-
-template <class N>
-using Plain = typename PlainNumber<N>::type;
-
-// What a derivative is after: of plain numbers themselves, of dual ones their tangent.
-HANDGRAD_MATH float wanted_of(float x) { return x; }
-HANDGRAD_MATH double wanted_of(double x) { return x; }
-template <class C>
-HANDGRAD_MATH C wanted_of(Dual<C> x) {
-  return x.tangent;
-}
-
-HANDGRAD_MATH float product(float a, float b) { return rounded_product(a, b); }
-HANDGRAD_MATH double product(double a, double b) { return rounded_product(a, b); }
-template <class C>
-HANDGRAD_MATH Dual<C> product(Dual<C> a, Dual<C> b) {
-  return a * b;
-}
-// a b + c, rounded once.
-#if defined(__CUDA_ARCH__)
-HANDGRAD_MATH float fused(float a, float b, float c) { return ::fmaf(a, b, c); }
-HANDGRAD_MATH double fused(double a, double b, double c) { return ::fma(a, b, c); }
-#else
-HANDGRAD_MATH float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-HANDGRAD_MATH double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
-#endif
-template <class C>
-HANDGRAD_MATH Dual<C> fused(Dual<C> a, Dual<C> b, Dual<C> c) {
-  return a * b + c;
-}
-HANDGRAD_MATH float rounded_down(float x) { return floorf(x); }
-HANDGRAD_MATH double rounded_down(double x) { return ::floor(x); }
-HANDGRAD_MATH float rounded_to_even(float x) { return rintf(x); }
-HANDGRAD_MATH double rounded_to_even(double x) { return ::rint(x); }
+using namespace image_sample;
 
 // ---- the frame ------------------------------------------------------------------------------------------------------
 
 // Sizes, and how positions are counted.
-struct Frame {
-  int64_t batch, channels, height, width;
-  // Of the output.
-  int64_t out_height, out_width;
-  bool bilinear, filled, centered, projective;
+struct Frame : ImageFrame {
+  bool centered, projective;
 
   // Output pixel j of `size` along an axis, as the matrix is given it.
   template <class C>
@@ -84,9 +42,9 @@ HANDGRAD_MATH N row_at(const N* row, N x, N y) {
 // ---- a position -----------------------------------------------------------------------------------------------------
 
 template <class N>
-struct Position {
-  // Between pixels of the image, whose centres are whole numbers; and what was divided by.
-  N x, y, divisor;
+struct Position : Point<N> {
+  // What was divided by.
+  N divisor;
 
   HANDGRAD_MATH Position() = default;
   HANDGRAD_MATH Position(const Frame& frame, const Matrix<N>& matrix, Plain<N> base_x, Plain<N> base_y) {
@@ -98,106 +56,12 @@ struct Position {
       u = u / divisor, v = v / divisor;
     }
     if (!frame.centered) u = u - N(1), v = v - N(1);
-    x = fused(u + N(1), N(static_cast<C>(frame.width) / 2), N(C(-0.5)));
-    y = fused(v + N(1), N(static_cast<C>(frame.height) / 2), N(C(-0.5)));
+    this->x = fused(u + N(1), N(static_cast<C>(frame.width) / 2), N(C(-0.5)));
+    this->y = fused(v + N(1), N(static_cast<C>(frame.height) / 2), N(C(-0.5)));
   }
 };
 
-// ---- a sample -------------------------------------------------------------------------------------------------------
-
-// The corners of a position, q = 2 dy + dx the pixel (row + dy, column + dx). The nearest pixel is corner 0, its weight
-// 1.
-template <class N>
-struct Sample {
-  int64_t row, column;
-  // Bit q: corner q is a pixel of the image.
-  unsigned corners;
-  N weight[4], right, down;
-  // The sum of the weights of those.
-  N mask;
-
-  HANDGRAD_MATH Sample(const Frame& frame, const Position<N>& at) {
-    using C = Plain<N>;
-    const C x = value_of(at.x), y = value_of(at.y);
-    const C height = static_cast<C>(frame.height), width = static_cast<C>(frame.width);
-    row = column = 0, corners = 0, mask = right = down = N(0);
-    for (int q = 0; q < 4; ++q) weight[q] = N(0);
-    if (!frame.bilinear) {
-      const C whole_x = rounded_to_even(x), whole_y = rounded_to_even(y);
-      if (!(whole_x >= 0 && whole_x < width && whole_y >= 0 && whole_y < height)) return;
-      row = static_cast<int64_t>(whole_y), column = static_cast<int64_t>(whole_x);
-      corners = 1, weight[0] = mask = N(1);
-      return;
-    }
-    if (!(x > -1 && x < width && y > -1 && y < height)) {
-      // NaN stays; what is infinite or far is outside.
-      if (x != x || y != y) {
-        for (int q = 0; q < 4; ++q) weight[q] = N(std::numeric_limits<C>::quiet_NaN());
-        mask = weight[0];
-      }
-      return;
-    }
-    const C low_x = rounded_down(x), low_y = rounded_down(y);
-    row = static_cast<int64_t>(low_y), column = static_cast<int64_t>(low_x);
-    right = at.x - N(low_x), down = at.y - N(low_y);
-    const N left = N(1) - right, up = N(1) - down;
-    weight[0] = product(up, left), weight[1] = product(up, right);
-    weight[2] = product(down, left), weight[3] = product(down, right);
-    const bool rows[2] = {row >= 0, row + 1 < frame.height}, columns[2] = {column >= 0, column + 1 < frame.width};
-    for (int q = 0; q < 4; ++q) {
-      if (!rows[q / 2] || !columns[q % 2]) continue;
-      corners |= 1u << q;
-      mask = mask + weight[q];
-    }
-  }
-
-  HANDGRAD_MATH bool has(int q) const { return corners >> q & 1; }
-
-  // What is read, corner q of which is pixel(q) where it is one.
-  template <class Read>
-  HANDGRAD_MATH N value(const Frame& frame, const Read& pixel) const {
-    if (!frame.bilinear) return has(0) ? pixel(0) : N(0);
-    N sum = product(has(0) ? pixel(0) : N(0), weight[0]);
-    for (int q = 1; q < 4; ++q) sum = fused(has(q) ? pixel(q) : N(0), weight[q], sum);
-    return sum;
-  }
-
-  // The same with what is around the image.
-  HANDGRAD_MATH N filled(const Frame& frame, N value, N fill) const {
-    if (!frame.filled) return value;
-    if (!frame.bilinear) return has(0) ? value : fill;
-    return product(value - fill, mask) + fill;
-  }
-
-  // How the result depends on corner q.
-  HANDGRAD_MATH N share(const Frame& frame, int q) const {
-    return frame.filled && frame.bilinear ? weight[q] * mask : weight[q];
-  }
-
-  // ---- gradients ----------------------------------------------------------------------------------------------------
-
-  // What a channel contributes to the gradients of the position. Differences of corners first: sums of what they are
-  // taken of would have lost their last digits.
-  template <class Read>
-  HANDGRAD_MATH void add_of_position(const Frame& frame, N grad, N fill, const Read& pixel, N& grad_x,
-                                     N& grad_y) const {
-    const N corner[4] = {has(0) ? pixel(0) : N(0), has(1) ? pixel(1) : N(0), has(2) ? pixel(2) : N(0),
-                         has(3) ? pixel(3) : N(0)};
-    N along_x = slope_x(corner), along_y = slope_y(corner);
-    if (frame.filled) {
-      const N seen[4] = {N(Plain<N>(has(0))), N(Plain<N>(has(1))), N(Plain<N>(has(2))), N(Plain<N>(has(3)))};
-      const N own = value(frame, pixel) - fill;
-      along_x = along_x * mask + own * slope_x(seen), along_y = along_y * mask + own * slope_y(seen);
-    }
-    grad_x = grad_x + grad * along_x, grad_y = grad_y + grad * along_y;
-  }
-  HANDGRAD_MATH N slope_x(const N (&corner)[4]) const {
-    return (N(1) - down) * (corner[1] - corner[0]) + down * (corner[3] - corner[2]);
-  }
-  HANDGRAD_MATH N slope_y(const N (&corner)[4]) const {
-    return (N(1) - right) * (corner[2] - corner[0]) + right * (corner[3] - corner[1]);
-  }
-};
+// ---- the gradient of the matrix -------------------------------------------------------------------------------------
 
 // What an output pixel contributes to the gradient of the matrix.
 template <class N>
@@ -217,14 +81,6 @@ HANDGRAD_MATH void pull_back(const Frame& frame, const Position<N>& at, Plain<N>
     sums[3 * r + 1] += row * static_cast<double>(base_y);
     sums[3 * r + 2] += row;
   }
-}
-
-// ---- levels ---------------------------------------------------------------------------------------------------------
-
-// A level from what is read of levels: half to even; NaN is 0.
-HANDGRAD_MATH uint8_t level_of(float x) {
-  const float level = x > 0 ? rounded_to_even(x) : 0.0f;
-  return static_cast<uint8_t>(static_cast<int32_t>(level < 255.0f ? level : 255.0f));
 }
 
 }  // namespace handgrad::warp

@@ -20,6 +20,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.transforms.classes import (
         CenterCrop,
         ColorJitter,
+        ElasticTransform,
         GaussianBlur,
         Grayscale,
         Normalize,
@@ -40,6 +41,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
         Resize,
         ToDtype,
     )
+    from handgrad.transforms.elastic import elastic
     from handgrad.transforms.fusion import Fused, fuse
     from handgrad.transforms.gaussian_blur import gaussian_blur
     from handgrad.transforms.resized_crop import batched_resized_crop, resized_crop
@@ -51,6 +53,7 @@ __all__ = [
     "Batched",
     "CenterCrop",
     "ColorJitter",
+    "ElasticTransform",
     "Fused",
     "GaussianBlur",
     "Grayscale",
@@ -83,6 +86,7 @@ __all__ = [
     "affine",
     "autocontrast",
     "batched_resized_crop",
+    "elastic",
     "equalize",
     "fuse",
     "gaussian_blur",

@@ -20,7 +20,7 @@ _SAME = (
     "AugMix",
 )
 #: These make a level in some ten thousand another.
-_NEARLY = ("GaussianBlur",)
+_NEARLY = ("GaussianBlur", "ElasticTransform")
 
 
 class Alone(nn.Module):

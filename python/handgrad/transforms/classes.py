@@ -164,3 +164,9 @@ class RandomRotation(_Warps, v2.RandomRotation):
 class RandomPerspective(_Warps, v2.RandomPerspective):
     """torchvision's ``RandomPerspective``, with images and videos read by :func:`handgrad.transforms.perspective`:
     uint8 to the bit as torchvision does on a CPU, on every device."""
+
+
+class ElasticTransform(_Warps, v2.ElasticTransform):
+    """torchvision's ``ElasticTransform``, with the field blurred by :func:`handgrad.transforms.gaussian_blur`, along
+    rows and then along columns (vision#9577), and images, videos, masks and PIL's images read by
+    :func:`handgrad.transforms.elastic`. The field has the same draws and is torchvision's but for last bits."""

@@ -12,11 +12,11 @@ from torch.utils import _pytree
 
 from handgrad.transforms import _pillow, _steps
 from handgrad.transforms._alone import alone
+from handgrad.transforms._pictures import DTYPES
 from handgrad.transforms._reading import steps_of
 from handgrad.transforms._recipes import Kind, Recipe, recipe
 from handgrad.transforms._steps import Plan, Step, UnfusableError
 from handgrad.transforms._torchvision import HINT
-from handgrad.transforms.kernels import DTYPES
 
 
 def fuse(pipeline: Any, explain: bool = True, exact: bool = True) -> Fused:

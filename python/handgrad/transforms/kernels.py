@@ -6,25 +6,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from handgrad._images import can_normalise
-from handgrad.transforms._shifts import is_shift, shifted
+from handgrad.transforms._pictures import is_picture, like
 from handgrad.transforms._sizes import interpolation_name, resized_size
+from handgrad.transforms._warps import affine, elastic, perspective, rotate
 from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
 from handgrad.transforms.adjust_sharpness import adjust_sharpness as to_sharpened
 from handgrad.transforms.adjust_tones import adjust_tones
 from handgrad.transforms.gaussian_blur import gaussian_blur as blur
 from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
-from handgrad.transforms.warp import affine as to_affine
-from handgrad.transforms.warp import perspective as to_perspective
-from handgrad.transforms.warp import rotate as to_rotated
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-#: What the kernel computes as torchvision does.
-DTYPES = (torch.uint8, torch.float32, torch.float64)
 _Kernel = Callable[..., Any]
 
 
@@ -37,7 +32,7 @@ def resize(
     antialias: bool | None = True,
 ) -> Any:
     mode = interpolation_name(interpolation)
-    if _is_picture(inpt) and mode in _INTERPOLATIONS:
+    if is_picture(inpt) and mode in _INTERPOLATIONS:
         height, width = inpt.shape[-2:]
         new = resized_size(size, max_size, height, width)
         if new == (height, width):
@@ -59,7 +54,7 @@ def resized_crop(
     antialias: bool | None = True,
 ) -> Any:
     mode = interpolation_name(interpolation)
-    if _is_picture(inpt) and mode in _INTERPOLATIONS and height > 0 and width > 0:
+    if is_picture(inpt) and mode in _INTERPOLATIONS and height > 0 and width > 0:
         new = resized_size(size, None, height, width)
         # Beyond the image torchvision pads.
         inside = 0 <= top <= inpt.shape[-2] - height and 0 <= left <= inpt.shape[-1] - width
@@ -71,7 +66,7 @@ def resized_crop(
 
 def normalize(theirs: _Kernel, inpt: Any, mean: Sequence[float], std: Sequence[float], inplace: bool = False) -> Any:
     lists = isinstance(mean, (list, tuple)) and isinstance(std, (list, tuple))
-    if lists and not inplace and _is_picture(inpt) and inpt.is_floating_point():
+    if lists and not inplace and is_picture(inpt) and inpt.is_floating_point():
         channels, height, width = inpt.shape[-3:]
         means, stds = [float(x) for x in mean], [float(x) for x in std]
         fits = all(len(numbers) in (1, channels) for numbers in (means, stds))
@@ -102,7 +97,7 @@ def adjust_hue(theirs: _Kernel, inpt: Any, hue_factor: float) -> Any:
 
 def adjust_sharpness(theirs: _Kernel, inpt: Any, sharpness_factor: float) -> Any:
     if has_colours(inpt) and can_adjust("sharpness", sharpness_factor):
-        return _as(inpt, to_sharpened(inpt.as_subclass(Tensor), sharpness_factor))
+        return like(inpt, to_sharpened(inpt.as_subclass(Tensor), sharpness_factor))
     return theirs(inpt, sharpness_factor)
 
 
@@ -111,7 +106,7 @@ def rgb_to_grayscale(theirs: _Kernel, inpt: Any, num_output_channels: int = 1) -
 
     # Videos torchvision leaves as they are.
     if has_colours(inpt) and type(inpt) is not Video and num_output_channels in (1, 3) and inpt.shape[-3] == 3:
-        return _as(inpt, to_grayscale(inpt.as_subclass(Tensor), num_output_channels))
+        return like(inpt, to_grayscale(inpt.as_subclass(Tensor), num_output_channels))
     return theirs(inpt, num_output_channels)
 
 
@@ -125,7 +120,7 @@ def gaussian_blur(theirs: _Kernel, inpt: Any, kernel_size: Any, sigma: Any = Non
         if _can_blur(image, kernel_size, sigma):
             return to_pil_image(blur(image, kernel_size, sigma), mode=inpt.mode)
     elif _can_blur(inpt, kernel_size, sigma):
-        return _as(inpt, blur(inpt.as_subclass(Tensor), kernel_size, sigma))
+        return like(inpt, blur(inpt.as_subclass(Tensor), kernel_size, sigma))
     return theirs(inpt, kernel_size=kernel_size, sigma=sigma)
 
 
@@ -136,24 +131,24 @@ def _can_blur(inpt: Any, kernel_size: Any, sigma: Any) -> bool:
     fits = isinstance(taps, (list, tuple)) and len(taps) == 2 and len(numbers) in (1, 2)
     fits = fits and all(type(size) is int and size > 0 and size % 2 for size in taps)
     fits = fits and all(type(number) in (int, float) and 0 < number < 1e38 for number in numbers)
-    return fits and _is_picture(inpt) and taps[0] // 2 < inpt.shape[-1] and taps[1] // 2 < inpt.shape[-2]
+    return fits and is_picture(inpt) and taps[0] // 2 < inpt.shape[-1] and taps[1] // 2 < inpt.shape[-2]
 
 
 def posterize(theirs: _Kernel, inpt: Any, bits: int) -> Any:
-    fits = _is_picture(inpt) and type(bits) is int and 0 <= bits <= 8
+    fits = is_picture(inpt) and type(bits) is int and 0 <= bits <= 8
     return _toned(inpt, "posterize", bits) if fits else theirs(inpt, bits=bits)
 
 
 def solarize(theirs: _Kernel, inpt: Any, threshold: float) -> Any:
     # A negative whole number torch takes for another level; what is beyond the range it says itself.
-    fits = _is_picture(inpt) and type(threshold) in (int, float)
+    fits = is_picture(inpt) and type(threshold) in (int, float)
     if fits and (0 if type(threshold) is int else -1e30) <= threshold <= (1 if inpt.is_floating_point() else 255):
         return _toned(inpt, "solarize", threshold)
     return theirs(inpt, threshold=threshold)
 
 
 def invert(theirs: _Kernel, inpt: Any) -> Any:
-    return _toned(inpt, "invert") if _is_picture(inpt) else theirs(inpt)
+    return _toned(inpt, "invert") if is_picture(inpt) else theirs(inpt)
 
 
 def autocontrast(theirs: _Kernel, inpt: Any) -> Any:
@@ -161,95 +156,13 @@ def autocontrast(theirs: _Kernel, inpt: Any) -> Any:
 
 
 def equalize(theirs: _Kernel, inpt: Any) -> Any:
-    return _toned(inpt, "equalize") if _is_picture(inpt) else theirs(inpt)
+    return _toned(inpt, "equalize") if is_picture(inpt) else theirs(inpt)
 
 
 def _toned(inpt: Tensor, operation: str, number: float = 0) -> Tensor:
     image = inpt.as_subclass(Tensor)
     output = adjust_tones(image.flatten(0, -4) if image.dim() > 4 else image, [operation], [number])
-    return _as(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
-
-
-def affine(
-    theirs: _Kernel,
-    inpt: Any,
-    angle: float,
-    translate: Any,
-    scale: float,
-    shear: Any,
-    interpolation: Any = "nearest",
-    fill: Any = None,
-    center: Any = None,
-) -> Any:
-    shears = [shear, 0.0] if _is_number(shear) else shear
-    shears = [*shears, *shears] if isinstance(shears, (list, tuple)) and len(shears) == 1 else shears
-    pairs = all(_is_pair(pair) for pair in (translate, shears, center or (0, 0)))
-    if pairs and _can_warp(inpt, interpolation, fill, angle, scale) and scale > 1e-37:
-        how = {"interpolation": interpolation_name(interpolation), "fill": fill, "center": center}
-        if how["interpolation"] == "nearest" and is_shift(inpt, angle, translate, scale, shears, fill):
-            return _as(inpt, shifted(inpt.as_subclass(Tensor), int(translate[0]), int(translate[1]), fill))
-        return _as(inpt, to_affine(inpt.as_subclass(Tensor), angle, translate, scale, shears, **how))
-    return theirs(
-        inpt,
-        angle,
-        translate=translate,
-        scale=scale,
-        shear=shear,
-        interpolation=interpolation,
-        fill=fill,
-        center=center,
-    )
-
-
-def rotate(
-    theirs: _Kernel,
-    inpt: Any,
-    angle: float,
-    interpolation: Any = "nearest",
-    expand: bool = False,
-    center: Any = None,
-    fill: Any = None,
-) -> Any:
-    if _is_pair(center or (0, 0)) and type(expand) is bool and _can_warp(inpt, interpolation, fill, angle):
-        how = {"expand": expand, "center": center, "fill": fill}
-        return _as(inpt, to_rotated(inpt.as_subclass(Tensor), angle, interpolation_name(interpolation), **how))
-    return theirs(inpt, angle, interpolation=interpolation, expand=expand, center=center, fill=fill)
-
-
-def perspective(
-    theirs: _Kernel,
-    inpt: Any,
-    startpoints: Any,
-    endpoints: Any,
-    interpolation: Any = "bilinear",
-    fill: Any = None,
-    coefficients: Any = None,
-) -> Any:
-    # Of points torchvision finds the coefficients, as those of boxes and masks.
-    given = isinstance(coefficients, (list, tuple)) and len(coefficients) == 8 and startpoints is endpoints is None
-    if given and _can_warp(inpt, interpolation, fill, *coefficients):
-        how = {"interpolation": interpolation_name(interpolation), "fill": fill, "coefficients": coefficients}
-        return _as(inpt, to_perspective(inpt.as_subclass(Tensor), None, None, **how))
-    return theirs(inpt, startpoints, endpoints, interpolation=interpolation, fill=fill, coefficients=coefficients)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e38
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(_is_number(number) for number in value)
-
-
-def _can_warp(inpt: Any, interpolation: Any, fill: Any, *numbers: Any) -> bool:
-    """Whether the kernel reads such an image in this way; torchvision says what is wrong with the rest."""
-    if not _is_picture(inpt) or interpolation_name(interpolation) not in ("nearest", "bilinear"):
-        return False
-    fills = [0] if fill is None else fill if isinstance(fill, (list, tuple)) else [fill]
-    high = 255 if inpt.dtype is torch.uint8 else 1e38
-    low = 0 if inpt.dtype is torch.uint8 else -1e38
-    fits = len(fills) in (1, inpt.shape[-3]) and all(_is_number(number) and low <= number <= high for number in fills)
-    return fits and all(_is_number(number) for number in numbers)
+    return like(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
 
 
 #: By the name of torchvision's functional.
@@ -274,6 +187,7 @@ KERNELS: dict[str, _Kernel] = {
         affine,
         rotate,
         perspective,
+        elastic,
     )
 }
 
@@ -296,21 +210,14 @@ def jitter_steps(params: dict[str, Any]) -> tuple[list[str], list[float]]:
 
 
 def has_colours(inpt: Any) -> bool:
-    return _is_picture(inpt) and inpt.shape[-3] in (1, 3)
+    return is_picture(inpt) and inpt.shape[-3] in (1, 3)
 
 
 def coloured(inpt: Tensor, operations: list[str], factors: list[float]) -> Tensor:
     """An image, a batch or a video, which stays what it is."""
     image = inpt.as_subclass(Tensor)
     output = adjust_colors(image.flatten(0, -4) if image.dim() > 4 else image, operations, factors)
-    return _as(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
-
-
-def _is_picture(inpt: Any) -> bool:
-    """Whether the kernel takes it: an image or a video of a type that it computes as torchvision does."""
-    from torchvision.tv_tensors import Image, Video
-
-    return type(inpt) in (Tensor, Image, Video) and inpt.dtype in DTYPES and inpt.dim() >= 3 and inpt.numel() > 0
+    return like(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
 
 
 def _by_kernel(inpt: Tensor, *numbers: Any, **others: Any) -> Tensor:
@@ -320,12 +227,4 @@ def _by_kernel(inpt: Tensor, *numbers: Any, **others: Any) -> Tensor:
         output = crop_and_resize(image.flatten(0, -4), *numbers, **others).unflatten(0, image.shape[:-3])
     else:
         output = crop_and_resize(image, *numbers, **others)
-    return _as(inpt, output)
-
-
-def _as(inpt: Tensor, output: Tensor) -> Tensor:
-    if type(inpt) is Tensor:
-        return output
-    from torchvision.tv_tensors import wrap
-
-    return wrap(output, like=inpt)
+    return like(inpt, output)
