@@ -40,6 +40,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     )
     from handgrad.transforms.fusion import Fused, fuse
     from handgrad.transforms.gaussian_blur import gaussian_blur
+    from handgrad.transforms.paste import paste
     from handgrad.transforms.resized_crop import batched_resized_crop, resized_crop
     from handgrad.transforms.warp import affine, perspective, rotate, warp
 
@@ -83,6 +84,7 @@ __all__ = [
     "fuse",
     "gaussian_blur",
     "invert",
+    "paste",
     "perspective",
     "posterize",
     "resized_crop",
