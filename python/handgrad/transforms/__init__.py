@@ -26,6 +26,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
         RandomAutocontrast,
         RandomCrop,
         RandomEqualize,
+        RandomErasing,
         RandomGrayscale,
         RandomHorizontalFlip,
         RandomInvert,
@@ -40,6 +41,8 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     )
     from handgrad.transforms.fusion import Fused, fuse
     from handgrad.transforms.gaussian_blur import gaussian_blur
+    from handgrad.transforms.mix_classes import CutMix, MixUp, Mosaic
+    from handgrad.transforms.mixing import cutmix, erase, mixup, mosaic
     from handgrad.transforms.paste import paste
     from handgrad.transforms.resized_crop import batched_resized_crop, resized_crop
     from handgrad.transforms.warp import affine, perspective, rotate, warp
@@ -50,15 +53,19 @@ __all__ = [
     "Batched",
     "CenterCrop",
     "ColorJitter",
+    "CutMix",
     "Fused",
     "GaussianBlur",
     "Grayscale",
+    "MixUp",
+    "Mosaic",
     "Normalize",
     "RandAugment",
     "RandomAffine",
     "RandomAutocontrast",
     "RandomCrop",
     "RandomEqualize",
+    "RandomErasing",
     "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomInvert",
@@ -80,10 +87,14 @@ __all__ = [
     "affine",
     "autocontrast",
     "batched_resized_crop",
+    "cutmix",
     "equalize",
+    "erase",
     "fuse",
     "gaussian_blur",
     "invert",
+    "mixup",
+    "mosaic",
     "paste",
     "perspective",
     "posterize",

@@ -18,6 +18,7 @@ _SAME = (
     "RandAugment",
     "TrivialAugmentWide",
     "AugMix",
+    "RandomErasing",
 )
 #: These make a level in some ten thousand another.
 _NEARLY = ("GaussianBlur",)

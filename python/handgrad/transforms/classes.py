@@ -155,3 +155,16 @@ class RandomRotation(_Warps, v2.RandomRotation):
 class RandomPerspective(_Warps, v2.RandomPerspective):
     """torchvision's ``RandomPerspective``, with images and videos read by :func:`handgrad.transforms.perspective`:
     uint8 to the bit as torchvision does on a CPU, on every device."""
+
+
+class RandomErasing(v2.RandomErasing):
+    """torchvision's ``RandomErasing``, with images and videos erased by :func:`handgrad.transforms.erase` in one pass.
+    Boxes, masks and keypoints stay as they are, without a warning: what is erased is hidden, and still there."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        from torchvision.tv_tensors import BoundingBoxes, KeyPoints, Mask
+
+        if params["v"] is None or isinstance(inpt, (BoundingBoxes, KeyPoints, Mask)):
+            return inpt
+        theirs = partial(self._call_kernel, v2.functional.erase)
+        return kernels.erase(theirs, inpt, **params, inplace=self.inplace)

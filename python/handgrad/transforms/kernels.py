@@ -14,6 +14,7 @@ from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
 from handgrad.transforms.adjust_tones import adjust_tones
 from handgrad.transforms.gaussian_blur import gaussian_blur as blur
+from handgrad.transforms.mixing import erase as to_erased
 from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
 from handgrad.transforms.warp import affine as to_affine
 from handgrad.transforms.warp import perspective as to_perspective
@@ -129,7 +130,7 @@ def rgb_to_grayscale(theirs: _Kernel, inpt: Any, num_output_channels: int = 1) -
 
     # Videos torchvision leaves as they are.
     if has_colours(inpt) and type(inpt) is not Video and num_output_channels in (1, 3) and inpt.shape[-3] == 3:
-        return _as(inpt, to_grayscale(inpt.as_subclass(Tensor), num_output_channels))
+        return wrapped(inpt, to_grayscale(inpt.as_subclass(Tensor), num_output_channels))
     return theirs(inpt, num_output_channels)
 
 
@@ -143,7 +144,7 @@ def gaussian_blur(theirs: _Kernel, inpt: Any, kernel_size: Any, sigma: Any = Non
         if _can_blur(image, kernel_size, sigma):
             return to_pil_image(blur(image, kernel_size, sigma), mode=inpt.mode)
     elif _can_blur(inpt, kernel_size, sigma):
-        return _as(inpt, blur(inpt.as_subclass(Tensor), kernel_size, sigma))
+        return wrapped(inpt, blur(inpt.as_subclass(Tensor), kernel_size, sigma))
     return theirs(inpt, kernel_size=kernel_size, sigma=sigma)
 
 
@@ -185,7 +186,7 @@ def equalize(theirs: _Kernel, inpt: Any) -> Any:
 def _toned(inpt: Tensor, operation: str, number: float = 0) -> Tensor:
     image = inpt.as_subclass(Tensor)
     output = adjust_tones(image.flatten(0, -4) if image.dim() > 4 else image, [operation], [number])
-    return _as(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
+    return wrapped(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
 
 
 def affine(
@@ -204,7 +205,7 @@ def affine(
     pairs = all(_is_pair(pair) for pair in (translate, shears, center or (0, 0)))
     if pairs and _can_warp(inpt, interpolation, fill, angle, scale) and scale > 1e-37:
         how = {"interpolation": interpolation_name(interpolation), "fill": fill, "center": center}
-        return _as(inpt, to_affine(inpt.as_subclass(Tensor), angle, translate, scale, shears, **how))
+        return wrapped(inpt, to_affine(inpt.as_subclass(Tensor), angle, translate, scale, shears, **how))
     return theirs(
         inpt,
         angle,
@@ -228,7 +229,7 @@ def rotate(
 ) -> Any:
     if _is_pair(center or (0, 0)) and type(expand) is bool and _can_warp(inpt, interpolation, fill, angle):
         how = {"expand": expand, "center": center, "fill": fill}
-        return _as(inpt, to_rotated(inpt.as_subclass(Tensor), angle, interpolation_name(interpolation), **how))
+        return wrapped(inpt, to_rotated(inpt.as_subclass(Tensor), angle, interpolation_name(interpolation), **how))
     return theirs(inpt, angle, interpolation=interpolation, expand=expand, center=center, fill=fill)
 
 
@@ -245,8 +246,22 @@ def perspective(
     given = isinstance(coefficients, (list, tuple)) and len(coefficients) == 8 and startpoints is endpoints is None
     if given and _can_warp(inpt, interpolation, fill, *coefficients):
         how = {"interpolation": interpolation_name(interpolation), "fill": fill, "coefficients": coefficients}
-        return _as(inpt, to_perspective(inpt.as_subclass(Tensor), None, None, **how))
+        return wrapped(inpt, to_perspective(inpt.as_subclass(Tensor), None, None, **how))
     return theirs(inpt, startpoints, endpoints, interpolation=interpolation, fill=fill, coefficients=coefficients)
+
+
+def erase(theirs: _Kernel, inpt: Any, i: int, j: int, h: int, w: int, v: Any, inplace: bool = False) -> Any:
+    box = all(type(number) is int for number in (i, j, h, w))
+    if box and not inplace and _is_picture(inpt) and isinstance(v, Tensor) and min(i, j) >= 0 and min(h, w) > 0:
+        shape = (*inpt.shape[:-2], h, w)
+        inside = i + h <= inpt.shape[-2] and j + w <= inpt.shape[-1]
+        if inside and v.dim() <= len(shape) and all(a in (1, b) for a, b in zip(v.shape[::-1], shape[::-1])):  # noqa: B905
+            value = v.as_subclass(Tensor)
+            # One number a channel is an argument of the kernel, wherever the image is.
+            few = value.is_cpu and value.numel() in (1, shape[-3]) and value.shape[-2:].numel() == 1
+            value = value if few else value.to(inpt.device)
+            return wrapped(inpt, to_erased(inpt.as_subclass(Tensor), i, j, h, w, value))
+    return theirs(inpt, i=i, j=j, h=h, w=w, v=v, inplace=inplace)
 
 
 def _is_number(value: Any) -> bool:
@@ -289,6 +304,7 @@ KERNELS: dict[str, _Kernel] = {
         affine,
         rotate,
         perspective,
+        erase,
     )
 }
 
@@ -318,7 +334,7 @@ def coloured(inpt: Tensor, operations: list[str], factors: list[float]) -> Tenso
     """An image, a batch or a video, which stays what it is."""
     image = inpt.as_subclass(Tensor)
     output = adjust_colors(image.flatten(0, -4) if image.dim() > 4 else image, operations, factors)
-    return _as(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
+    return wrapped(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
 
 
 def _is_picture(inpt: Any) -> bool:
@@ -335,10 +351,10 @@ def _by_kernel(inpt: Tensor, *numbers: Any, **others: Any) -> Tensor:
         output = crop_and_resize(image.flatten(0, -4), *numbers, **others).unflatten(0, image.shape[:-3])
     else:
         output = crop_and_resize(image, *numbers, **others)
-    return _as(inpt, output)
+    return wrapped(inpt, output)
 
 
-def _as(inpt: Tensor, output: Tensor) -> Tensor:
+def wrapped(inpt: Tensor, output: Tensor) -> Tensor:
     if type(inpt) is Tensor:
         return output
     from torchvision.tv_tensors import wrap

@@ -51,6 +51,7 @@ def erase(
     numbers = _numbers_of(op, inpt, v)
     value = _erased_value(op, inpt, v, box) if numbers is None or inplace else None
     if inplace:
+        assert value is not None
         inpt[..., box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = value
         return inpt
     if inpt.numel() == 0:
@@ -156,12 +157,16 @@ def cutmix(images: Tensor, box: Tensor | Sequence[int], partner: Tensor | None =
         >>> cutmix(torch.tensor([[[[1, 1, 1]]], [[[2, 2, 2]]]]).byte(), [0, 1, 1, 1]).tolist()
         [[[[1, 2, 1]]], [[[2, 1, 2]]]]
     """
-    op = "cutmix"
-    batch = _checked_batch(op, images)
+    batch = _checked_batch("cutmix", images)
+    return paste(batch, rectangles=rectangles_of_box("cutmix", batch, box, partner)).reshape(images.shape)
+
+
+def rectangles_of_box(op: str, images: Tensor, box: Any, partner: Tensor | None) -> Any:
+    """The own image, and over it a box of its partner."""
     shifts = _shifts(op, "partner", partner, images)
     if shifts is None and not isinstance(box, Tensor):
         top, left, height, width = _checked_box(op, box)
-        return paste(batch, rectangles=[_OWN, [top, left, height, width, 0, -1, top, left]]).reshape(images.shape)
+        return [_OWN, [top, left, height, width, 0, -1, top, left]]
     if isinstance(box, Tensor):
         check_tensor(op, "box", box)
         check_device(op, "box", box, "images", images)
@@ -172,7 +177,7 @@ def cutmix(images: Tensor, box: Tensor | Sequence[int], partner: Tensor | None =
     rows = torch.tensor([_OWN, _OWN], device=images.device).repeat(images.shape[0], 1, 1)
     rows[:, 1, :4], rows[:, 1, 6:] = boxes, boxes[..., :2]
     rows[:, 1, 5] = -1 if shifts is None else shifts
-    return paste(batch, rectangles=rows).reshape(images.shape)
+    return rows
 
 
 def mosaic(
@@ -224,16 +229,16 @@ def mosaic(
         ).squeeze(0)
     batch = _checked_batch(op, images)
     tall, wide = images.shape[-2:]
+    table = torch.tensor([[0, 0, tall, wide, 0, k, 0, 0] for k in range(4)], device=images.device)
+    table = table.repeat(images.shape[0], 1, 1)
     if isinstance(center, Tensor):
         check_tensor(op, "center", center)
         check_device(op, "center", center, "images", images)
-        y, x = center.long().expand(images.shape[0], 2).unbind(1)
+        table[:, :, :2] = center.long().expand(images.shape[0], 2).unsqueeze(1)
     else:
-        y, x = (torch.full((), number, device=images.device) for number in check_pair(op, "center", center, -_ALL))
-    table = torch.tensor([[0, 0, tall, wide, 0, k, 0, 0] for k in range(4)], device=images.device)
-    table = table.repeat(images.shape[0], 1, 1)
-    for k in range(4):
-        table[:, k, 0], table[:, k, 1] = y - (tall if k < 2 else 0), x - (wide if k % 2 == 0 else 0)
+        table[:, :, 0], table[:, :, 1] = check_pair(op, "center", center, -_ALL)
+    table[:, :2, 0] -= tall
+    table[:, ::2, 1] -= wide
     shifts = _shifts(op, "partners", partners, images, 4)
     if shifts is not None:
         table[:, :, 5] = shifts

@@ -189,8 +189,7 @@ def paste_reference(
         if r >= count - blended:
             k = r - count + blended
             if opacity is None:
-                weight, rest = shared_opacity[k], 1.0 - shared_opacity[k]
-                pixels = value * rest + pixels * weight
+                pixels = value * (1.0 - shared_opacity[k]) + pixels * shared_opacity[k]
             else:
                 weight = opacity[:, k, None, None, None]
                 pixels = value * (1.0 - weight).to(computed) + pixels * weight.to(computed)
