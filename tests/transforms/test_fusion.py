@@ -385,6 +385,7 @@ def test_a_picture_that_nobody_holds_any_more():
         v2.RandAugment(),
         v2.TrivialAugmentWide(),
         v2.AugMix(),
+        v2.RandomErasing(p=0.9, value="random"),
     ],
     ids=lambda transform: type(transform).__name__,
 )

@@ -273,3 +273,16 @@ LEVELS_SPEC = OpSpec(
 
 test_matrix = matrix(SPEC)
 test_matrix_of_levels = matrix(LEVELS_SPEC)
+
+
+def test_all_kernels_paste_the_same_bits():
+    """Of the CPU, of each of its levels, and of the emulator."""
+    image, second = levels(3, 3, 9, 8), levels(3, 3, 5, 6, seed=1)
+    rows = [[0, 0, 9, 8, 0, -1, 0, 0], [2, 1, 4, 5, 1, 1, 1, 0], [1, 3, 8, 4, 0, 1, 0, 1]]
+    by = {"opacity": [0.37, 0.81], "rectangles": rows, "fill": 7}
+    last = torch.channels_last
+    found, numbers = paste(image, second=second, **by), paste(image.float(), second=second.float(), **by)
+    again = paste(image.contiguous(memory_format=last), second=second.contiguous(memory_format=last), **by)
+    assert torch.equal(found, again)
+    assert torch.equal(found, numbers.round().byte())
+    assert [found.long().sum().item(), numbers.view(torch.int32).long().sum().item()] == [79445, 724751018430]

@@ -57,8 +57,8 @@ def accelerate(what: str = "torchvision") -> Accelerated:
         what: ``"torchvision.ops"``: the functions of that module which handgrad has too, by the same names, wherever
             torchvision has them. (docs/torchvision.md says what differs.) ``"torchvision.transforms"``: v2's kernels of
             tensors for ``resize``, ``resized_crop``, ``normalize``, ``adjust_brightness``, ``adjust_contrast``,
-            ``adjust_saturation``, ``adjust_hue``, ``rgb_to_grayscale`` and ``gaussian_blur``; what ours do not compute
-            goes to theirs. ``"torchvision"``: both.
+            ``adjust_saturation``, ``adjust_hue``, ``rgb_to_grayscale``, ``erase`` and ``gaussian_blur``; what ours do
+            not compute goes to theirs. ``"torchvision"``: both.
 
     Returns:
         An :class:`Accelerated`: print it to see what was replaced.

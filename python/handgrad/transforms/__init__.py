@@ -41,8 +41,9 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     )
     from handgrad.transforms.fusion import Fused, fuse
     from handgrad.transforms.gaussian_blur import gaussian_blur
-    from handgrad.transforms.mix_classes import CutMix, MixUp, Mosaic
+    from handgrad.transforms.mix_classes import CutMix, MixUp
     from handgrad.transforms.mixing import cutmix, erase, mixup, mosaic
+    from handgrad.transforms.mosaics import Mosaic
     from handgrad.transforms.paste import paste
     from handgrad.transforms.resized_crop import batched_resized_crop, resized_crop
     from handgrad.transforms.warp import affine, perspective, rotate, warp

@@ -94,7 +94,8 @@ def joined(
                 moved = [part.masks(leaf.as_subclass(Tensor)) for part, leaf in zip(parts, leaves, strict=True)]
                 output.append(Mask(torch.cat([mask[keep] for mask, (_, keep) in zip(moved, kept, strict=True)])))
             else:
-                output.append(Mask(semantic([leaf.as_subclass(Tensor) for leaf in leaves])))
+                masks = [leaf.as_subclass(Tensor) for leaf in leaves]
+                output.append(Mask(semantic(masks)) if len(parts) > 1 else first)
         elif isinstance(first, KeyPoints):
             moved = [part.points(leaf.as_subclass(Tensor)) for part, leaf in zip(parts, leaves, strict=True)]
             output.append(wrap(torch.cat(_filtered(moved, kept)), like=first, canvas_size=canvas))
