@@ -222,6 +222,10 @@ SPEC = OpSpec(
     numel_beyond_int32=an_image_beyond_int32,
     sums_of_many=many_pixels_are_one_sum,
     shards=(((1, None, 1, 1, 1), 1),),
+    # What is blended is read, though it is of the same image as what is below, which counts as one. The gradients of
+    # sources read grad_output once for each rectangle, those of opacities both.
+    floor_factors={"forward": 1.55, "backward": 2.75, "double_backward": 3.05},
+    device_calls={"forward": (1, 1, 0), "backward": (4, 4, 0), "double_backward": (4, 4, 0)},
     # The opacities in double, of six images, for either derivative.
     saves=2 * 6 * 8,
 )  # fmt: skip

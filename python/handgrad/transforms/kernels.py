@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from handgrad._images import can_normalise
+from handgrad.transforms import mixing
+from handgrad.transforms._sizes import interpolation_name, resized_size
 from handgrad.transforms.adjust_colors import adjust_colors
 from handgrad.transforms.adjust_colors import rgb_to_grayscale as to_grayscale
 from handgrad.transforms.adjust_tones import adjust_tones
 from handgrad.transforms.gaussian_blur import gaussian_blur as blur
-from handgrad.transforms.mixing import erase as to_erased
 from handgrad.transforms.resized_crop import resized_crop as crop_and_resize
 from handgrad.transforms.warp import affine as to_affine
 from handgrad.transforms.warp import perspective as to_perspective
@@ -24,33 +25,6 @@ _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 #: What the kernel computes as torchvision does.
 DTYPES = (torch.uint8, torch.float32, torch.float64)
 _Kernel = Callable[..., Any]
-
-
-def interpolation_name(mode: Any) -> str | None:
-    """Of torchvision's or of one of Pillow's numbers; None for a number that is none of these."""
-    if isinstance(mode, int) and not isinstance(mode, bool):
-        return {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}.get(mode)
-    return getattr(mode, "value", mode)
-
-
-def resized_size(size: Any, max_size: int | None, height: int, width: int) -> tuple[int, int] | None:
-    """What torchvision's ``Resize`` makes of an image of so many pixels; None where it raises an error."""
-    size = [size] if isinstance(size, int) else size
-    if size is not None and len(size) != 1:
-        return (size[0], size[1]) if max_size is None and len(size) == 2 else None
-    short, long = min(height, width), max(height, width)
-    if size is None:
-        if max_size is None:
-            return None
-        new_short, new_long = int(max_size * short / long), max_size
-    else:
-        new_short, new_long = size[0], int(size[0] * long / short)
-        if max_size is not None:
-            if max_size <= size[0]:
-                return None
-            if new_long > max_size:
-                new_short, new_long = int(max_size * new_short / new_long), max_size
-    return (new_long, new_short) if width <= height else (new_short, new_long)
 
 
 def resize(
@@ -252,7 +226,10 @@ def perspective(
 
 def erase(theirs: _Kernel, inpt: Any, i: int, j: int, h: int, w: int, v: Any, inplace: bool = False) -> Any:
     box = all(type(number) is int for number in (i, j, h, w))
-    if box and not inplace and _is_picture(inpt) and isinstance(v, Tensor) and min(i, j) >= 0 and min(h, w) > 0:
+    takes = (
+        _is_picture(inpt) and isinstance(v, Tensor) and not inplace and not mixing.is_small(inpt.as_subclass(Tensor))
+    )
+    if takes and box and min(i, j) >= 0 and min(h, w) > 0:
         shape = (*inpt.shape[:-2], h, w)
         inside = i + h <= inpt.shape[-2] and j + w <= inpt.shape[-1]
         if inside and v.dim() <= len(shape) and all(a in (1, b) for a, b in zip(v.shape[::-1], shape[::-1])):  # noqa: B905
@@ -260,7 +237,7 @@ def erase(theirs: _Kernel, inpt: Any, i: int, j: int, h: int, w: int, v: Any, in
             # One number a channel is an argument of the kernel, wherever the image is.
             few = value.is_cpu and value.numel() in (1, shape[-3]) and value.shape[-2:].numel() == 1
             value = value if few else value.to(inpt.device)
-            return wrapped(inpt, to_erased(inpt.as_subclass(Tensor), i, j, h, w, value))
+            return wrapped(inpt, mixing.erase(inpt.as_subclass(Tensor), i, j, h, w, value))
     return theirs(inpt, i=i, j=j, h=h, w=w, v=v, inplace=inplace)
 
 

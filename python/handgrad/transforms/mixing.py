@@ -35,7 +35,8 @@ def erase(
         inplace: whether ``inpt`` itself is changed, by torch, and returned.
 
     Returns:
-        An image like ``inpt``, in one pass; with derivatives with respect to it and to ``v``.
+        An image like ``inpt``, with derivatives with respect to it and to ``v``: in one pass, or, if it is small and on
+        a CPU, by torch, which is as fast there.
 
     Example:
         >>> erase(torch.ones(1, 2, 3), 0, 1, 1, 2, 0.0)
@@ -48,7 +49,7 @@ def erase(
     if inpt.dim() < 3:
         raise RuntimeError(f"{op}: inpt must be (..., channels, height, width); got {tuple(inpt.shape)}")
     box = [check_int(op, name, value, 0, _ALL) for name, value in (("i", i), ("j", j), ("h", h), ("w", w))]
-    numbers = _numbers_of(op, inpt, v)
+    numbers = None if is_small(inpt) else _numbers_of(op, inpt, v)
     value = _erased_value(op, inpt, v, box) if numbers is None or inplace else None
     if inplace:
         assert value is not None
@@ -56,6 +57,10 @@ def erase(
         return inpt
     if inpt.numel() == 0:
         return inpt.clone()
+    if value is not None and is_small(inpt):
+        output = inpt.clone()
+        output[..., box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = value
+        return output
     images = inpt.flatten(0, -4) if inpt.dim() > 4 else inpt if inpt.dim() == 4 else inpt.unsqueeze(0)
     if value is None:
         assert numbers is not None
@@ -67,6 +72,14 @@ def erase(
     if inpt.dim() > 4:
         return output.unflatten(0, inpt.shape[:-3])
     return output.squeeze(0) if inpt.dim() == 3 else output
+
+
+def is_small(inpt: Tensor) -> bool:
+    """Whether a clone and an assignment, by torch, are faster on a CPU than a call of the kernel: of images in a cache,
+    and of all below the size from which the kernel's memory is of huge pages."""
+    if inpt.device.type != "cpu" or type(inpt) is not Tensor or torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.maybe_current_level() is None and inpt.numel() * inpt.element_size() < 2**25
 
 
 def _numbers_of(op: str, inpt: Tensor, v: Any) -> list[float] | None:

@@ -236,7 +236,7 @@ def _gradient_like(tensor: Tensor) -> Tensor:
     return empty_image(tensor, tensor.shape, tensor) if tensor.dim() == 4 else tensor.new_empty(tensor.shape)
 
 
-# ---- vmap and DTensor: images of a batch see each other --------------------------------------------------------------
+# ---- autograd: images of a batch see each other, under vmap and in DTensors ------------------------------------------
 
 
 class _Paste(Derivatives):
