@@ -174,7 +174,8 @@ def paste_reference(
         # Of no source it is the fill.
         pixels, there = around.expand_as(value), inside & ((source < 0) | (source > 3))[:, None, None]
         for k, tensor in enumerate(sources):
-            if tensor is None:
+            # Of numbers it is known which source they mean; a graph that is exported holds no other.
+            if tensor is None or (rectangles is None and k != shared_rectangles[r * _NUMBERS + 4]):
                 continue
             if tensor.shape[2] * tensor.shape[3] == 0:
                 value = value + tensor.sum().to(computed)  # of nothing, whose gradient is as large
