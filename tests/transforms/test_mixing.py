@@ -167,12 +167,24 @@ from torchvision.transforms import v2  # noqa: E402
 from handgrad import transforms  # noqa: E402
 
 
+def assert_same_parameters(ours, theirs, image, seeds):
+    """What both draw, and nothing more."""
+    with torch.random.fork_rng(devices=[]):
+        for seed in range(seeds):
+            drawn = []
+            for transform in (ours, theirs):
+                torch.default_generator.manual_seed(seed)
+                drawn.append((transform.make_params([image]), torch.default_generator.get_state()))
+            assert_same(drawn[0], drawn[1], f"seed {seed}")
+
+
 def test_three_thousand_seeds_erase_the_same(monkeypatch):
     monkeypatch.setattr(mixing, "is_small", lambda inpt: False)
     image = levels(3, 24, 31)
     for arguments in ({"p": 1.0}, {"p": 0.7, "value": "random"}, {"value": (1.0, 2.0, 300.0), "scale": (0.3, 1.0)}):
         ours, theirs = transforms.RandomErasing(**arguments), v2.RandomErasing(**arguments)
-        assert_same_for_seeds(ours, theirs, image, seeds=range(1000))
+        assert_same_parameters(ours, theirs, image, 1000)
+        assert_same_for_seeds(ours, theirs, image, seeds=range(60))
 
 
 def test_what_is_hidden_is_there():
@@ -187,7 +199,7 @@ def test_what_is_hidden_is_there():
 
 
 @pytest.mark.parametrize("name", ["MixUp", "CutMix"])
-def test_two_thousand_seeds_mix_the_same(name):
+def test_three_thousand_seeds_mix_the_same(name):
     for alpha, labels, kind in (
         (1.0, torch.tensor([3, 0, 2]), lambda x: x),
         (0.2, torch.rand(3, 4), tv_tensors.Image),
@@ -197,7 +209,8 @@ def test_two_thousand_seeds_mix_the_same(name):
         ours, theirs = getattr(transforms, name)(**arguments), getattr(v2, name)(**arguments)
         assert isinstance(ours, getattr(v2, name))
         sample = {"image": kind(torch.rand(3, 2, 11, 13)), "labels": labels, "id": torch.arange(3)}
-        assert_same_for_seeds(ours, theirs, sample, seeds=range(700))
+        assert_same_parameters(ours, theirs, sample["image"], 1000)
+        assert_same_for_seeds(ours, theirs, sample, seeds=range(60))
     for wrong in (
         levels(2, 3, 4),
         [torch.rand(2, 1, 3, 3), torch.rand(2, 5)],
