@@ -37,6 +37,14 @@ struct Coefficients {
   }
 };
 
+// Numbers of memory: where they lie, if they are neighbours there and of the type that is computed in.
+template <class C>
+const C* run_of(const Stored<const C>& from, int64_t stride, int64_t count, C* scratch) {
+  if (stride == 1 && from.is_computed_in()) return from.in_place();
+  load_run(from, stride, count, scratch);
+  return scratch;
+}
+
 // ---- the gradient of a source ---------------------------------------------------------------------------------------
 
 // A rectangle that a source's image is seen through.
@@ -101,10 +109,10 @@ class SourceGradient {
       const C coefficient = static_cast<C>(wanted_of(all.layers[static_cast<size_t>(use.layer)]));
       const int64_t count = stretch.end - stretch.begin;
       for (int64_t c = 0; c < frame_.channels; ++c) {
-        load_run(grad_output_.at(use.n, c, y, stretch.begin), grad_output_.strides[3], count, values);
+        const C* from = run_of(grad_output_.at(use.n, c, y, stretch.begin), grad_output_.strides[3], count, values);
         C* to = sums + c * frame_.widths[source_] + stretch.begin + rectangle.across;
         HANDGRAD_SIMD
-        for (int64_t x = 0; x < count; ++x) to[x] += coefficient * values[x];
+        for (int64_t x = 0; x < count; ++x) to[x] += coefficient * from[x];
       }
     }
   }
@@ -210,27 +218,34 @@ class OpacityGradient {
   }
   // grad_output times what is at `from`, or 1, in lanes of one order.
   double dot(int64_t n, int64_t c, int64_t y, const Stretch& stretch, const Stored<const C>& from, int64_t step) const {
-    constexpr int64_t kCount = 256, kLanes = 8;
+    constexpr int64_t kCount = 256;
     C grads[kCount], values[kCount];
     double lanes[kLanes] = {};
+    if (!from.data) std::fill(values, values + kCount, C(1));
     for (int64_t x = stretch.begin; x < stretch.end; x += kCount) {
-      const int64_t count = std::min(kCount, stretch.end - x), whole = (count + kLanes - 1) / kLanes * kLanes;
-      load_run(grad_output_.at(n, c, y, x), grad_output_.strides[3], count, grads);
-      if (from.data) {
-        load_run(from + (x - stretch.begin) * step, step, count, values);
-      } else {
-        std::fill(values, values + count, C(1));
-      }
-      for (int64_t i = count; i < whole; ++i) grads[i] = values[i] = 0;
-      for (int64_t i = 0; i < whole; i += kLanes) {
-        HANDGRAD_SIMD
-        for (int64_t lane = 0; lane < kLanes; ++lane)
-          lanes[lane] += static_cast<double>(grads[i + lane]) * static_cast<double>(values[i + lane]);
-      }
+      const int64_t count = std::min(kCount, stretch.end - x);
+      const C* first = run_of(grad_output_.at(n, c, y, x), grad_output_.strides[3], count, grads);
+      const C* second = from.data ? run_of(from + (x - stretch.begin) * step, step, count, values) : values;
+      add_products(first, second, count, lanes);
     }
     double total = 0;
     for (const double lane : lanes) total += lane;
     return total;
+  }
+
+  static constexpr int64_t kLanes = 32;
+  [[gnu::noinline]] static void add_products(const C* __restrict a, const C* __restrict b, int64_t count,
+                                             double* __restrict lanes) {
+    double sums[kLanes];
+    std::copy(lanes, lanes + kLanes, sums);
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+      HANDGRAD_SIMD
+      for (int64_t lane = 0; lane < kLanes; ++lane)
+        sums[lane] += static_cast<double>(a[i + lane]) * static_cast<double>(b[i + lane]);
+    }
+    for (int64_t lane = 0; i < count; ++i, ++lane) sums[lane] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+    std::copy(sums, sums + kLanes, lanes);
   }
 };
 
@@ -294,11 +309,11 @@ class OutputDirection {
   static void add(const StoredView<const C, 4>& of, const Rectangle& rectangle, int64_t c, int64_t y,
                   const Stretch& stretch, double by, C* sums, C* values) {
     const int64_t count = stretch.end - stretch.begin;
-    load_run(of.at(rectangle.image, c, y + rectangle.down, stretch.begin + rectangle.across), of.strides[3], count,
-             values);
+    const C* from = run_of(of.at(rectangle.image, c, y + rectangle.down, stretch.begin + rectangle.across),
+                           of.strides[3], count, values);
     const C factor = static_cast<C>(by);
     HANDGRAD_SIMD
-    for (int64_t x = 0; x < count; ++x) sums[x] += factor * values[x];
+    for (int64_t x = 0; x < count; ++x) sums[x] += factor * from[x];
   }
 };
 
