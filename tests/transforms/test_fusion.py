@@ -427,6 +427,10 @@ def test_erasing_is_in_place_where_the_image_was_just_made(module):
         before = image.clone()
         assert_same_for_seeds(quiet(*steps), v2.Compose(steps), image, seeds=range(5))
         assert torch.equal(image, before)
+    for steps in ([v2.ToImage(), v2.RandomInvert(0.5), erasing], [v1.ToTensor(), v1.Normalize(MEAN, STD), erasing]):
+        shown = picture(40, 50)
+        assert_same_for_seeds(quiet(*steps), composed(steps), shown, seeds=range(5))
+        assert shown.tobytes() == picture(40, 50).tobytes()
 
 
 def test_a_blur_is_nearly_the_same():

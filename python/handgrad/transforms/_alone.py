@@ -77,8 +77,12 @@ class Erasing(nn.Module):
 
 def is_fresh(made: Any, given: Any) -> bool:
     """Whether no tensor of what was made shares memory with what it was made of."""
-    known = {leaf.untyped_storage().data_ptr() for leaf in _pytree.tree_leaves(given) if isinstance(leaf, Tensor)}
+    before = _pytree.tree_leaves(given)
+    known = {leaf.untyped_storage().data_ptr() for leaf in before if isinstance(leaf, Tensor)}
     tensors = [leaf for leaf in _pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+    # Levels may be a picture's own memory, numbers cannot.
+    if any(hasattr(leaf, "getbands") for leaf in before) and not all(leaf.is_floating_point() for leaf in tensors):
+        return False
     return all(leaf.untyped_storage().data_ptr() not in known and not leaf.requires_grad for leaf in tensors)
 
 
