@@ -18,6 +18,7 @@ from torch import Tensor
 import handgrad
 from benchmarks.photographs import smooth
 from handgrad.benchmarking import Benchmark, Case, Fact, Peer, Settings
+from handgrad.transfer import accelerate
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # A call makes a picture for each: crops of all sizes.
@@ -115,8 +116,10 @@ def _case(name: str, side: int, size: int, training: bool, kind: str = "tensor")
         "torchvision v2": _pictures("tensor", size, training),
         "torchvision v2 on PIL": _pictures("PIL", size, training),
         "torchvision v1 on PIL": _pictures("v1", size, training),
-        "albumentations, antialiased": Peer(_albumentations(side, size, training, "INTER_AREA"), remark=area),
-        "albumentations": Peer(_albumentations(side, size, training, "INTER_LINEAR"), remark=linear),
+        "albumentations, antialiased": Peer(
+            _albumentations(side, size, training, "INTER_AREA"), remark=area, same=False
+        ),
+        "albumentations": Peer(_albumentations(side, size, training, "INTER_LINEAR"), remark=linear, same=False),
     }
     if kind == "v1":
         peers.pop("torchvision v2")
@@ -150,6 +153,65 @@ def _whole_batch(images: int, size: int) -> Case:
         inputs=lambda device: (torch.stack([smooth(size, device).contiguous()] * images),),
         handgrad=lambda batch: batched()(batch),
         peers={"torchvision v2": torchvision},
+        forward_bytes=images * 15 * size * size,
+    )
+
+
+@functools.cache
+def _processor(side: int, size: int, accelerated: bool) -> Any:
+    import transformers
+
+    sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": size, "width": size}}
+    processor = transformers.CLIPImageProcessor(**sizes)
+    if accelerated:
+        accelerate(processor)
+    return processor
+
+
+def _processed(images: int, side: int, size: int) -> Case:
+    """Hugging Face's preprocessing of CLIP's images: resize, centre crop, rescale, normalise."""
+
+    def by(accelerated: bool) -> Callable[..., Any]:
+        def processed(image: Tensor) -> Any:
+            return _processor(size * 8 // 7, size, accelerated)([image] * images, return_tensors="pt")["pixel_values"]
+
+        return processed
+
+    return Case(
+        name=f"{images} of 3x{side}x{side} by CLIPImageProcessor to {size}x{size}",
+        inputs=lambda device: (smooth(side, device).contiguous(),),
+        handgrad=by(True),
+        peers={"transformers": by(False)},
+        forward_bytes=images * (3 * side * side + 12 * size * size),
+    )
+
+
+def _prefetched(images: int, size: int) -> Case:
+    """timm's loader, its batches at hand: what it makes of levels."""
+
+    def by(accelerated: bool) -> Callable[..., Any]:
+        batches: Any = [None]
+
+        @functools.cache
+        def loader() -> Any:
+            from timm.data.loader import PrefetchLoader
+
+            made = PrefetchLoader(batches, device=torch.device("cpu"))
+            if accelerated:
+                accelerate(made)
+            return made
+
+        def prefetched(batch: Tensor) -> Tensor:
+            batches[0] = batch, batch
+            return next(iter(loader()))[0]
+
+        return prefetched
+
+    return Case(
+        name=f"{images}x3x{size}x{size} uint8 by PrefetchLoader",
+        inputs=lambda device: (torch.stack([smooth(size, device).contiguous()] * images),),
+        handgrad=by(True),
+        peers={"timm": by(False)},
         forward_bytes=images * 15 * size * size,
     )
 
@@ -251,6 +313,8 @@ def benchmark(quick: bool) -> Benchmark:
             *(_case(f"{text}: random crop, flip, normalise", side, size, True, kind) for kind in ("tensor", "v1")),
             *(_case(f"{text}: resize, centre crop, normalise", side, size, False, kind) for kind in ("tensor", "v1")),
             _whole_batch(images, size),
+            _processed(8, side, size),
+            _prefetched(images, size),
         ],
         facts=_facts,
     )

@@ -11,6 +11,8 @@ from torch import Tensor
 from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_device, check_range, check_tensor
 
 DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
+#: As in csrc/common/math/statistics.h.
+_SCALINGS = {"product": 0, "quotient": 1, "none": 2}
 _MEMORY_FORMATS = {torch.preserve_format: 0, torch.contiguous_format: 1, torch.channels_last: 2}
 
 
@@ -74,9 +76,9 @@ def check_image(op: str, name: str, image: Tensor) -> None:
 
 def checked_finish(
     op: str, name: str, image: Tensor, dtype: Any, mean: Any, std: Any, memory_format: Any, scaling: Any
-) -> tuple[torch.dtype, list[float], list[float], int, bool]:
+) -> tuple[torch.dtype, list[float], list[float], int, int]:
     """An image of a rank and a type that kernels take; and what they make of it in the end, as schemas have it: dtype,
-    mean, std, memory format, and whether levels are divided by 255."""
+    mean, std, memory format and scaling."""
     check_image(op, name, image)
     means, stds = checked_statistics(op, mean, std)
     is_level = image.dtype is torch.uint8
@@ -93,5 +95,10 @@ def checked_finish(
             f"{op}: memory_format must be torch.preserve_format, torch.contiguous_format or torch.channels_last; got "
             f"{memory_format!r}"
         )
-    divides = check_choice(op, "scaling", scaling, ("product", "quotient")) == "quotient"
-    return dtype, means, stds, _MEMORY_FORMATS[memory_format], divides
+    how = _SCALINGS[check_choice(op, "scaling", scaling, _SCALINGS)]
+    return dtype, means, stds, _MEMORY_FORMATS[memory_format], how
+
+
+def scaled(levels: Tensor, scaling: int) -> Tensor:
+    """Levels as numbers, as a schema's ``scaling`` says, for references."""
+    return (levels * (1 / 255), levels / 255, levels)[scaling]

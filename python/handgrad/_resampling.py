@@ -9,10 +9,17 @@ from torch import Tensor
 
 
 def weights(
-    start: Tensor, extent: Tensor, flip: Tensor, outputs: int, size: int, interpolation: int, antialias: bool
+    start: Tensor,
+    extent: Tensor,
+    flip: Tensor,
+    outputs: int,
+    window: tuple[int, int],
+    size: int,
+    interpolation: int,
+    antialias: bool,
 ) -> tuple[Tensor, Tensor]:
-    """What each of ``outputs`` weighs each of ``size`` pixels by, (boxes, 1, outputs, size) in float64; and the largest
-    weight of each box, (boxes,)."""
+    """What each of ``outputs`` in a window of them (from, how many), which may be flipped, weighs each of ``size``
+    pixels by, (boxes, 1, window, size) in float64; and the largest weight of each box, (boxes,), windows aside."""
     start, extent, flip = (numbers[:, None, None] for numbers in (start, extent, flip))
     index = torch.arange(outputs, device=start.device)[:, None]
     pixel = torch.arange(size, device=start.device) - start
@@ -23,6 +30,7 @@ def weights(
         scale, cubic = extent.double() / outputs, interpolation == 3
         make = _antialiased if antialias else _interpolated
         weights, largest = make(index.double() + 0.5, pixel, extent, scale, cubic)
+    weights = weights[:, window[0] : window[0] + window[1]]
     return torch.where(flip.bool(), weights.flip(1), weights)[:, None], largest
 
 

@@ -8,6 +8,7 @@ from handgrad.transforms import batched_resized_crop, resized_crop
 from handgrad.transforms.resized_crop import resized_crop_reference
 
 MODES = ("nearest", "nearest-exact", "bilinear", "bicubic")
+SCALINGS = ("product", "quotient", "none")
 MEAN, STD = [0.485, 0.456, 0.406, 0.5, 0.4], [0.229, 0.224, 0.225, 0.3, 0.2]
 
 
@@ -31,30 +32,31 @@ def result_type(image, dtype, mean):
     return dtype or (torch.float32 if mean and image.dtype is torch.uint8 else image.dtype)
 
 
-def by_reference(image, boxes, box, size, interpolation, antialias, dtype, mean, std, rounding, scaling):
+def by_reference(image, boxes, box, size, interpolation, antialias, dtype, mean, std, window, rounding, scaling):
     """The public functions' arguments, given to the reference."""
     channels = image.shape[1]
+    top, left, *shape = window or (0, 0, *pair(size))
     return resized_crop_reference(
-        image, boxes, None, None, box, *pair(size), MODES.index(interpolation), antialias,
+        image, boxes, None, None, [*box, *pair(size), top, left], *shape, MODES.index(interpolation), antialias,
         result_type(image, dtype, mean), spread(mean, channels), spread(std, channels), 0,
-        rounding == "pillow", scaling == "quotient",
+        rounding == "pillow", SCALINGS.index(scaling),
     )  # fmt: skip
 
 
 def reference(
     image, top, left, height, width, size, interpolation="bilinear", antialias=True, *, horizontal_flip=False,
-    vertical_flip=False, dtype=None, mean=None, std=None, rounding="torch", scaling="product",
+    vertical_flip=False, dtype=None, mean=None, std=None, window=None, rounding="torch", scaling="product",
 ):  # fmt: skip
     box = [top, left, height, width, int(horizontal_flip), int(vertical_flip)]
-    return by_reference(image, None, box, size, interpolation, antialias, dtype, mean, std, rounding, scaling)
+    return by_reference(image, None, box, size, interpolation, antialias, dtype, mean, std, window, rounding, scaling)
 
 
 def batched_reference(
     images, boxes, size, interpolation="bilinear", antialias=True, *, horizontal_flip=False, vertical_flip=False,
-    dtype=None, mean=None, std=None, rounding="torch", scaling="product",
+    dtype=None, mean=None, std=None, window=None, rounding="torch", scaling="product",
 ):  # fmt: skip
     box = [0, 0, 1, 1, int(horizontal_flip), int(vertical_flip)]
-    return by_reference(images, boxes, box, size, interpolation, antialias, dtype, mean, std, rounding, scaling)
+    return by_reference(images, boxes, box, size, interpolation, antialias, dtype, mean, std, window, rounding, scaling)
 
 
 # ---- identities ------------------------------------------------------------------------------------------------------
@@ -75,6 +77,18 @@ def flips_are_of_the_output():
         for vertical in (False, True):
             found = resized_crop(image, 1, 2, 7, 5, (4, 3), horizontal_flip=horizontal, vertical_flip=vertical)
             assert torch.equal(found, plain.flip([d for d, on in ((2, vertical), (3, horizontal)) if on]))
+
+
+def a_window_is_a_crop_of_the_output():
+    """To the bit, of levels too, whose precision is that of all outputs; and flips are of the window."""
+    for image in (numbers(2, 3, 17, 14), levels(2, 3, 17, 14)):
+        for mode in MODES:
+            for size in ((7, 9), (15, 12), (21, 30)):
+                for rounding in ("torch", "pillow"):
+                    call = {"interpolation": mode, "rounding": rounding, "size": size}
+                    whole = resized_crop(image, 1, 2, 15, 12, **call)
+                    found = resized_crop(image, 1, 2, 15, 12, **call, window=(2, 3, 5, 4), horizontal_flip=True)
+                    assert torch.equal(found, whole[:, :, 2:7, 3:7].flip(3)), f"{mode}, {size}, {image.dtype}"
 
 
 def one_colour_stays():
@@ -121,8 +135,8 @@ def is_number_image(value):
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-# A dtype of None is the image's.
-LENIENT = {"dtype": lambda value: value is None}
+# A dtype of None is the image's, a window of None all.
+LENIENT = {"dtype": lambda value: value is None, "window": lambda value: value is None}
 # On a device the taps of a call, in double and as they are multiplied with, and where they begin.
 TABLES = 256 * 1024
 
@@ -173,6 +187,20 @@ SPEC = OpSpec(
             {"top": 1, "left": 1, "height": 4, "width": 4, "size": (2, 6), "antialias": False},
         ),
         Sample(
+            "window",
+            (numbers(2, 1, 5, 6),),
+            {
+                "top": 0,
+                "left": 1,
+                "height": 5,
+                "width": 5,
+                "size": (4, 7),
+                "window": (1, 2, 2, 4),
+                "horizontal_flip": True,
+                "interpolation": "bicubic",
+            },
+        ),
+        Sample(
             "nearest",
             (numbers(2, 1, 4, 5),),
             {"top": 0, "left": 1, "height": 4, "width": 4, "size": (3, 5), "interpolation": "nearest"},
@@ -221,6 +249,18 @@ SPEC = OpSpec(
         ),
         Bad("height", lambda: resized_crop(IMAGE, 0, 0, 0, 4, 3), ValueError, "height must be .* at least 1; got 0"),
         Bad("size", lambda: resized_crop(IMAGE, *WHOLE, 0), ValueError, "size must be .* at least 1"),
+        Bad(
+            "window",
+            lambda: resized_crop(IMAGE, *WHOLE, (6, 5), window=(3, 0, 4, 5)),
+            ValueError,
+            r"window must be a box in the output of 6 x 5 pixels; got \(3, 0, 4, 5\)",
+        ),
+        Bad(
+            "window_three",
+            lambda: resized_crop(IMAGE, *WHOLE, 3, window=(0, 0, 3)),
+            TypeError,
+            "window must be None, or top, left, height and width",
+        ),
         Bad("sizes", lambda: resized_crop(IMAGE, *WHOLE, (3, 4, 5)), TypeError, "size must be .* two of them"),
         Bad(
             "mode",
@@ -286,13 +326,14 @@ SPEC = OpSpec(
             "scaling",
             lambda: resized_crop(levels(3, 8, 9), *WHOLE, 3, scaling="shift"),
             ValueError,
-            "scaling must be 'product' or 'quotient'; got 'shift'",
+            "scaling must be 'product', 'quotient' or 'none'; got 'shift'",
         ),
         Bad("int16", lambda: resized_crop(IMAGE.short(), *WHOLE, 3), TypeError, "image must be uint8, .* got int16"),
     ],
     identities={
         "same_size": the_whole_image_in_its_size_is_the_image,
         "flips": flips_are_of_the_output,
+        "window": a_window_is_a_crop_of_the_output,
         "one_colour": one_colour_stays,
         "outside": what_is_outside_the_box_does_not_count,
     },
@@ -377,6 +418,22 @@ LEVELS_SPEC = OpSpec(
             },
         ),
         Sample(
+            "window_of_levels",
+            (levels(2, 3, 9, 8),),
+            {
+                "top": 1,
+                "left": 2,
+                "height": 8,
+                "width": 6,
+                "size": (5, 7),
+                "window": (1, 3, 3, 2),
+                "vertical_flip": True,
+                "scaling": "none",
+                "mean": [120.0, 110.0, 100.0],
+                "std": [60.0, 55.0, 50.0],
+            },
+        ),
+        Sample(
             "many_taps",
             (levels(2, 2, 90, 70),),
             {"top": 3, "left": 2, "height": 85, "width": 66, "size": (2, 3), "vertical_flip": True},
@@ -422,7 +479,13 @@ BATCHED_SPEC = OpSpec(
         Sample(
             "cubic_boxes",
             (numbers(2, 1, 5, 5), torch.tensor([[0, 1, 2, 4], [2, 0, 3, 5]])),
-            {"size": (4, 3), "interpolation": "bicubic", "antialias": False, "vertical_flip": True},
+            {
+                "size": (6, 5),
+                "window": (1, 1, 4, 3),
+                "interpolation": "bicubic",
+                "antialias": False,
+                "vertical_flip": True,
+            },
         ),
     ],
     large=Sample(

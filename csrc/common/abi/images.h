@@ -17,11 +17,11 @@ inline void check_image(const char* op, const Tensor& image) {
 }
 
 // As schemas have them. mean and std: one number a channel, or one, or none. memory_format: 0 the image's, 1
-// contiguous, 2 channels_last.
+// contiguous, 2 channels_last. scaling: a LevelScaling.
 struct Finish {
   ScalarType dtype;
   const std::vector<double>&mean, &std;
-  int64_t memory_format;
+  int64_t memory_format, scaling;
 };
 
 inline void check_finish(const char* op, const Tensor& image, const Finish& finish) {
@@ -40,6 +40,8 @@ inline void check_finish(const char* op, const Tensor& image, const Finish& fini
   HANDGRAD_CHECK(finish.memory_format >= 0 && finish.memory_format <= 2, op,
                  ": memory_format must be 0 (the image's), 1 (contiguous) or 2 (channels_last); got ",
                  finish.memory_format);
+  HANDGRAD_CHECK(finish.scaling >= 0 && finish.scaling <= 2, op,
+                 ": scaling must be 0 (a product), 1 (a quotient) or 2 (none); got ", finish.scaling);
 }
 
 // A number for each channel, of those or of the one that are given.

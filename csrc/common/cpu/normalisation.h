@@ -1,4 +1,4 @@
-// What becomes of rows of an image on the CPU: levels scaled to 0 to 1, and normalised.
+// What becomes of rows of an image on the CPU: levels scaled, and normalised.
 #pragma once
 
 #include <cmath>
@@ -7,10 +7,12 @@
 #include <vector>
 
 #include "abi/macros.h"
+#include "math/statistics.h"
 
 namespace handgrad {
 
-// From the sums of a row to what is stored: levels of uint8 are scaled to 0 to 1, then everything is normalised.
+// From the sums of a row to what is stored: levels of uint8 are scaled as they are asked for, then everything is
+// normalised.
 //
 // torch divides by the standard deviation, and so does this: a product with the inverse, corrected by the remainder
 // that a fused multiplication and addition leaves, is the quotient itself. Whether it is, for all 256 levels, is found
@@ -18,9 +20,9 @@ namespace handgrad {
 template <class F>
 class Normalisation {
  public:
-  Normalisation(const std::vector<double>& mean, const std::vector<double>& std, bool is_level, bool divides)
-      : scale_(is_level ? static_cast<F>(1.0 / 255) : F(1)),
-        divides_(is_level && divides),
+  Normalisation(const std::vector<double>& mean, const std::vector<double>& std, bool is_level, LevelScaling scaling)
+      : scale_(is_level && scaling != LevelScaling::none ? static_cast<F>(1.0 / 255) : F(1)),
+        divides_(is_level && scaling == LevelScaling::quotient),
         corrects_(is_level && kFused) {
     for (size_t c = 0; c < mean.size(); ++c) {
       mean_.push_back(static_cast<F>(mean[c]));

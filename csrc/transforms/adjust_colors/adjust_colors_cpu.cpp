@@ -44,9 +44,9 @@ void apply_chains(const Geometry& geometry, const ChainTable& table, const Tenso
 template <class Ops, class F>
 void apply_and_normalise(const Geometry& geometry, const Arguments& arguments, const Tensor& image,
                          const Tensor& output) {
-  const Normalisation<F> normalisation(per_channel(arguments.mean, geometry.channels),
-                                       per_channel(arguments.std, geometry.channels),
-                                       image.scalar_type() == ScalarType::Byte, arguments.divides);
+  const Normalisation<F> normalisation(
+      per_channel(arguments.mean, geometry.channels), per_channel(arguments.std, geometry.channels),
+      image.scalar_type() == ScalarType::Byte, static_cast<LevelScaling>(arguments.scaling));
   const Walk walk(geometry, {&image, &output});
   const Target target = target_of(walk, output);
   apply_chains<Ops>(geometry, chain_table(geometry, arguments), image, walk, [&](const auto& planes, const Run& run) {
@@ -59,9 +59,9 @@ Tensor adjust_colors_cpu(const Tensor& image,                      // [N, C, H, 
                          const std::optional<Tensor>& operations,  // [N, K]
                          const std::vector<int64_t>& shared_operations, const std::vector<double>& shared_factors,
                          ScalarType dtype, const std::vector<double>& mean, const std::vector<double>& std,
-                         int64_t memory_format, bool divides) {
+                         int64_t memory_format, int64_t scaling) {
   const Arguments arguments{factors, operations, shared_operations, shared_factors, dtype,
-                            mean,    std,        memory_format,     divides};
+                            mean,    std,        memory_format,     scaling};
   const Geometry geometry = check_arguments(image, arguments);
   const Tensor output = empty_output(image, arguments);
   if (output.numel() == 0) return output;
@@ -93,10 +93,10 @@ std::tuple<Tensor, Tensor> adjust_colors_backward_cpu(const Tensor& grad_output,
                                                       const std::vector<int64_t>& shared_operations,
                                                       const std::vector<double>& shared_factors, ScalarType dtype,
                                                       const std::vector<double>& mean, const std::vector<double>& std,
-                                                      int64_t memory_format, bool divides,
+                                                      int64_t memory_format, int64_t scaling,
                                                       const std::vector<bool>& output_mask) {
   const Arguments arguments{factors, operations, shared_operations, shared_factors, dtype,
-                            mean,    std,        memory_format,     divides};
+                            mean,    std,        memory_format,     scaling};
   const Geometry geometry = check_derivative(image, arguments, grad_output);
   const BackwardResults results(image, factors, as_output_mask<2>(kOp, output_mask));
   if (results.is_done(image)) return {results.grad_image, results.grad_factors};
@@ -123,10 +123,10 @@ std::tuple<Tensor, Tensor, Tensor> adjust_colors_double_backward_cpu(
     const std::optional<Tensor>& factors,            // [N, K]
     const std::optional<Tensor>& operations,         // [N, K]
     const std::vector<int64_t>& shared_operations, const std::vector<double>& shared_factors, ScalarType dtype,
-    const std::vector<double>& mean, const std::vector<double>& std, int64_t memory_format, bool divides,
+    const std::vector<double>& mean, const std::vector<double>& std, int64_t memory_format, int64_t scaling,
     const std::vector<bool>& output_mask) {
   const Arguments arguments{factors, operations, shared_operations, shared_factors, dtype,
-                            mean,    std,        memory_format,     divides};
+                            mean,    std,        memory_format,     scaling};
   const Geometry geometry = check_derivative(image, arguments, grad_output);
   const DoubleBackwardResults results(image, factors, grad_grad_image, grad_grad_factors,
                                       as_output_mask<3>(kOp, output_mask));

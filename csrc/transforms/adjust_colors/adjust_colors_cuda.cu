@@ -28,8 +28,8 @@ Source<In> source_of(const Tensor& image) {
 }
 
 Statistics statistics_of(const Geometry& geometry, const std::vector<double>& mean, const std::vector<double>& std,
-                         bool divides) {
-  return handgrad::statistics_of(per_channel(mean, geometry.channels), per_channel(std, geometry.channels), divides, 0,
+                         LevelScaling scaling) {
+  return handgrad::statistics_of(per_channel(mean, geometry.channels), per_channel(std, geometry.channels), scaling, 0,
                                  geometry.channels);
 }
 
@@ -88,7 +88,7 @@ void launch_output(const Geometry& geometry, const Arguments& arguments, const T
   const DeviceChain<In, N> made(geometry, arguments, chain_table(geometry, arguments), image, device, source);
   launch("adjust_colors_output", output_kernel<In, Out>, device,
          blocks_for(geometry.batch * geometry.pixels(), kThreads), geometry, made.chain,
-         statistics_of(geometry, arguments.mean, arguments.std, arguments.divides), source,
+         statistics_of(geometry, arguments.mean, arguments.std, static_cast<LevelScaling>(arguments.scaling)), source,
          mutable_view<Out, 4>(output));
 }
 
@@ -97,9 +97,9 @@ Tensor adjust_colors_cuda(const Tensor& image,                      // [N, C, H,
                           const std::optional<Tensor>& operations,  // [N, K]
                           const std::vector<int64_t>& shared_operations, const std::vector<double>& shared_factors,
                           ScalarType dtype, const std::vector<double>& mean, const std::vector<double>& std,
-                          int64_t memory_format, bool divides) {
+                          int64_t memory_format, int64_t scaling) {
   const Arguments arguments{factors, operations, shared_operations, shared_factors, dtype,
-                            mean,    std,        memory_format,     divides};
+                            mean,    std,        memory_format,     scaling};
   const Geometry geometry = check_arguments(image, arguments);
   const Tensor output = empty_output(image, arguments);
   if (output.numel() == 0) return output;
@@ -130,7 +130,7 @@ void launch_gradients(const Geometry& geometry, const Arguments& arguments, cons
   const StoredView<const C, 4> grads = stored_view<C, 4>(grad_output);
   // What is added to an image has no part in its gradient.
   const Statistics statistics =
-      statistics_of(geometry, std::vector<double>(arguments.mean.size()), arguments.std, false);
+      statistics_of(geometry, std::vector<double>(arguments.mean.size()), arguments.std, LevelScaling::none);
   DeviceChain<N, N> made(geometry, arguments, chain_table(geometry, arguments, grad_grad_factors), image, device,
                          source);
   if (geometry.steps > 0) made.allocate(image);
@@ -157,10 +157,10 @@ std::tuple<Tensor, Tensor> adjust_colors_backward_cuda(const Tensor& grad_output
                                                        const std::vector<int64_t>& shared_operations,
                                                        const std::vector<double>& shared_factors, ScalarType dtype,
                                                        const std::vector<double>& mean, const std::vector<double>& std,
-                                                       int64_t memory_format, bool divides,
+                                                       int64_t memory_format, int64_t scaling,
                                                        const std::vector<bool>& output_mask) {
   const Arguments arguments{factors, operations, shared_operations, shared_factors, dtype,
-                            mean,    std,        memory_format,     divides};
+                            mean,    std,        memory_format,     scaling};
   const Geometry geometry = check_derivative(image, arguments, grad_output);
   const BackwardResults results(image, factors, as_output_mask<2>(kOp, output_mask));
   if (results.is_done(image)) return {results.grad_image, results.grad_factors};
@@ -179,10 +179,10 @@ std::tuple<Tensor, Tensor, Tensor> adjust_colors_double_backward_cuda(
     const std::optional<Tensor>& factors,            // [N, K]
     const std::optional<Tensor>& operations,         // [N, K]
     const std::vector<int64_t>& shared_operations, const std::vector<double>& shared_factors, ScalarType dtype,
-    const std::vector<double>& mean, const std::vector<double>& std, int64_t memory_format, bool divides,
+    const std::vector<double>& mean, const std::vector<double>& std, int64_t memory_format, int64_t scaling,
     const std::vector<bool>& output_mask) {
   const Arguments arguments{factors, operations, shared_operations, shared_factors, dtype,
-                            mean,    std,        memory_format,     divides};
+                            mean,    std,        memory_format,     scaling};
   const Geometry geometry = check_derivative(image, arguments, grad_output);
   const DoubleBackwardResults results(image, factors, grad_grad_image, grad_grad_factors,
                                       as_output_mask<3>(kOp, output_mask));

@@ -47,7 +47,7 @@ struct Arguments {
   ScalarType dtype;
   const std::vector<double>&mean, &std;
   int64_t memory_format;
-  bool divides;
+  int64_t scaling;
 
   ChainArguments chain() const { return {operations, factors, shared_operations, shared_factors}; }
 };
@@ -63,7 +63,8 @@ inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
   check_image(kOp, image);
   const Sizes sizes = image.sizes();
   HANDGRAD_CHECK(sizes[1] == 1 || sizes[1] == 3, kOp, ": image must have 1 or 3 channels; got ", sizes[1]);
-  check_finish(kOp, image, {arguments.dtype, arguments.mean, arguments.std, arguments.memory_format});
+  check_finish(kOp, image,
+               {arguments.dtype, arguments.mean, arguments.std, arguments.memory_format, arguments.scaling});
   const int64_t steps = check_chain(kWords, static_cast<int32_t>(Operation::grayscale), image, arguments.chain());
   return {sizes[0], sizes[1], sizes[2], sizes[3], steps};
 }

@@ -58,7 +58,7 @@ class Image {
   Image(const Geometry& geometry, const Box& box, ScalarType dtype)
       : box_(box),
         is_levels_(dtype == ScalarType::Byte),
-        is_copy_(box.height == geometry.out_height && box.width == geometry.out_width) {
+        is_copy_(geometry.is_whole() && box.height == geometry.out_height && box.width == geometry.out_width) {
     if (is_copy_) return;
     const Axis rows = geometry.rows(box), columns = geometry.columns(box);
     if (!is_levels_) {
@@ -126,10 +126,10 @@ Tensor resized_crop_cpu(const Tensor& image,                            // [N, C
                         const std::optional<Tensor>& vertical_flips,    // [N]
                         const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation,
                         bool antialias, ScalarType dtype, const std::vector<double>& mean,
-                        const std::vector<double>& std, int64_t memory_format, bool pillow, bool divides) {
+                        const std::vector<double>& std, int64_t memory_format, bool pillow, int64_t scaling) {
   const Arguments arguments{boxes, horizontal_flips, vertical_flips, box,    height,
                             width, interpolation,    antialias,      dtype,  mean,
-                            std,   memory_format,    pillow,         divides};
+                            std,   memory_format,    pillow,         scaling};
   const Geometry geometry = check_arguments(image, arguments);
   const BoxTable table = checked_boxes(arguments, geometry);
   const Tensor output = empty_output(geometry, arguments, image);
@@ -138,9 +138,11 @@ Tensor resized_crop_cpu(const Tensor& image,                            // [N, C
   const std::vector<double> means = per_channel(mean, geometry.channels),
                             deviations = per_channel(std, geometry.channels);
   if (dtype == ScalarType::Double) {
-    resample_images<double>(geometry, table, {means, deviations, is_level, divides}, image, output);
+    resample_images<double>(geometry, table, {means, deviations, is_level, static_cast<LevelScaling>(scaling)}, image,
+                            output);
   } else {
-    resample_images<float>(geometry, table, {means, deviations, is_level, divides}, image, output);
+    resample_images<float>(geometry, table, {means, deviations, is_level, static_cast<LevelScaling>(scaling)}, image,
+                           output);
   }
   return output;
 }
@@ -180,11 +182,11 @@ Tensor resized_crop_backward_cpu(const Tensor& grad_output,                     
                                  const std::optional<Tensor>& vertical_flips,    // [N]
                                  const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation,
                                  bool antialias, ScalarType dtype, const std::vector<double>& mean,
-                                 const std::vector<double>& std, int64_t memory_format, bool pillow, bool divides,
+                                 const std::vector<double>& std, int64_t memory_format, bool pillow, int64_t scaling,
                                  const std::vector<bool>& output_mask) {
   const Arguments arguments{boxes, horizontal_flips, vertical_flips, box,    height,
                             width, interpolation,    antialias,      dtype,  mean,
-                            std,   memory_format,    pillow,         divides};
+                            std,   memory_format,    pillow,         scaling};
   const Geometry geometry = check_derivative(image, arguments, grad_output);
   const bool wanted = as_output_mask<1>(kOp, output_mask)[0];
   const Tensor grad_image = empty_gradient(wanted, image);
@@ -196,7 +198,7 @@ Tensor resized_crop_backward_cpu(const Tensor& grad_output,                     
   const std::vector<double> deviations = per_channel(std, geometry.channels);
   dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
     using F = typename decltype(tag)::type;
-    gather_gradients<F>(geometry, table, {zeros, deviations, false, false}, grad_output, grad_image);
+    gather_gradients<F>(geometry, table, {zeros, deviations, false, LevelScaling::none}, grad_output, grad_image);
   });
   return grad_image;
 }
@@ -210,10 +212,10 @@ std::tuple<Tensor, Tensor> resized_crop_double_backward_cpu(
     const std::optional<Tensor>& vertical_flips,    // [N]
     const std::vector<int64_t>& box, int64_t height, int64_t width, int64_t interpolation, bool antialias,
     ScalarType dtype, const std::vector<double>& mean, const std::vector<double>& std, int64_t memory_format,
-    bool pillow, bool divides, const std::vector<bool>& output_mask) {
+    bool pillow, int64_t scaling, const std::vector<bool>& output_mask) {
   const Arguments arguments{boxes, horizontal_flips, vertical_flips, box,    height,
                             width, interpolation,    antialias,      dtype,  mean,
-                            std,   memory_format,    pillow,         divides};
+                            std,   memory_format,    pillow,         scaling};
   const Geometry geometry = check_derivative(image, arguments, grad_output);
   const DoubleBackward call(geometry, arguments, grad_grad_image, image, output_mask);
   if (call.is_done()) return {call.grad_grad_output, call.grad_image};
@@ -222,7 +224,8 @@ std::tuple<Tensor, Tensor> resized_crop_double_backward_cpu(
   const std::vector<double> deviations = per_channel(std, geometry.channels);
   dispatch_compute(kOp, image.scalar_type(), [&](auto tag) {
     using F = typename decltype(tag)::type;
-    resample_images<F>(geometry, table, {zeros, deviations, false, false}, *grad_grad_image, call.grad_grad_output);
+    resample_images<F>(geometry, table, {zeros, deviations, false, LevelScaling::none}, *grad_grad_image,
+                       call.grad_grad_output);
   });
   return {call.grad_grad_output, call.grad_image};
 }

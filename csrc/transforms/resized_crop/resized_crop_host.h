@@ -24,7 +24,8 @@ struct Box {
   bool horizontal_flip, vertical_flip;
 };
 
-// Where the boxes and flips of all images are: in tensors, each of which may be absent, or in six numbers.
+// Where the boxes and flips of all images are: in tensors, each of which may be absent, or in six
+// numbers.
 struct BoxTable {
   View<const int64_t, 2> boxes;                          // [N, 4]
   View<const bool, 1> horizontal_flips, vertical_flips;  // [N]
@@ -59,20 +60,28 @@ struct Arguments {
   ScalarType dtype;
   const std::vector<double>&mean, &std;
   int64_t memory_format;
-  bool pillow, divides;
+  bool pillow;
+  int64_t scaling;
 };
 
 struct Geometry {
   int64_t batch, channels, height, width;
   // Of the output.
   int32_t out_height, out_width;
+  // What the crop is resized to, and where in that the output is.
+  int32_t whole_height, whole_width, window_top, window_left;
   Interpolation interpolation;
   bool antialias;
   // Of uint8: whose integer weights.
   bool pillow;
 
-  HANDGRAD_MATH Axis rows(const Box& box) const { return {interpolation, antialias, box.height, out_height}; }
-  HANDGRAD_MATH Axis columns(const Box& box) const { return {interpolation, antialias, box.width, out_width}; }
+  HANDGRAD_MATH bool is_whole() const { return out_height == whole_height && out_width == whole_width; }
+  HANDGRAD_MATH Axis rows(const Box& box) const {
+    return {interpolation, antialias, box.height, whole_height, window_top, out_height};
+  }
+  HANDGRAD_MATH Axis columns(const Box& box) const {
+    return {interpolation, antialias, box.width, whole_width, window_left, out_width};
+  }
 };
 
 inline void check_flips(const char* name, const std::optional<Tensor>& flips, const Tensor& image) {
@@ -86,9 +95,6 @@ inline void check_flips(const char* name, const std::optional<Tensor>& flips, co
 inline void check_boxes(const Arguments& arguments, const Geometry& geometry, const Tensor& image) {
   check_flips("horizontal_flip", arguments.horizontal_flips, image);
   check_flips("vertical_flip", arguments.vertical_flips, image);
-  HANDGRAD_CHECK(arguments.box.size() == 6, kOp,
-                 ": box must have 6 numbers (top, left, height, width, horizontal flip, vertical flip); got ",
-                 arguments.box.size());
   if (const std::optional<Tensor>& boxes = arguments.boxes) {
     HANDGRAD_CHECK(boxes->scalar_type() == ScalarType::Long, kOp, ": boxes must be int64; got ",
                    dtype_text(boxes->scalar_type()));
@@ -96,7 +102,7 @@ inline void check_boxes(const Arguments& arguments, const Geometry& geometry, co
     check_shape(kOp, "boxes", *boxes, {geometry.batch, 4}, "(images, 4): top, left, height, width");
   } else if (geometry.batch > 0) {
     BoxTable table{};
-    std::copy(arguments.box.begin(), arguments.box.end(), table.all);
+    std::copy_n(arguments.box.begin(), 6, table.all);
     HANDGRAD_CHECK(table.is_inside(0, geometry.height, geometry.width), kOp,
                    ": top, left, height and width must be a box in the image of ", geometry.height, " x ",
                    geometry.width, " pixels; got ", table.all[0], ", ", table.all[1], ", ", table.all[2], ", ",
@@ -109,8 +115,23 @@ inline BoxTable box_table(const Arguments& arguments) {
                  view<bool, 1>(arguments.horizontal_flips),
                  view<bool, 1>(arguments.vertical_flips),
                  {}};
-  std::copy(arguments.box.begin(), arguments.box.end(), table.all);
+  std::copy_n(arguments.box.begin(), 6, table.all);
   return table;
+}
+
+// The numbers of `box` that are the same for all images: the whole picture, and the window's corner.
+inline void check_window(const Arguments& arguments) {
+  const std::vector<int64_t>& box = arguments.box;
+  HANDGRAD_CHECK(box.size() == 10, kOp,
+                 ": box must have 10 numbers (top, left, height, width, horizontal flip, vertical flip, whole height, "
+                 "whole width, window top, window left); got ",
+                 box.size());
+  HANDGRAD_CHECK(box[6] > 0 && box[7] > 0 && box[6] <= kMost && box[7] <= kMost, kOp,
+                 ": size must be at least 1 and at most 2^24; got ", box[6], " x ", box[7]);
+  HANDGRAD_CHECK(box[8] >= 0 && box[9] >= 0 && arguments.height > 0 && arguments.width > 0 && box[8] < box[6] &&
+                     box[9] < box[7] && arguments.height <= box[6] - box[8] && arguments.width <= box[7] - box[9],
+                 kOp, ": window must be a box in the output of ", box[6], " x ", box[7], " pixels; got ", box[8], ", ",
+                 box[9], ", ", arguments.height, ", ", arguments.width);
 }
 
 inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
@@ -119,18 +140,22 @@ inline Geometry check_arguments(const Tensor& image,  // [N, C, H, W]
   const Sizes sizes = image.sizes();
   HANDGRAD_CHECK(sizes[2] <= kMost && sizes[3] <= kMost, kOp, ": image must have at most 2^24 rows and columns; got ",
                  shape_text(image));
-  HANDGRAD_CHECK(arguments.height > 0 && arguments.width > 0 && arguments.height <= kMost && arguments.width <= kMost,
-                 kOp, ": size must be at least 1 and at most 2^24; got ", arguments.height, " x ", arguments.width);
+  check_window(arguments);
   HANDGRAD_CHECK(arguments.interpolation >= 0 && arguments.interpolation <= 3, kOp,
                  ": interpolation must be 0 (nearest), 1 (nearest-exact), 2 (bilinear) or 3 (bicubic); got ",
                  arguments.interpolation);
-  check_finish(kOp, image, {arguments.dtype, arguments.mean, arguments.std, arguments.memory_format});
+  check_finish(kOp, image,
+               {arguments.dtype, arguments.mean, arguments.std, arguments.memory_format, arguments.scaling});
   const Geometry geometry{sizes[0],
                           sizes[1],
                           sizes[2],
                           sizes[3],
                           static_cast<int32_t>(arguments.height),
                           static_cast<int32_t>(arguments.width),
+                          static_cast<int32_t>(arguments.box[6]),
+                          static_cast<int32_t>(arguments.box[7]),
+                          static_cast<int32_t>(arguments.box[8]),
+                          static_cast<int32_t>(arguments.box[9]),
                           static_cast<Interpolation>(arguments.interpolation),
                           arguments.antialias,
                           arguments.pillow};

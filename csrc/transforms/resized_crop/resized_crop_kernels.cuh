@@ -201,8 +201,9 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   if (is_there) {
     const Box box = boxes.box(n);
     resample(image, image.at(n, statistics.first, box.top, box.left), tables.axis(set, 1), tables.axis(set, 0),
-             box.vertical_flip ? geometry.out_height - 1 - i : i, box.horizontal_flip ? geometry.out_width - 1 - j : j,
-             precision_y, precision_x, statistics.count, values);
+             whole_index(i, geometry.window_top, geometry.out_height, box.vertical_flip),
+             whole_index(j, geometry.window_left, geometry.out_width, box.horizontal_flip), precision_y, precision_x,
+             statistics.count, values);
   }
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
@@ -245,10 +246,12 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
   C totals[kChannels] = {};
   for (int32_t i = by_rows.first; i < by_rows.first + by_rows.count; ++i) {
-    const int64_t to_i = box.vertical_flip ? geometry.out_height - 1 - i : i;
+    const int64_t to_i = made_index(i, geometry.window_top, geometry.out_height, box.vertical_flip);
+    if (to_i < 0 || to_i >= geometry.out_height) continue;
     C sums[kChannels] = {};
     for (int32_t j = by_columns.first; j < by_columns.first + by_columns.count; ++j) {
-      const int64_t to_j = box.horizontal_flip ? geometry.out_width - 1 - j : j;
+      const int64_t to_j = made_index(j, geometry.window_left, geometry.out_width, box.horizontal_flip);
+      if (to_j < 0 || to_j >= geometry.out_width) continue;
       const C weight = columns.weight(j, static_cast<int32_t>(x) - columns.taps(j).first);
       const T* grad = grad_output.at(n, statistics.first, to_i, to_j);
 #pragma unroll

@@ -19,20 +19,32 @@ struct Taps {
   int32_t first, count;
 };
 
+// Which of all outputs of an axis is number o of those that are made, `outputs` from `begin` on, which may be flipped;
+// and the other way round.
+HANDGRAD_MATH int64_t whole_index(int64_t o, int64_t begin, int64_t outputs, bool flip) {
+  return begin + (flip ? outputs - 1 - o : o);
+}
+HANDGRAD_MATH int64_t made_index(int64_t i, int64_t begin, int64_t outputs, bool flip) {
+  return flip ? outputs - 1 - (i - begin) : i - begin;
+}
+
 struct Axis {
   Interpolation interpolation;
   bool antialias;
-  // Pixels of the crop, and of the output.
-  int32_t size, output;
+  // Pixels of the crop, and of what it is resized to; of these, `outputs` from `begin` on are made.
+  int32_t size, output, begin, outputs;
   // Pixels of the crop for one of the output; half the width of the filter; and the most taps there can be.
   double scale, support;
   int32_t most_taps;
 
-  HANDGRAD_MATH Axis(Interpolation interpolation, bool antialias, int32_t size, int32_t output)
+  HANDGRAD_MATH Axis(Interpolation interpolation, bool antialias, int32_t size, int32_t output, int32_t begin,
+                     int32_t outputs)
       : interpolation(interpolation),
         antialias(antialias && is_smooth(interpolation)),
         size(size),
         output(output),
+        begin(begin),
+        outputs(outputs),
         scale(static_cast<double>(size) / static_cast<double>(output)),
         support(interpolation == Interpolation::bicubic ? 2 : 1),
         most_taps(is_smooth(interpolation) ? static_cast<int32_t>(2 * support) : 1) {

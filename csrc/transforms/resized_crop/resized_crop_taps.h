@@ -11,7 +11,7 @@
 
 namespace handgrad::resized_crop {
 
-// An axis' taps as the formula has them.
+// The taps of all outputs of an axis as the formula has them: the precision of integers is the same for every window.
 struct ExactTaps {
   std::vector<Taps> taps;
   std::vector<double> weights;  // [outputs, most]
@@ -40,18 +40,15 @@ struct ExactTaps {
   }
 };
 
-// Where output o stands in a table that is flipped.
-inline size_t flipped(bool flip, int64_t outputs, int64_t o) { return static_cast<size_t>(flip ? outputs - 1 - o : o); }
-
 // C is float or double.
 template <class C>
 AxisTaps<C> taps_of(const Axis& axis, bool flip) {
   ExactTaps exact(axis);
   exact.trim();
-  AxisTaps<C> taps(axis.output, exact.most);
+  AxisTaps<C> taps(axis.outputs, exact.most);
   taps.descending = flip;
-  for (int64_t o = 0; o < axis.output; ++o) {
-    const size_t i = flipped(flip, axis.output, o);
+  for (int64_t o = 0; o < axis.outputs; ++o) {
+    const size_t i = static_cast<size_t>(whole_index(o, axis.begin, axis.outputs, flip));
     const Taps own = exact.taps[i];
     taps.first[static_cast<size_t>(o)] = own.first, taps.count[static_cast<size_t>(o)] = own.count;
     const double* from = exact.weights_of(static_cast<int64_t>(i));
@@ -90,11 +87,11 @@ struct IntegerTaps {
   AxisTaps<C> made(const Axis& axis, bool flip) {
     int32_t most = 1;
     for (const Taps& own : exact.taps) most = std::max(most, own.count);
-    AxisTaps<C> taps(axis.output, most);
+    AxisTaps<C> taps(axis.outputs, most);
     taps.descending = flip, taps.precision = precision, taps.clamps = clamps;
     const double unit = std::is_same_v<C, int32_t> ? 1.0 : 1.0 / static_cast<double>(int64_t{1} << precision);
-    for (int64_t o = 0; o < axis.output; ++o) {
-      const size_t i = flipped(flip, axis.output, o);
+    for (int64_t o = 0; o < axis.outputs; ++o) {
+      const size_t i = static_cast<size_t>(whole_index(o, axis.begin, axis.outputs, flip));
       const Taps own = exact.taps[i];
       const int32_t first = std::min(own.first, axis.size - most);
       taps.first[static_cast<size_t>(o)] = first, taps.count[static_cast<size_t>(o)] = most;

@@ -1,4 +1,5 @@
-"""torchvision's functions answered by handgrad's, in the whole process, for as long as it is asked for."""
+"""Other libraries' functions answered by handgrad's, for as long as it is asked for: torchvision's in the whole
+process; of transformers and timm, one processor or loader."""
 
 from __future__ import annotations
 
@@ -19,16 +20,19 @@ class Accelerated:
     """What :func:`accelerate` did, until :meth:`undo`, or until the end of a ``with``."""
 
     def __init__(self) -> None:
-        self.functions: list[str] = []  #: torchvision's names of what handgrad answers
+        self.functions: list[str] = []  #: the names of what handgrad answers, in their libraries
         self.left: list[str] = []  #: those that this version of torchvision has with other arguments
         self._swaps: list[tuple[MutableMapping[Any, Any], Any, Any, Any]] = []
+        self._others: list[Callable[[], None]] = []
 
     def undo(self) -> None:
         """Puts back what was there, where nobody else has put anything since."""
         for holder, key, old, new in reversed(self._swaps):
             if holder.get(key) is new:
                 holder[key] = old
-        self._swaps, self.functions, self.left = [], [], []
+        for put_back in self._others:
+            put_back()
+        self._swaps, self._others, self.functions, self.left = [], [], [], []
 
     def _swap(self, holder: MutableMapping[Any, Any], key: Any, new: Any) -> None:
         self._swaps.append((holder, key, holder[key], new))
@@ -41,17 +45,23 @@ class Accelerated:
         self.undo()
 
     def __repr__(self) -> str:
-        lines = [f"handgrad answers {count(len(self.functions), 'function')} of torchvision's"]
+        owners = sorted({name.partition(".")[0] for name in self.functions})
+        libraries = " and ".join(f"{owner}'s" for owner in owners) or "torchvision's"
+        lines = [f"handgrad answers {count(len(self.functions), 'function')} of {libraries}"]
         lines += [f"  {name}" for name in self.functions]
         return "\n".join([*lines, *(f"  left for its other arguments: {name}" for name in self.left)])
 
 
-def accelerate(what: str = "torchvision") -> Accelerated:
+def accelerate(what: Any = "torchvision") -> Accelerated:
     """Let torchvision's own functions be answered by handgrad's, for code that cannot be changed: metrics, detectors
     and pipelines that look a function up in torchvision when they call it.
 
-    The whole process is changed, which :func:`replace_functions` does not do: it gives the layers of one model other
-    functions. Nothing is changed on import, and everything is put back by ``undo()`` or at the end of a ``with``.
+    Or let an image processor of Hugging Face's transformers resize, crop, rescale and normalise an image in one pass,
+    and a ``PrefetchLoader`` of timm convert and normalise a batch in one.
+
+    For torchvision the whole process is changed, which :func:`replace_functions` does not do: it gives the layers of
+    one model other functions. Nothing is changed on import, and everything is put back by ``undo()`` or at the end of a
+    ``with``.
 
     Args:
         what: ``"torchvision.ops"``: the functions of that module which handgrad has too, by the same names, wherever
@@ -60,14 +70,21 @@ def accelerate(what: str = "torchvision") -> Accelerated:
             ``adjust_saturation``, ``adjust_hue``, ``rgb_to_grayscale``, ``erase`` and ``gaussian_blur``; what ours do
             not compute goes to theirs. ``"torchvision"``: both.
 
+            Or an object, which alone is changed: an image processor of transformers whose class is a
+            ``TorchvisionBackend``, in one pass where it goes by the backend's own order (ViT, CLIP, SigLIP), else in
+            those of its steps that are the backend's; it pickles, and is saved under its own name. Or a
+            ``timm.data.loader.PrefetchLoader``.
+
     Returns:
         An :class:`Accelerated`: print it to see what was replaced.
 
     Raises:
-        ValueError: ``what`` is something else.
+        ValueError: ``what`` is another string.
+        TypeError: it is another object.
         ImportError: torchvision is not installed.
         RuntimeError: the installed torchvision keeps its kernels elsewhere, or they take other arguments; then nothing
-            is replaced. (A function of ``torchvision.ops`` with other arguments is left as it is, and listed.)
+            is replaced; likewise of transformers and timm. (A function of ``torchvision.ops`` with other arguments is
+            left as it is, and listed.)
 
     Example::
 
@@ -75,6 +92,20 @@ def accelerate(what: str = "torchvision") -> Accelerated:
         ...     "torchvision.ops.nms" in accelerated.functions
         True
     """
+    accelerated = Accelerated()
+    if not isinstance(what, str):
+        from handgrad.transfer.preprocessing import swap_for
+
+        swapped = swap_for(what)
+        if swapped is None:
+            raise TypeError(
+                f"accelerate: what must be a string, an image processor of transformers or a PrefetchLoader of timm; "
+                f"got {type(what).__name__}"
+            )
+        name, put_back = swapped
+        accelerated.functions.append(name)
+        accelerated._others.append(put_back)
+        return accelerated
     check_choice("accelerate", "what", what, _PLACES)
     try:
         importlib.import_module("torchvision")
@@ -82,7 +113,6 @@ def accelerate(what: str = "torchvision") -> Accelerated:
         raise ImportError(
             "accelerate needs torchvision, which is not installed: pip install 'handgrad[vision]'"
         ) from error
-    accelerated = Accelerated()
     try:
         if what != "torchvision.transforms":
             _answer_functions(accelerated)

@@ -70,11 +70,7 @@ class Recipe:
         if self.rounding == "pillow" and _pillow.columns_first(height, width, *size):
             source = resized_crop(source, top, left, height, width, (size[0], width), mode, **resample)
             top, left, height = 0, 0, size[0]
-        if plan.window is None or plan.window == (0, 0, *size):
-            return resized_crop(source, top, left, height, width, size, mode, **resample, **finish)
-        whole = resized_crop(source, top, left, height, width, size, mode, **resample)
-        top, left, height, width = plan.window
-        return resized_crop(whole, top, left, height, width, (height, width), "nearest", **finish)
+        return resized_crop(source, top, left, height, width, size, mode, window=plan.window, **resample, **finish)
 
 
 _Chain = list[tuple[str, float]]

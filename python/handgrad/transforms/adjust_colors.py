@@ -10,7 +10,7 @@ from torch import Tensor
 
 from handgrad._chains import UNUSED, checked_operations
 from handgrad._colours import OPERATIONS, of_levels, of_numbers
-from handgrad._images import checked_finish
+from handgrad._images import checked_finish, scaled
 from handgrad._layout import empty_image
 from handgrad._resampling import normalised
 from handgrad.arguments import FLOAT_MAX, check_device, check_int, check_range, check_tensor
@@ -55,7 +55,7 @@ def adjust_colors(
         mean, std: one number a channel, or one for all; subtracted, and divided by, in that order.
         memory_format: of the output: ``torch.contiguous_format``, ``torch.channels_last``, or as the image's is.
         scaling: how a level becomes a number from 0 to 1: ``"product"``, times 1 / 255, as torchvision's ``to_dtype``,
-            or ``"quotient"``, by 255, as its ``to_tensor``. They differ in the last bit.
+            or ``"quotient"``, by 255, as its ``to_tensor``. They differ in the last bit. ``"none"``: it stays a level.
 
     Returns:
         An image of the shape of ``image``.
@@ -242,7 +242,7 @@ def _checked_factors(factors: Any, images: Tensor, steps: int, shared: list[int]
 def adjust_colors_reference(
     image: Tensor, factors: Tensor | None, operations: Tensor | None, shared_operations: list[int],
     shared_factors: list[float], dtype: torch.dtype, mean: list[float], std: list[float], memory_format: int,
-    divides: bool,
+    scaling: int,
 ) -> Tensor:  # fmt: skip
     """Plain PyTorch. To be trusted because it is torchvision's definition, by way of hue, saturation and value; where
     images have operations of their own, all of them are computed and one is taken."""
@@ -266,8 +266,7 @@ def adjust_colors_reference(
         for operation, result in zip(OPERATIONS.values(), results, strict=True):
             output = torch.where(which == operation, result, output)
     if levels and dtype.is_floating_point:
-        output = output.to(torch.float64 if dtype is torch.float64 else torch.float32)
-        output = output / 255 if divides else output * (1 / 255)
+        output = scaled(output.to(torch.float64 if dtype is torch.float64 else torch.float32), scaling)
     return normalised(output, mean, std).to(dtype)
 
 
@@ -277,7 +276,7 @@ def adjust_colors_reference(
 def _fake(
     image: Tensor, factors: Tensor | None, operations: Tensor | None, shared_operations: list[int],
     shared_factors: list[float], dtype: torch.dtype, mean: list[float], std: list[float], memory_format: int,
-    divides: bool,
+    scaling: int,
 ) -> Tensor:  # fmt: skip
     if image.dim() != 4:
         raise RuntimeError(

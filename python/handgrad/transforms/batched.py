@@ -113,8 +113,9 @@ def _rendered(images: Tensor, made: Recipe, plans: list[Plan]) -> Tensor:
     boxes = table_of([plan.box for plan in plans], images)
     if first.size is None:
         return batched_resized_crop(images, boxes, first.box[2:], "nearest", **finish)
-    if first.window is None:
+    if all(plan.window == first.window for plan in plans):
+        finish["window"] = first.window
         return batched_resized_crop(images, boxes, first.size, first.interpolation, made.antialias, **finish)
     whole = batched_resized_crop(images, boxes, first.size, first.interpolation, made.antialias)
-    windows = table_of([plan.window for plan in plans], images)
-    return batched_resized_crop(whole, windows, first.window[2:], "nearest", **finish)
+    windows = [plan.window or (0, 0, *first.size) for plan in plans]
+    return batched_resized_crop(whole, table_of(windows, images), windows[0][2:], "nearest", **finish)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad._images import checked_boxes, checked_finish, checked_flips
+from handgrad._images import checked_boxes, checked_finish, checked_flips, scaled
 from handgrad._layout import empty_image
 from handgrad._resampling import integer_weights, normalised, rounded, weights
 from handgrad.arguments import check_bool, check_choice, check_int, check_pair, check_tensor
@@ -40,6 +40,7 @@ def resized_crop(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     memory_format: torch.memory_format = torch.preserve_format,
+    window: Sequence[int] | None = None,
     rounding: str = "torch",
     scaling: str = "product",
 ) -> Tensor:
@@ -63,13 +64,15 @@ def resized_crop(
             is the image's; float32 for a uint8 image that is normalised.
         mean, std: one number a channel, or one for all; subtracted, and divided by, in that order.
         memory_format: of the output: ``torch.contiguous_format``, ``torch.channels_last``, or as the image's is.
+        window: top, left, height and width of what is wanted of the resized picture, in its pixels; only that is
+            computed, as by a crop of it, and flipped. None is all.
         rounding: whose levels a uint8 image becomes, to the bit: ``"torch"``, or ``"pillow"``, which rounds the weights
             of its antialiased filters elsewhere, so that every few hundredth level is another by one.
         scaling: how a level becomes a number from 0 to 1: ``"product"``, times 1 / 255, as torchvision's ``to_dtype``,
-            or ``"quotient"``, by 255, as its ``to_tensor``. They differ in the last bit.
+            or ``"quotient"``, by 255, as its ``to_tensor``. They differ in the last bit. ``"none"``: it stays a level.
 
     Returns:
-        An image of ``size`` with as many dimensions as ``image``.
+        An image of ``size``, or of the window's, with as many dimensions as ``image``.
 
     Raises:
         ValueError: a number out of range.
@@ -93,9 +96,10 @@ def resized_crop(
         int(check_bool(_OP, "horizontal_flip", horizontal_flip)),
         int(check_bool(_OP, "vertical_flip", vertical_flip)),
     ]
-    numbers = _checked(
-        "image", image, size, interpolation, antialias, dtype, mean, std, memory_format, rounding, scaling
+    whole, *numbers = _checked(
+        "image", image, size, interpolation, antialias, dtype, mean, std, memory_format, window, rounding, scaling
     )
+    box += whole
     if image.dim() == 3:
         return _resized_crop(image.unsqueeze(0), None, None, None, box, *numbers).squeeze(0)
     return _resized_crop(image, None, None, None, box, *numbers)
@@ -115,6 +119,7 @@ def batched_resized_crop(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     memory_format: torch.memory_format = torch.preserve_format,
+    window: Sequence[int] | None = None,
     rounding: str = "torch",
     scaling: str = "product",
 ) -> Tensor:
@@ -125,10 +130,11 @@ def batched_resized_crop(
             device.
         boxes: (batch, 4) integers, each top, left, height and width; on the device of the images.
         horizontal_flip, vertical_flip: (batch,) booleans, or one for all.
-        size, interpolation, antialias, dtype, mean, std, memory_format, rounding, scaling: see :func:`resized_crop`.
+        size, interpolation, antialias, dtype, mean, std, memory_format, window, rounding, scaling: see
+            :func:`resized_crop`.
 
     Returns:
-        (batch, channels, *size).
+        (batch, channels, *size), or a window of that.
 
     Raises:
         ValueError, TypeError: see :func:`resized_crop`.
@@ -143,8 +149,8 @@ def batched_resized_crop(
     """
     if not isinstance(images, Tensor) and isinstance(images, (list, tuple)):
         return _of_list(images, boxes, size, interpolation, antialias, horizontal_flip, vertical_flip,
-                        dtype=dtype, mean=mean, std=std, memory_format=memory_format, rounding=rounding,
-                        scaling=scaling)  # fmt: skip
+                        dtype=dtype, mean=mean, std=std, memory_format=memory_format, window=window,
+                        rounding=rounding, scaling=scaling)  # fmt: skip
     check_tensor(_OP, "images", images)
     assert isinstance(images, Tensor)
     if images.dim() != 4:
@@ -154,10 +160,10 @@ def batched_resized_crop(
     boxes = checked_boxes(_OP, boxes, images)
     horizontal_flips, horizontal = checked_flips(_OP, "horizontal_flip", horizontal_flip, boxes)
     vertical_flips, vertical = checked_flips(_OP, "vertical_flip", vertical_flip, boxes)
-    numbers = _checked(
-        "images", images, size, interpolation, antialias, dtype, mean, std, memory_format, rounding, scaling
+    whole, *numbers = _checked(
+        "images", images, size, interpolation, antialias, dtype, mean, std, memory_format, window, rounding, scaling
     )
-    box = [0, 0, 1, 1, horizontal, vertical]
+    box = [0, 0, 1, 1, horizontal, vertical, *whole]
     return _resized_crop(images, boxes, horizontal_flips, vertical_flips, box, *numbers)
 
 
@@ -191,16 +197,29 @@ def _of_list(
 
 def _checked(
     name: str, image: Tensor, size: Any, interpolation: Any, antialias: Any, dtype: Any, mean: Any, std: Any,
-    memory_format: Any, rounding: Any, scaling: Any,
+    memory_format: Any, window: Any, rounding: Any, scaling: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """The op's numbers after the box."""
+    """The numbers of the box that are the same for all images, and the op's numbers after the box."""
     finish = checked_finish(_OP, name, image, dtype, mean, std, memory_format, scaling)
     height, width = check_pair(_OP, "size", size, 1, _MOST)
     mode = check_choice(_OP, "interpolation", getattr(interpolation, "value", interpolation), _INTERPOLATIONS)
     antialias = check_bool(_OP, "antialias", antialias)
-    dtype, means, stds, order, divides = finish
+    dtype, means, stds, order, how = finish
     pillow = check_choice(_OP, "rounding", rounding, ("torch", "pillow")) == "pillow"
-    return height, width, _INTERPOLATIONS[mode], antialias, dtype, means, stds, order, pillow, divides
+    top, left, rows, columns = _checked_window(window, height, width)
+    whole = [height, width, top, left]
+    return whole, rows, columns, _INTERPOLATIONS[mode], antialias, dtype, means, stds, order, pillow, how
+
+
+def _checked_window(window: Any, height: int, width: int) -> tuple[int, ...]:
+    if window is None:
+        return 0, 0, height, width
+    if not isinstance(window, (list, tuple)) or len(window) != 4:
+        raise TypeError(f"{_OP}: window must be None, or top, left, height and width; got {window!r}")
+    top, left, rows, columns = (check_int(_OP, "window", number, 0, _MOST) for number in window)
+    if rows < 1 or columns < 1 or top + rows > height or left + columns > width:
+        raise ValueError(f"{_OP}: window must be a box in the output of {height} x {width} pixels; got {window!r}")
+    return top, left, rows, columns
 
 
 # ---- reference: the definition in plain PyTorch, its derivatives by torch's own autograd -----------------------------
@@ -209,21 +228,26 @@ def _checked(
 def resized_crop_reference(
     image: Tensor, boxes: Tensor | None, horizontal_flips: Tensor | None, vertical_flips: Tensor | None,
     box: list[int], height: int, width: int, interpolation: int, antialias: bool, dtype: torch.dtype,
-    mean: list[float], std: list[float], memory_format: int, pillow: bool, divides: bool,
+    mean: list[float], std: list[float], memory_format: int, pillow: bool, scaling: int,
 ) -> Tensor:  # fmt: skip
     """Plain PyTorch. To be trusted because it says what the definition says: what every output pixel weighs every pixel
     of its row and of its column by, and the two products of matrices that apply these.
 
     A pixel that is not finite makes NaN of its whole row and column, where the kernels keep it where it is.
     """
-    numbers = [torch.arange(number, number + 1, device=image.device) for number in box]
+    numbers = [torch.arange(number, number + 1, device=image.device) for number in box[:6]]
     if boxes is not None:
         numbers[:4] = boxes.unbind(1)
     top, left, crop_height, crop_width, horizontal_flip, vertical_flip = numbers
+    whole_height, whole_width, window_top, window_left = box[6:]
     horizontal_flip = horizontal_flip if horizontal_flips is None else horizontal_flips
     vertical_flip = vertical_flip if vertical_flips is None else vertical_flips
-    columns, largest_x = weights(left, crop_width, horizontal_flip, width, image.shape[3], interpolation, antialias)
-    rows, largest_y = weights(top, crop_height, vertical_flip, height, image.shape[2], interpolation, antialias)
+    columns, largest_x = weights(
+        left, crop_width, horizontal_flip, whole_width, (window_left, width), image.shape[3], interpolation, antialias
+    )
+    rows, largest_y = weights(
+        top, crop_height, vertical_flip, whole_height, (window_top, height), image.shape[2], interpolation, antialias
+    )
     if image.dtype is torch.uint8:
         columns, bits_x = integer_weights(columns, largest_x, pillow)
         rows, bits_y = integer_weights(rows, largest_y, pillow)
@@ -231,8 +255,7 @@ def resized_crop_reference(
         output = rounded(rows @ levels, bits_y)
         if not dtype.is_floating_point:
             return output.to(dtype)
-        computed = torch.float64 if dtype is torch.float64 else torch.float32
-        output = output.to(computed) / 255 if divides else output.to(computed) * (1 / 255)
+        output = scaled(output.to(torch.float64 if dtype is torch.float64 else torch.float32), scaling)
     else:
         computed = torch.float64 if dtype is torch.float64 else torch.float32
         output = rows.to(computed) @ (image.to(computed) @ columns.transpose(-1, -2).to(computed))
@@ -286,7 +309,7 @@ class _ResizedCrop(Derivatives):
 def _onnx(
     image: Tensor, boxes: Tensor | None, horizontal_flips: Tensor | None, vertical_flips: Tensor | None,
     box: list[int], height: int, width: int, interpolation: int, antialias: bool, dtype: torch.dtype,
-    mean: list[float], std: list[float], memory_format: int, pillow: bool, divides: bool,
+    mean: list[float], std: list[float], memory_format: int, pillow: bool, scaling: int,
 ) -> Any:  # fmt: skip
     from handgrad.onnx import operator
 
@@ -294,9 +317,9 @@ def _onnx(
     tables = boxes is not None or horizontal_flips is not None or vertical_flips is not None
     if tables or image.dtype is not torch.float32 or interpolation < 2:
         return NotImplemented
-    top, left, crop_height, crop_width, horizontal_flip, vertical_flip = box
+    top, left, crop_height, crop_width, horizontal_flip, vertical_flip, *whole, window_top, window_left = box
     crop = image[:, :, top : top + crop_height, left : left + crop_width]
-    sizes = torch.cat([torch.arange(size, size + 1) for size in (height, width)])
+    sizes = torch.cat([torch.arange(size, size + 1) for size in whole])
     attributes = {
         "antialias": int(antialias),
         "axes": [2, 3],
@@ -305,10 +328,12 @@ def _onnx(
         "exclude_outside": int(antialias),
         "mode": "cubic" if interpolation == 3 else "linear",
     }
-    shape = (image.shape[0], image.shape[1], height, width)
+    shape = (image.shape[0], image.shape[1], *whole)
     # Empty, not left out, which the classic exporter cannot do in between: a region and factors, in place of sizes.
     empty = torch.zeros(0)
     output = operator("Resize", [crop, empty, empty, sizes], attributes, dtype=image.dtype, shape=shape, since=18)
+    if whole != [height, width]:
+        output = output[:, :, window_top : window_top + height, window_left : window_left + width]
     flips = [dim for dim, flip in ((2, vertical_flip), (3, horizontal_flip)) if flip]
     return normalised(output.flip(flips) if flips else output, mean, std)
 
