@@ -121,6 +121,8 @@ def test_pipelines_get_ours():
         lambda x: functional.invert(x),
         lambda x: functional.autocontrast(x),
         lambda x: functional.equalize(x),
+        lambda x: functional.erase(x, 3, 4, 20, 9, torch.tensor([7.5, 300.0, -1.0]).view(3, 1, 1)),
+        lambda x: functional.erase(x, i=0, j=1, h=40, w=2, v=torch.tensor(9)),
     ]
     for call in calls:
         video = tv_tensors.Video(image.unsqueeze(0).unsqueeze(0))

@@ -30,7 +30,7 @@ from handgrad.boxes import box_iou, nms, soft_nms
 from handgrad.layers import layer_norm_2d, local_response_norm, multi_scale_deformable_attention, roi_align
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
-from handgrad.transforms import adjust_colors, adjust_sharpness, adjust_tones, gaussian_blur, resized_crop
+from handgrad.transforms import adjust_colors, adjust_sharpness, adjust_tones, gaussian_blur, paste, resized_crop
 
 def imported(path):
     spec = importlib.util.spec_from_file_location("control", path)
@@ -171,9 +171,15 @@ def of_sorted():
     y = lovasz_softmax_loss(scores, numbers) + lovasz_softmax_loss(scores, numbers % 5)
     return y, *torch.autograd.grad(y, scores)
 
+# Rectangles that one thread of a block cuts off for all.
+pages = torch.randint(256, (3, 1, 40, 40), dtype=torch.uint8, generator=generator)
+def of_pasted():
+    rows = [[0, 0, 40, 40, 0, 0, 0, 0], [3, 5, 30, 20, 0, 1, 0, 0], [9, 1, 12, 38, 0, 2, 4, 2]]
+    return paste(pages, rectangles=rows), paste(pages, [0.3], rectangles=rows)
+
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_colours]
 calls += [of_tones, of_attention, of_rows, of_overlaps, of_margins, of_windows, of_channels, of_sorted, of_blurs]
-calls += [of_sharpness]
+calls += [of_sharpness, of_pasted]
 expected = [call() for call in calls]
 
 def noticed():

@@ -48,6 +48,7 @@ CLASSES = {
                                          "interpolation": v2.InterpolationMode.BILINEAR},
                        {"degrees": (90, 90), "expand": True}),
     "RandomPerspective": ({}, {"distortion_scale": 0.9, "p": 0.9, "fill": 200, "interpolation": 0}),
+    "RandomErasing": ({}, {"value": "random", "p": 1.0, "scale": (0.1, 0.4)}, {"value": 300.5, "p": 0.8}),
     "ToDtype": ({"dtype": torch.float32, "scale": True}, {"dtype": {tv_tensors.Image: torch.float32, "others": None}}),
 }  # fmt: skip
 CASES = [(name, arguments) for name, several in CLASSES.items() for arguments in several]

@@ -456,6 +456,34 @@ def test_what_has_a_kernel_is_called_by_it(transform, monkeypatch):
         assert len(called) == 1
 
 
+@native_levels
+@pytest.mark.parametrize("module", [v1, v2])
+def test_erasing_is_in_place_where_the_image_was_just_made(module):
+    erasing = module.RandomErasing(p=0.9, value="random")
+    numbers = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    pipeline = [v2.RandomResizedCrop(40), *numbers, erasing]
+    fused = pickle.loads(pickle.dumps(quiet(*pipeline)))
+    assert fused.lines()[1] == "in place: RandomErasing"
+    for image in (levels(3, 90, 70), levels(2, 3, 50, 90)):
+        assert_same_for_seeds(fused, v2.Compose(pipeline), image, seeds=range(12))
+    allocated = []
+    for steps in ([*pipeline[:-1], nn.Identity()], pipeline):
+        with torch.profiler.profile(profile_memory=True) as profile:
+            quiet(*steps)(levels(3, 400, 400))
+        allocated.append(sum(event.self_cpu_memory_usage > 3 * 40 * 40 * 3 for event in profile.events()))
+    assert allocated[0] == allocated[1]
+    # What was there before is not written to.
+    for steps in ([erasing], [v2.CenterCrop(30), erasing], [v2.Resize(40), erasing]):
+        image = torch.rand(3, 40, 40)
+        before = image.clone()
+        assert_same_for_seeds(quiet(*steps), v2.Compose(steps), image, seeds=range(5))
+        assert torch.equal(image, before)
+    for steps in ([v2.ToImage(), v2.RandomInvert(0.5), erasing], [v1.ToTensor(), v1.Normalize(MEAN, STD), erasing]):
+        shown = picture(40, 50)
+        assert_same_for_seeds(quiet(*steps), composed(steps), shown, seeds=range(5))
+        assert shown.tobytes() == picture(40, 50).tobytes()
+
+
 @pytest.mark.parametrize("blur", [v2.GaussianBlur(5), v2.ElasticTransform(sigma=1.0)], ids=["blur", "elastic"])
 def test_a_blur_is_nearly_the_same(blur):
     name = type(blur).__name__

@@ -68,7 +68,7 @@ def accelerate(what: Any = "torchvision") -> Accelerated:
             torchvision has them. (docs/torchvision.md says what differs.) ``"torchvision.transforms"``: v2's kernels of
             tensors for ``resize``, ``resized_crop``, ``normalize``, ``adjust_brightness``, ``adjust_contrast``,
             ``adjust_saturation``, ``adjust_hue``, ``adjust_sharpness``, ``rgb_to_grayscale``, ``gaussian_blur``,
-            ``affine``, ``rotate``, ``perspective``, ``elastic``, ``posterize``, ``solarize``, ``invert``,
+            ``affine``, ``rotate``, ``perspective``, ``elastic``, ``erase``, ``posterize``, ``solarize``, ``invert``,
             ``autocontrast`` and ``equalize``; what ours do not compute goes to theirs. ``"torchvision"``: both.
 
             Or an object, which alone is changed: an image processor of transformers whose class is a

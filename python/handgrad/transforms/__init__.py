@@ -29,6 +29,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
         RandomAutocontrast,
         RandomCrop,
         RandomEqualize,
+        RandomErasing,
         RandomGrayscale,
         RandomHorizontalFlip,
         RandomInvert,
@@ -44,6 +45,10 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.transforms.elastic import elastic
     from handgrad.transforms.fusion import Fused, fuse
     from handgrad.transforms.gaussian_blur import gaussian_blur
+    from handgrad.transforms.mix_classes import CutMix, MixUp
+    from handgrad.transforms.mixing import cutmix, erase, mixup, mosaic
+    from handgrad.transforms.mosaics import Mosaic
+    from handgrad.transforms.paste import paste
     from handgrad.transforms.resized_crop import batched_resized_crop, resized_crop
     from handgrad.transforms.warp import affine, perspective, rotate, warp
 
@@ -53,10 +58,13 @@ __all__ = [
     "Batched",
     "CenterCrop",
     "ColorJitter",
+    "CutMix",
     "ElasticTransform",
     "Fused",
     "GaussianBlur",
     "Grayscale",
+    "MixUp",
+    "Mosaic",
     "Normalize",
     "RandAugment",
     "RandomAdjustSharpness",
@@ -64,6 +72,7 @@ __all__ = [
     "RandomAutocontrast",
     "RandomCrop",
     "RandomEqualize",
+    "RandomErasing",
     "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomInvert",
@@ -86,11 +95,16 @@ __all__ = [
     "affine",
     "autocontrast",
     "batched_resized_crop",
+    "cutmix",
     "elastic",
     "equalize",
+    "erase",
     "fuse",
     "gaussian_blur",
     "invert",
+    "mixup",
+    "mosaic",
+    "paste",
     "perspective",
     "posterize",
     "resized_crop",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,8 +53,43 @@ class Alone(nn.Module):
         return transform
 
 
-def alone(original: Any, exact: bool) -> Alone | None:
+class Erasing(nn.Module):
+    """torchvision's ``RandomErasing``, v1's or v2's, which writes into the image where the transform before has just
+    made it: there is then no need for a copy."""
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.original = original
+
+    def __str__(self) -> str:
+        return type(self.original).__name__
+
+    def forward(self, *inputs: Any, fresh: bool = False) -> Any:
+        transform = self.original
+        if fresh and not transform.inplace:
+            transform = copy.copy(transform)
+            transform.inplace = True
+        return transform(*inputs)
+
+    def kernels(self) -> str:
+        return "in place"
+
+
+def is_fresh(made: Any, given: Any) -> bool:
+    """Whether no tensor of what was made shares memory with what it was made of."""
+    before = _pytree.tree_leaves(given)
+    known = {leaf.untyped_storage().data_ptr() for leaf in before if isinstance(leaf, Tensor)}
+    tensors = [leaf for leaf in _pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+    # Levels may be a picture's own memory, numbers cannot.
+    if any(hasattr(leaf, "getbands") for leaf in before) and not all(leaf.is_floating_point() for leaf in tensors):
+        return False
+    return all(leaf.untyped_storage().data_ptr() not in known and not leaf.requires_grad for leaf in tensors)
+
+
+def alone(original: Any, exact: bool) -> Alone | Erasing | None:
     """A transform by itself, if handgrad has one with its pictures."""
     name = type(original).__name__
+    if name == "RandomErasing" and type(original).__module__.startswith("torchvision.transforms."):
+        return Erasing(original)
     known = name in _SAME or (name in _NEARLY and not exact)
     return Alone(original, exact) if known and type(original) is getattr(v2, name) else None

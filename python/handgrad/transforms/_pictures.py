@@ -18,7 +18,7 @@ def is_picture(inpt: Any) -> bool:
     return type(inpt) in (Tensor, Image, Video) and inpt.dtype in DTYPES and inpt.dim() >= 3 and inpt.numel() > 0
 
 
-def like(inpt: Tensor, output: Tensor) -> Tensor:
+def wrapped(inpt: Tensor, output: Tensor) -> Tensor:
     if type(inpt) is Tensor:
         return output
     from torchvision.tv_tensors import wrap

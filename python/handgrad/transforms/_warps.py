@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.transforms._pictures import is_picture, like
+from handgrad.transforms._pictures import is_picture, wrapped
 from handgrad.transforms._shifts import is_shift, shifted
 from handgrad.transforms._sizes import interpolation_name
 from handgrad.transforms.elastic import elastic as to_elastic
@@ -36,8 +36,8 @@ def affine(
     if pairs and _can_warp(inpt, interpolation, fill, angle, scale) and scale > 1e-37:
         how = {"interpolation": interpolation_name(interpolation), "fill": fill, "center": center}
         if how["interpolation"] == "nearest" and is_shift(inpt, angle, translate, scale, shears, fill):
-            return like(inpt, shifted(inpt.as_subclass(Tensor), int(translate[0]), int(translate[1]), fill))
-        return like(inpt, to_affine(inpt.as_subclass(Tensor), angle, translate, scale, shears, **how))
+            return wrapped(inpt, shifted(inpt.as_subclass(Tensor), int(translate[0]), int(translate[1]), fill))
+        return wrapped(inpt, to_affine(inpt.as_subclass(Tensor), angle, translate, scale, shears, **how))
     return theirs(
         inpt,
         angle,
@@ -61,7 +61,7 @@ def rotate(
 ) -> Any:
     if _is_pair(center or (0, 0)) and type(expand) is bool and _can_warp(inpt, interpolation, fill, angle):
         how = {"expand": expand, "center": center, "fill": fill}
-        return like(inpt, to_rotated(inpt.as_subclass(Tensor), angle, interpolation_name(interpolation), **how))
+        return wrapped(inpt, to_rotated(inpt.as_subclass(Tensor), angle, interpolation_name(interpolation), **how))
     return theirs(inpt, angle, interpolation=interpolation, expand=expand, center=center, fill=fill)
 
 
@@ -78,7 +78,7 @@ def perspective(
     given = isinstance(coefficients, (list, tuple)) and len(coefficients) == 8 and startpoints is endpoints is None
     if given and _can_warp(inpt, interpolation, fill, *coefficients):
         how = {"interpolation": interpolation_name(interpolation), "fill": fill, "coefficients": coefficients}
-        return like(inpt, to_perspective(inpt.as_subclass(Tensor), None, None, **how))
+        return wrapped(inpt, to_perspective(inpt.as_subclass(Tensor), None, None, **how))
     return theirs(inpt, startpoints, endpoints, interpolation=interpolation, fill=fill, coefficients=coefficients)
 
 
@@ -96,9 +96,9 @@ def elastic(theirs: Kernel, inpt: Any, displacement: Any, interpolation: Any = "
         mask = inpt.as_subclass(Tensor)
         mask = mask.unsqueeze(0) if inpt.dim() == 2 else mask
         if _can_move(mask, displacement) and _can_warp(mask, "nearest", fill):
-            return like(inpt, _moved(mask, displacement, "nearest", fill).reshape(inpt.shape))
+            return wrapped(inpt, _moved(mask, displacement, "nearest", fill).reshape(inpt.shape))
     elif _can_move(inpt, displacement) and _can_warp(inpt, interpolation, fill):
-        return like(inpt, _moved(inpt.as_subclass(Tensor), displacement, interpolation, fill))
+        return wrapped(inpt, _moved(inpt.as_subclass(Tensor), displacement, interpolation, fill))
     return theirs(inpt, displacement=displacement, interpolation=interpolation, fill=fill)
 
 

@@ -170,3 +170,16 @@ class ElasticTransform(_Warps, v2.ElasticTransform):
     """torchvision's ``ElasticTransform``, with the field blurred by :func:`handgrad.transforms.gaussian_blur`, along
     rows and then along columns (vision#9577), and images, videos, masks and PIL's images read by
     :func:`handgrad.transforms.elastic`. The field has the same draws and is torchvision's but for last bits."""
+
+
+class RandomErasing(v2.RandomErasing):
+    """torchvision's ``RandomErasing``, with images and videos erased by :func:`handgrad.transforms.erase` in one pass.
+    Boxes, masks and keypoints stay as they are, without a warning: what is erased is hidden, and still there."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        from torchvision.tv_tensors import BoundingBoxes, KeyPoints, Mask
+
+        if params["v"] is None or isinstance(inpt, (BoundingBoxes, KeyPoints, Mask)):
+            return inpt
+        theirs = partial(self._call_kernel, v2.functional.erase)
+        return kernels.erase(theirs, inpt, **params, inplace=self.inplace)

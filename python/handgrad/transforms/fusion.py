@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from handgrad.transforms import _pillow, _steps
-from handgrad.transforms._alone import alone
+from handgrad.transforms._alone import Erasing, alone, is_fresh
 from handgrad.transforms._pictures import DTYPES
 from handgrad.transforms._reading import steps_of
 from handgrad.transforms._recipes import Kind, Recipe, recipe
@@ -119,8 +119,13 @@ class Fused(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         several = len(inputs) > 1
         outputs: Any = inputs if several else inputs[0]
+        before: tuple[Any, ...] | None = None
         for transform in self.transforms:
-            outputs = transform(*inputs)
+            if isinstance(transform, Erasing):
+                outputs = transform(*inputs, fresh=before is not None and is_fresh(inputs, before))
+            else:
+                outputs = transform(*inputs)
+            before = inputs if isinstance(transform, Run) else None
             inputs = outputs if several else (outputs,)
         return outputs
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from handgrad._images import can_normalise
-from handgrad.transforms._pictures import is_picture, like
+from handgrad.transforms import mixing
+from handgrad.transforms._pictures import is_picture, wrapped
 from handgrad.transforms._sizes import interpolation_name, resized_size
 from handgrad.transforms._warps import affine, elastic, perspective, rotate
 from handgrad.transforms.adjust_colors import adjust_colors
@@ -97,7 +98,7 @@ def adjust_hue(theirs: _Kernel, inpt: Any, hue_factor: float) -> Any:
 
 def adjust_sharpness(theirs: _Kernel, inpt: Any, sharpness_factor: float) -> Any:
     if has_colours(inpt) and can_adjust("sharpness", sharpness_factor):
-        return like(inpt, to_sharpened(inpt.as_subclass(Tensor), sharpness_factor))
+        return wrapped(inpt, to_sharpened(inpt.as_subclass(Tensor), sharpness_factor))
     return theirs(inpt, sharpness_factor)
 
 
@@ -106,7 +107,7 @@ def rgb_to_grayscale(theirs: _Kernel, inpt: Any, num_output_channels: int = 1) -
 
     # Videos torchvision leaves as they are.
     if has_colours(inpt) and type(inpt) is not Video and num_output_channels in (1, 3) and inpt.shape[-3] == 3:
-        return like(inpt, to_grayscale(inpt.as_subclass(Tensor), num_output_channels))
+        return wrapped(inpt, to_grayscale(inpt.as_subclass(Tensor), num_output_channels))
     return theirs(inpt, num_output_channels)
 
 
@@ -120,7 +121,7 @@ def gaussian_blur(theirs: _Kernel, inpt: Any, kernel_size: Any, sigma: Any = Non
         if _can_blur(image, kernel_size, sigma):
             return to_pil_image(blur(image, kernel_size, sigma), mode=inpt.mode)
     elif _can_blur(inpt, kernel_size, sigma):
-        return like(inpt, blur(inpt.as_subclass(Tensor), kernel_size, sigma))
+        return wrapped(inpt, blur(inpt.as_subclass(Tensor), kernel_size, sigma))
     return theirs(inpt, kernel_size=kernel_size, sigma=sigma)
 
 
@@ -162,7 +163,22 @@ def equalize(theirs: _Kernel, inpt: Any) -> Any:
 def _toned(inpt: Tensor, operation: str, number: float = 0) -> Tensor:
     image = inpt.as_subclass(Tensor)
     output = adjust_tones(image.flatten(0, -4) if image.dim() > 4 else image, [operation], [number])
-    return like(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
+    return wrapped(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
+
+
+def erase(theirs: _Kernel, inpt: Any, i: int, j: int, h: int, w: int, v: Any, inplace: bool = False) -> Any:
+    box = all(type(number) is int for number in (i, j, h, w))
+    takes = is_picture(inpt) and isinstance(v, Tensor) and not inplace and not mixing.is_small(inpt.as_subclass(Tensor))
+    if takes and box and min(i, j) >= 0 and min(h, w) > 0:
+        shape = (*inpt.shape[:-2], h, w)
+        inside = i + h <= inpt.shape[-2] and j + w <= inpt.shape[-1]
+        if inside and v.dim() <= len(shape) and all(a in (1, b) for a, b in zip(v.shape[::-1], shape[::-1])):  # noqa: B905
+            value = v.as_subclass(Tensor)
+            # One number a channel is an argument of the kernel, wherever the image is.
+            few = value.is_cpu and value.numel() in (1, shape[-3]) and value.shape[-2:].numel() == 1
+            value = value if few else value.to(inpt.device)
+            return wrapped(inpt, mixing.erase(inpt.as_subclass(Tensor), i, j, h, w, value))
+    return theirs(inpt, i=i, j=j, h=h, w=w, v=v, inplace=inplace)
 
 
 #: By the name of torchvision's functional.
@@ -188,6 +204,7 @@ KERNELS: dict[str, _Kernel] = {
         rotate,
         perspective,
         elastic,
+        erase,
     )
 }
 
@@ -217,7 +234,7 @@ def coloured(inpt: Tensor, operations: list[str], factors: list[float]) -> Tenso
     """An image, a batch or a video, which stays what it is."""
     image = inpt.as_subclass(Tensor)
     output = adjust_colors(image.flatten(0, -4) if image.dim() > 4 else image, operations, factors)
-    return like(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
+    return wrapped(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
 
 
 def _by_kernel(inpt: Tensor, *numbers: Any, **others: Any) -> Tensor:
@@ -227,4 +244,4 @@ def _by_kernel(inpt: Tensor, *numbers: Any, **others: Any) -> Tensor:
         output = crop_and_resize(image.flatten(0, -4), *numbers, **others).unflatten(0, image.shape[:-3])
     else:
         output = crop_and_resize(image, *numbers, **others)
-    return like(inpt, output)
+    return wrapped(inpt, output)
