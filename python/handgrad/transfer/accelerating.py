@@ -95,7 +95,7 @@ def accelerate(what: Any = "torchvision") -> Accelerated:
     """
     accelerated = Accelerated()
     if not isinstance(what, str):
-        from handgrad.transfer.preprocessing import swap_for
+        from handgrad.transforms._preprocessing import swap_for
 
         swapped = swap_for(what)
         if swapped is None:

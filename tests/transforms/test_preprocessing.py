@@ -16,7 +16,7 @@ timm_loader = pytest.importorskip("timm.data.loader", exc_type=ImportError)
 from PIL import Image  # noqa: E402
 
 from handgrad import transfer  # noqa: E402
-from handgrad.transfer import preprocessing  # noqa: E402
+from handgrad.transforms import _preprocessing as preprocessing  # noqa: E402
 
 FUSED = "_preprocess"
 STEPS = "resize and rescale_and_normalize"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from handgrad.transforms import resized_crop
+from handgrad.transforms.resized_crop import resized_crop
 
 #: The backend's methods that a fused pass stands for, with their parameters as transformers has them since 5.0.
 _METHODS = {
