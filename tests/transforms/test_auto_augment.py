@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from handgrad import transforms
-from handgrad.transforms import kernels
+from handgrad.transforms import _warps, kernels
 
 pytestmark = pytest.mark.tiers("whole")
 
@@ -73,8 +73,8 @@ def test_every_operation(operation, dtype):
 @native_levels
 def test_whole_pixels_are_copied(monkeypatch):
     """As torchvision finds them by way of a grid of float32, of long images too."""
-    copied, by_copying = [], kernels.shifted
-    monkeypatch.setattr(kernels, "shifted", lambda *arguments: copied.append(0) or by_copying(*arguments))
+    copied, by_copying = [], _warps.shifted
+    monkeypatch.setattr(_warps, "shifted", lambda *arguments: copied.append(0) or by_copying(*arguments))
     generator = torch.Generator().manual_seed(0)
 
     def below(limit):

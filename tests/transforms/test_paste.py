@@ -130,7 +130,12 @@ BAD = [
         r"rectangles must have shape \(images, R, 8\), here \(2, 1, 8\); got \(3, 1, 8\)",
     ),
     Bad("size", lambda: paste(IMAGE, rectangles=[OWN], size=0), ValueError, "size must be"),
-    Bad("group", lambda: paste(IMAGE, rectangles=[OWN], group=0), ValueError, "group must be at least 1, or None"),
+    Bad(
+        "group",
+        lambda: paste(IMAGE, rectangles=[OWN], group=0),
+        ValueError,
+        "group must be a whole number, at least 1; got 0",
+    ),
     Bad(
         "fills",
         lambda: paste(IMAGE, rectangles=[OWN], fill=[1, 2]),

@@ -12,7 +12,7 @@ from torch import Tensor
 from handgrad._images import check_image
 from handgrad._layout import empty_image
 from handgrad._warping import checked_fill
-from handgrad.arguments import FLOAT_MAX, check_device, check_pair, check_range, check_tensor, computed_dtype
+from handgrad.arguments import FLOAT_MAX, check_device, check_int, check_pair, check_range, check_tensor, computed_dtype
 from handgrad.derivatives import BATCHED, Call, Derivatives
 from handgrad.tracing import traceable
 
@@ -85,8 +85,8 @@ def paste(
             check_tensor(_OP, name, source)
             check_device(_OP, name, source, "image", image)
     height, width = image.shape[-2:] if size is None else check_pair(_OP, "size", size, 1)
-    if group is not None and (type(group) is not int or group < 1):
-        raise ValueError(f"{_OP}: group must be at least 1, or None; got {group!r}")
+    if group is not None:
+        group = check_int(_OP, "group", group, 1)
     table, shared = _checked_rectangles(rectangles, image)
     weights, shared_weights = _checked_opacity(opacity, image)
     fills = checked_fill(_OP, fill, image)
@@ -103,11 +103,9 @@ def _checked_rectangles(rectangles: Any, image: Tensor) -> tuple[Tensor | None, 
                 f"{_OP}: rectangles must be a tensor, or 1 to {_MOST} rows of {_NUMBERS} whole numbers; got "
                 f"{rectangles if rows else type(rectangles).__name__}"
             )
-        for row in rectangles:
-            for number in row:
-                if type(number) is not int or not -(2**62) < number < 2**62:
-                    raise TypeError(f"{_OP}: rectangles must be whole numbers of 63 bits; got {number!r}")
-        return None, [number for row in rectangles for number in row]
+        expected = "whole numbers of 63 bits"
+        numbers = [number for row in rectangles for number in row]
+        return None, [check_int(_OP, "rectangles", number, -(2**62), 2**62, expected) for number in numbers]
     check_tensor(_OP, "rectangles", rectangles)
     if rectangles.is_floating_point() or rectangles.is_complex() or rectangles.dtype is torch.bool:
         kind = str(rectangles.dtype).removeprefix("torch.")
