@@ -89,6 +89,7 @@ def each() -> list[tuple[str, Tensor, Tensor]]:
         ("RandomInvert", {"p": 1.0}),
         ("RandomAutocontrast", {"p": 1.0}),
         ("RandomEqualize", {"p": 1.0}),
+        ("RandomErasing", {"p": 1.0, "scale": (0.1, 0.2), "value": 128}),
         ("RandAugment", {"num_ops": 3, "magnitude": 15}),
         ("TrivialAugmentWide", {}),
         ("AugMix", {"severity": 10}),
