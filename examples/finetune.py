@@ -136,7 +136,7 @@ def fine_tune(settings: Settings, processes: training.Processes, console: Consol
             files.append("model.onnx")
             difference = export(exported, run, parts["test"], folder / "model.onnx")
 
-    seconds = sum(t.seconds for t in trained.values())
+    seconds, preparing = (sum(getattr(t, what) for t in trained.values()) for what in ("seconds", "preparing"))
     results = {
         "data": photos.name,
         "task": photos.task,
@@ -148,6 +148,7 @@ def fine_tune(settings: Settings, processes: training.Processes, console: Consol
         "history": {loss: t.history for loss, t in trained.items()},
         "onnx_largest_difference": difference,
         "training_seconds": {loss: t.seconds for loss, t in trained.items()},
+        "preparing_seconds": {loss: t.preparing for loss, t in trained.items()},
         "seconds": time.perf_counter() - started,
         "processes": processes.count,
         "threads": torch.get_num_threads(),
@@ -156,7 +157,7 @@ def fine_tune(settings: Settings, processes: training.Processes, console: Consol
     }
     report.write_results(folder / "results.json", results)
     console.print(report.results_table(measured, f"{photos.name}: {len(parts['test'])} test images"))
-    said = f"training took {seconds:.0f} s"
+    said = f"training took {seconds:.0f} s, of which {preparing:.1f} s prepared images with {settings.transforms}"
     if difference is not None:
         said += f"; torch and onnxruntime differ by at most {difference:.1e} over the logits of the test images"
     console.print(said, highlight=False, soft_wrap=True)
@@ -179,7 +180,12 @@ def prepare(
         photos = data.limited(photos, settings.limit, settings.seed)
     size = settings.size or (data.DEFAULT_SIZE[settings.dataset] if settings.data is None else 160)
     images, skipped = data.decode(
-        photos, size, skip_unreadable=settings.skip_unreadable, memory=settings.memory, progress=progress
+        photos,
+        size,
+        settings.transforms,
+        skip_unreadable=settings.skip_unreadable,
+        memory=settings.memory,
+        progress=progress,
     )
     photos = images.photos
     split = data.assign(photos, settings.seed)

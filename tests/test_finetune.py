@@ -24,6 +24,8 @@ import pytest
 import torch
 from PIL import Image
 
+from transform_pipelines import native_levels
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -430,6 +432,16 @@ class Interruption:
         if self.left == 0:
             raise self.error
         return self.function(*arguments, **keywords)
+
+
+@native_levels
+@pytest.mark.parametrize("augment", ["flips", "photo"])
+def test_either_library_makes_the_same_images(run, image_folder, augment):
+    """Flips and colours in one pass and a warp of its own, and photos scaled while they are read."""
+    options = ("--data", image_folder, "--epochs", 1, "--no-export", "--augment", augment, "--losses", "bce")
+    ours, theirs = (run(*options, "--transforms", name, out=name) for name in ("handgrad", "torchvision"))
+    assert numbers(ours) == numbers(theirs)
+    assert ours["preparing_seconds"]["bce"] > 0
 
 
 def test_an_interrupted_run_goes_on_to_the_same_numbers(run, finetune, image_folder, monkeypatch):

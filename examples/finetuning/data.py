@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
 
+from handgrad import transforms
 from shared import mnist
 from shared.files import UserError, make_folder
 from shared.options import known_name
@@ -344,15 +345,16 @@ def limited(photos: Photos, limit: int, seed: int) -> Photos:
 class Images:
     """Photos as (3, size, size) bytes: all decoded at once if they fit into memory, else each time one is asked for."""
 
-    def __init__(self, photos: Photos, size: int) -> None:
+    def __init__(self, photos: Photos, size: int, library: str) -> None:
         self.photos = photos
         self.size = size
+        # The whole image is scaled to a square: cropping could cut off what the label speaks of.
+        self.resize = (transforms if library == "handgrad" else v2).Resize([size, size], antialias=True)
         self.pixels: Tensor | None = None
 
     def read(self, i: int) -> Tensor:
         try:
             with self.photos.load(i) as image:
-                # The whole image is scaled to a square: cropping could cut off what the label speaks of.
                 picture = v2.functional.pil_to_tensor(image.convert("RGB"))
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             if isinstance(error, UnidentifiedImageError):
@@ -360,7 +362,7 @@ class Images:
             else:
                 reason = getattr(error, "strerror", None) or str(error)
             raise UnreadableImageError(self.photos.describe(i), reason) from error
-        return v2.functional.resize(picture, [self.size, self.size], antialias=True)
+        return self.resize(picture)
 
     def __getitem__(self, i: int) -> Tensor:
         return self.read(i) if self.pixels is None else self.pixels[i]
@@ -378,10 +380,10 @@ class UnreadableImageError(UserError):
 
 
 def decode(
-    photos: Photos, size: int, *, skip_unreadable: bool, memory: float, progress: Progress
+    photos: Photos, size: int, library: str, *, skip_unreadable: bool, memory: float, progress: Progress
 ) -> tuple[Images, list[str]]:
     """Decode all photos, if there is room; returns the images, and the names of those that were left out."""
-    images = Images(photos, size)
+    images = Images(photos, size, library)
     fits = len(photos) * 3 * size * size <= memory * 2**30
     if not fits and not skip_unreadable:
         return images, []
@@ -424,8 +426,14 @@ def fingerprint(photos: Photos, split: Tensor) -> str:
 # ------------------------------------------------------------------------------------------------------------ feeding
 
 
-def augmentation(name: str) -> v2.Transform | None:
-    """What may happen to a training image without changing its label."""
+def augmentation(name: str, library: str) -> Any:
+    """What may happen to a training image without changing its label: by torchvision's transforms, or by the kernels
+    that handgrad makes of them, with the same draws and the same images."""
+    composed = _composed(name)
+    return transforms.fuse(composed, explain=False) if composed and library == "handgrad" else composed
+
+
+def _composed(name: str) -> v2.Transform | None:
     if name == "none":
         return None
     if name == "flips":  # a cell has no up and down
@@ -450,7 +458,7 @@ class _Views(torch.utils.data.Dataset[Any]):
     or worker that prepares it, nor on what was prepared before, so an interrupted epoch can be done again.
     """
 
-    def __init__(self, images: Images, transform: v2.Transform | None) -> None:
+    def __init__(self, images: Images, transform: Any) -> None:
         self.images = images
         self.transform = transform
 
@@ -472,7 +480,7 @@ def _batch(samples: list[Any]) -> Any:
 
 
 def feed(
-    images: Images, keys: list[list[tuple[int, int]]], transform: v2.Transform | None, workers: int
+    images: Images, keys: list[list[tuple[int, int]]], transform: Any, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of images (N, 3, size, size), as bytes, and their labels, for batches of (number, seed)."""
     loader = DataLoader(

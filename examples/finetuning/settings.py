@@ -17,11 +17,24 @@ DATASETS = ("elpv", "mnist", "fashion-mnist", "cifar10", "svhn", "coco")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 LOSSES = ("focal", "bce")
 AUGMENTATIONS = ("auto", "flips", "photo", "shift", "none")
+TRANSFORMS = ("handgrad", "torchvision")
 BATCHNORMS = ("auto", "frozen", "batch", "sync")
 
 
 # Options that may differ when a run is resumed: they say where things are and how they are done, not what comes out.
-_FREE = {"root", "download", "export", "out", "resume", "overwrite", "cache", "device", "workers", "memory"}
+_FREE = {
+    "root",
+    "download",
+    "export",
+    "out",
+    "resume",
+    "overwrite",
+    "cache",
+    "device",
+    "workers",
+    "memory",
+    "transforms",
+}
 
 
 @dataclass
@@ -39,6 +52,7 @@ class Settings:
     skip_unreadable: bool = False
     size: int | None = None
     augment: str = "auto"
+    transforms: str = "handgrad"
 
     model: str = "mobilenet_v2"
     weights: str | None = None
@@ -109,6 +123,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read, and count them")
     add("--size", type=number(int, 8, 4096), help="side of the square that images are scaled to")
     add("--augment", type=known_name("augmentation", AUGMENTATIONS), help=f"{', '.join(AUGMENTATIONS)}")
+    add(
+        "--transforms",
+        type=known_name("library", TRANSFORMS),
+        help="whose make the images, which are the same: handgrad (default) or torchvision",
+    )
 
     add = parser.add_argument_group("network").add_argument
     add("--model", type=known_name("model", model_names()), help="a torchvision classifier (default: mobilenet_v2)")

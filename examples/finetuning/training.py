@@ -118,6 +118,7 @@ class Run:
 class Trained:
     history: list[dict[str, float]]  #: one entry an epoch
     seconds: float  #: of training, over all calls that it took
+    preparing: float = 0.0  #: of these, until images were there
 
 
 def make_loss(name: str, settings: Settings) -> nn.Module:
@@ -175,8 +176,11 @@ def train(network: Network, name: str, run: Run) -> Trained:
 
     for epoch in range(len(done.history), settings.epochs):
         started = time.perf_counter()
-        train_loss = train_epoch(model, name, loss_function, optimizer, scheduler, shard, run, epoch, rows, steps)
+        train_loss, preparing = train_epoch(
+            model, name, loss_function, optimizer, scheduler, shard, run, epoch, rows, steps
+        )
         done.seconds += time.perf_counter() - started
+        done.preparing += preparing
         network.eval()
         held_out = run.of(VALIDATION)
         logits = apply(network, run, held_out)
@@ -194,7 +198,8 @@ def train(network: Network, name: str, run: Run) -> Trained:
         run.console.print(
             f"{name} {epoch + 1}/{settings.epochs}: loss {train_loss:.4f}, "
             f"validation loss {entry['validation_loss']:.4f}, "
-            f"average precision {entry['validation_average_precision']:.3f} ({time.perf_counter() - started:.0f} s)",
+            f"average precision {entry['validation_average_precision']:.3f} "
+            f"({time.perf_counter() - started:.0f} s, images {preparing:.1f} s)",
             soft_wrap=True,
         )
     network.eval()
@@ -212,8 +217,8 @@ def train_epoch(
     epoch: int,
     rows: Tensor,
     steps: int,
-) -> float:
-    """One pass over the training images; the mean loss of all of them."""
+) -> tuple[float, float]:
+    """One pass over the training images; the mean loss of all of them, and the seconds that they took to be there."""
     settings, processes, photos = run.settings, run.processes, run.images.photos
     (order_seed,) = seeds(settings.seed, ORDER, epoch, count=1)
     view_seeds = seeds(settings.seed, VIEWS, epoch, count=len(photos))
@@ -225,7 +230,7 @@ def train_epoch(
     train_mode(model, run.batchnorm)
     task = run.progress.add_task(f"{name} {epoch + 1}/{settings.epochs}", total=len(rows), loss="")
     summed = 0.0
-    views = feed(run.images, mine, augmentation(run.augment), settings.workers)
+    views = _Timed(feed(run.images, mine, augmentation(run.augment, settings.transforms), settings.workers))
     for step, (images, labels) in enumerate(views):
         _, shard.start, shard.stop, shard.total = share(batches[step], processes)
         torch.manual_seed(step_seeds[step])
@@ -246,7 +251,24 @@ def train_epoch(
         summed += value * len(images)
         run.progress.update(task, advance=shard.total, loss=f"loss {summed / sum(map(len, mine[: step + 1])):.4f}")
     run.progress.remove_task(task)
-    return processes.total(summed)[0] / len(rows)
+    return processes.total(summed)[0] / len(rows), views.seconds
+
+
+class _Timed:
+    """Batches, and how long they were waited for."""
+
+    def __init__(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        self.batches, self.seconds = batches, 0.0
+
+    def __iter__(self) -> _Timed:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        started = time.perf_counter()
+        try:
+            return next(self.batches)
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
 def share(batch: Tensor, processes: Processes) -> tuple[Tensor, int, int, int]:
@@ -279,6 +301,7 @@ def save_checkpoint(path: Path, run: Run, done: Trained, network: nn.Module, opt
         "images": run.fingerprint,
         "history": done.history,
         "seconds": done.seconds,
+        "preparing": done.preparing,
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
@@ -296,7 +319,7 @@ def load_checkpoint(path: Path, run: Run, network: nn.Module, optimizer: Any, sc
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-        return Trained(state["history"], state["seconds"])
+        return Trained(state["history"], state["seconds"], state.get("preparing", 0.0))
     except (OSError, RuntimeError, KeyError, ValueError, EOFError, TypeError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"the checkpoint {path} cannot be read ({reason}): --overwrite starts the run again") from error

@@ -4,34 +4,20 @@
 //
 // Second derivatives are the first ones in dual numbers: N is float, double, or a Dual of these.
 //
-// In order of appearance: numbers; sizes; a sample and its gradients; levels.
+// In order of appearance: numbers; sizes; a sample and its gradients.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
-#include "math/dual.h"
-#include "math/scalar_math.h"
+#include "math/dual_steps.h"
+#include "math/level.h"
 
 namespace handgrad::image_sample {
 
 // ---- numbers --------------------------------------------------------------------------------------------------------
 
-// What a derivative is after: of plain numbers themselves, of dual ones their tangent.
-HANDGRAD_MATH float wanted_of(float x) { return x; }
-HANDGRAD_MATH double wanted_of(double x) { return x; }
-template <class C>
-HANDGRAD_MATH C wanted_of(Dual<C> x) {
-  return x.tangent;
-}
-
-HANDGRAD_MATH float product(float a, float b) { return rounded_product(a, b); }
-HANDGRAD_MATH double product(double a, double b) { return rounded_product(a, b); }
-template <class C>
-HANDGRAD_MATH Dual<C> product(Dual<C> a, Dual<C> b) {
-  return a * b;
-}
 // a b + c, rounded once.
 #if defined(__CUDA_ARCH__)
 HANDGRAD_MATH float fused(float a, float b, float c) { return ::fmaf(a, b, c); }
@@ -159,13 +145,5 @@ struct ImageSample {
     return (N(1) - right) * (corner[2] - corner[0]) + right * (corner[3] - corner[1]);
   }
 };
-
-// ---- levels ---------------------------------------------------------------------------------------------------------
-
-// A level from what is read of levels: half to even; NaN is 0.
-HANDGRAD_MATH uint8_t level_of(float x) {
-  const float level = x > 0 ? rounded_to_even(x) : 0.0f;
-  return static_cast<uint8_t>(static_cast<int32_t>(level < 255.0f ? level : 255.0f));
-}
 
 }  // namespace handgrad::image_sample

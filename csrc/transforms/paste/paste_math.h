@@ -1,6 +1,6 @@
 // Rectangles of images, one over another: where they are, which of them a pixel shows, and how it is blended.
 //
-// In order of appearance: sizes; a rectangle, cut off where its source or the output ends; opacities; levels.
+// In order of appearance: sizes; a rectangle, cut off where its source or the output ends; opacities.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,8 @@
 
 #include "abi/macros.h"
 #include "abi/view.h"
-#include "math/dual.h"
+#include "math/dual_steps.h"
+#include "math/level.h"
 
 namespace handgrad::paste {
 
@@ -100,21 +101,6 @@ HANDGRAD_MATH uint32_t shown(uint32_t covering, int32_t opaque) {
 
 // ---- opacities ------------------------------------------------------------------------------------------------------
 
-// What a derivative is asked for: of dual numbers the part along the direction.
-HANDGRAD_MATH float wanted_of(float x) { return x; }
-HANDGRAD_MATH double wanted_of(double x) { return x; }
-template <class C>
-HANDGRAD_MATH C wanted_of(Dual<C> x) {
-  return x.tangent;
-}
-
-HANDGRAD_MATH float product(float a, float b) { return rounded_product(a, b); }
-HANDGRAD_MATH double product(double a, double b) { return rounded_product(a, b); }
-template <class C>
-HANDGRAD_MATH Dual<C> product(Dual<C> a, Dual<C> b) {
-  return a * b;
-}
-
 // An opacity, and what it leaves of what is below: each rounded from double, as torch rounds the numbers of a product.
 template <class N>
 struct Opacity {
@@ -143,14 +129,6 @@ struct OpacityTable {
 template <class N>
 HANDGRAD_MATH N over(N above, N below, const Opacity<N>& opacity) {
   return product(below, opacity.rest) + product(above, opacity.own);
-}
-
-// ---- levels ---------------------------------------------------------------------------------------------------------
-
-// Half to even; NaN is 0.
-HANDGRAD_MATH uint8_t level_of(float x) {
-  const float level = x > 0 ? rintf(x) : 0.0f;
-  return static_cast<uint8_t>(static_cast<int32_t>(level < 255.0f ? level : 255.0f));
 }
 
 }  // namespace handgrad::paste
