@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils import _pytree
 
-from handgrad.testing import reseeded
+from transform_images import levels
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -16,10 +16,6 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 native_levels = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="torchvision resizes levels in float32"
 )
-
-
-def levels(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=reseeded(seed))
 
 
 def picture(height: int, width: int, mode: str = "RGB", seed: int = 0) -> Any:

@@ -14,6 +14,7 @@ from handgrad.transforms import (
     rgb_to_grayscale,
 )
 from handgrad.transforms.adjust_colors import adjust_colors_reference
+from transform_images import NO_DERIVATIVES, is_level_image, is_number_image, levels
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 NAMES = tuple(OPERATIONS)
@@ -22,10 +23,6 @@ NAMES = tuple(OPERATIONS)
 def numbers(*shape, seed=0):
     """Away from 0 and 1, so that a step or two cut nothing unless they are meant to."""
     return 0.2 + 0.5 * torch.rand(shape, dtype=torch.float64, generator=reseeded(seed))
-
-
-def levels(*shape, seed=0):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=reseeded(seed))
 
 
 def table(*rows):
@@ -104,14 +101,6 @@ def a_bright_gray_has_its_mean():
 # ---- specs -----------------------------------------------------------------------------------------------------------
 
 IMAGE = torch.rand(2, 3, 8, 9)
-
-
-def is_level_image(value):
-    return isinstance(value, torch.Tensor) and value.dtype is torch.uint8
-
-
-def is_number_image(value):
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 LENIENT = {"dtype": lambda value: value is None, "factors": lambda value: True}
@@ -281,8 +270,6 @@ SPEC = OpSpec(
     device_calls={"forward": (3, 3, 0), "backward": (5, 3, 0), "double_backward": (5, 3, 0)},
 )
 
-NO_DERIVATIVES = "images of integers have no derivatives"
-
 LEVELS_SPEC = OpSpec(
     name="adjust_colors",
     operator="handgrad::adjust_colors",
@@ -390,14 +377,6 @@ test_matrix_of_batches = matrix(BATCHED_SPEC)
 
 
 # ---- torchvision's pictures ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def functional():
-    pytest.importorskip("torchvision")
-    from torchvision.transforms.v2 import functional
-
-    return functional
 
 
 def fuses():

@@ -6,6 +6,7 @@ import torch
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 from handgrad.transforms import adjust_sharpness
 from handgrad.transforms.adjust_sharpness import adjust_sharpness_reference
+from transform_images import NO_DERIVATIVES, is_level_image, is_number_image, levels
 from transform_pipelines import native_levels
 
 
@@ -17,10 +18,6 @@ def numbers(*shape, seed=0):
 def wide(*shape, seed=0):
     """Beyond both ends, where a blend is cut; none of the samples' is near an end."""
     return torch.rand(shape, dtype=torch.float64, generator=reseeded(seed)) * 3 - 1
-
-
-def levels(*shape, seed=0):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=reseeded(seed))
 
 
 def reference(image, sharpness_factor):
@@ -112,14 +109,6 @@ def the_gradient_of_the_factor_is_a_sum_in_double():
 
 IMAGE = torch.rand(2, 3, 5, 4)
 FACTOR = "sharpness_factor must be "
-
-
-def is_level_image(value):
-    return isinstance(value, torch.Tensor) and value.dtype is torch.uint8
-
-
-def is_number_image(value):
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def is_factor_of_all(value):
@@ -220,8 +209,6 @@ FACTORS_SPEC = OpSpec(
     floor_factors={"forward": 1.2, "backward": 1.2, "double_backward": 1.2},
 )
 
-NO_DERIVATIVES = "images of integers have no derivatives"
-
 LEVELS_SPEC = OpSpec(
     name="adjust_sharpness",
     operator="handgrad::adjust_sharpness",
@@ -276,14 +263,6 @@ def photographs(count, most=70, seed=0):
         image = image.permute(0, 3, 1, 2)
         factor = FACTORS[index] if index < len(FACTORS) else 3 * float(torch.rand((), generator=generator))
         yield image if below(2) else image.contiguous(), factor
-
-
-@pytest.fixture
-def functional():
-    pytest.importorskip("torchvision")
-    from torchvision.transforms.v2 import functional
-
-    return functional
 
 
 @native_levels

@@ -6,16 +6,13 @@ import torch
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 from handgrad.transforms import adjust_tones, autocontrast, equalize, invert, posterize, solarize
 from handgrad.transforms.adjust_tones import TONES, adjust_tones_reference
+from transform_images import is_level_image, is_number_image, levels
 
 NAMES = tuple(TONES)
 
 
 def numbers(*shape, seed=0):
     return 0.05 + 0.9 * torch.rand(shape, dtype=torch.float64, generator=reseeded(seed))
-
-
-def levels(*shape, seed=0, low=0, high=256):
-    return torch.randint(low, high, shape, dtype=torch.uint8, generator=reseeded(seed))
 
 
 def reference(image, operations, numbers):
@@ -77,14 +74,6 @@ def an_image_beyond_int32():
 # ---- specs -----------------------------------------------------------------------------------------------------------
 
 IMAGE = torch.rand(2, 3, 8, 9)
-
-
-def is_level_image(value):
-    return isinstance(value, torch.Tensor) and value.dtype is torch.uint8
-
-
-def is_number_image(value):
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 LENIENT = {"numbers": lambda value: True}
@@ -280,14 +269,6 @@ test_matrix_of_batches = matrix(BATCHED_SPEC)
 
 
 # ---- torchvision's pictures ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def functional():
-    pytest.importorskip("torchvision")
-    from torchvision.transforms.v2 import functional
-
-    return functional
 
 
 def torchvisions(functional, image, operations, given):

@@ -6,14 +6,11 @@ import torch
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 from handgrad.transforms import elastic, gaussian_blur
 from handgrad.transforms.elastic import elastic_reference
+from transform_images import NO_DERIVATIVES, is_level_image, is_number_image, levels, needs_fma
 
 
 def numbers(*shape, seed=0):
     return torch.rand(shape, dtype=torch.float64, generator=reseeded(seed))
-
-
-def levels(*shape, seed=0):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=reseeded(seed))
 
 
 def field(images, height, width, pixels=1.7, seed=1):
@@ -101,14 +98,6 @@ IMAGE = torch.rand(2, 3, 8, 9)
 STILL = torch.zeros(1, 8, 9, 2)
 
 
-def is_level_image(value):
-    return isinstance(value, torch.Tensor) and value.dtype is torch.uint8
-
-
-def is_number_image(value):
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
 BAD = [
     Bad("rank", lambda: elastic(IMAGE[0, 0], STILL), RuntimeError, "image must have 3 or 4 dimensions"),
     Bad("int16", lambda: elastic(IMAGE.short(), STILL), TypeError, "image must be uint8, .* got int16"),
@@ -166,8 +155,6 @@ SPEC = OpSpec(
     device_calls={"forward": (1, 1, 0), "backward": (4, 3, 0), "double_backward": (4, 3, 0)},
 )  # fmt: skip
 
-NO_DERIVATIVES = "images of integers have no derivatives"
-
 LEVELS_SPEC = OpSpec(
     name="elastic",
     operator="handgrad::elastic",
@@ -201,18 +188,6 @@ test_matrix_of_levels = matrix(LEVELS_SPEC)
 
 
 # ---- torchvision's pictures ------------------------------------------------------------------------------------------
-
-needs_fma = pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="torch rounds its samples otherwise"
-)
-
-
-@pytest.fixture
-def functional():
-    pytest.importorskip("torchvision")
-    from torchvision.transforms.v2 import functional
-
-    return functional
 
 
 @needs_fma

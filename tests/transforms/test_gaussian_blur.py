@@ -7,14 +7,11 @@ from handgrad.layers import GaussianBlur2d
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 from handgrad.transforms import gaussian_blur
 from handgrad.transforms.gaussian_blur import gaussian_blur_reference
+from transform_images import NO_DERIVATIVES, is_level_image, is_number_image, levels
 
 
 def numbers(*shape, seed=0):
     return torch.rand(shape, dtype=torch.float64, generator=reseeded(seed))
-
-
-def levels(*shape, seed=0):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=reseeded(seed))
 
 
 def reference(image, kernel_size, sigma=None):
@@ -99,14 +96,6 @@ def the_gradient_of_sigma_is_a_sum_in_double():
 # ---- specs -----------------------------------------------------------------------------------------------------------
 
 IMAGE = torch.rand(2, 3, 8, 9)
-
-
-def is_level_image(value):
-    return isinstance(value, torch.Tensor) and value.dtype is torch.uint8
-
-
-def is_number_image(value):
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 # A sigma of None is made of the size; one in a list is torchvision's.
@@ -255,8 +244,6 @@ SIGMA_SPEC = OpSpec(
     floor_factors={"forward": 1.3, "backward": 1.3, "double_backward": 1.3},
 )
 
-NO_DERIVATIVES = "images of integers have no derivatives"
-
 LEVELS_SPEC = OpSpec(
     name="gaussian_blur",
     operator="handgrad::gaussian_blur",
@@ -288,14 +275,6 @@ test_matrix_of_levels = matrix(LEVELS_SPEC)
 
 
 # ---- torchvision's pictures ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def functional():
-    pytest.importorskip("torchvision")
-    from torchvision.transforms.v2 import functional
-
-    return functional
 
 
 def random_calls(count, most, seed=0):

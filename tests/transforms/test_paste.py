@@ -4,6 +4,7 @@ import torch
 
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 from handgrad.transforms.paste import paste, paste_reference
+from transform_images import NO_DERIVATIVES, is_level_image, is_number_image, levels
 
 FILL = -1
 OWN = [0, 0, 99, 99, 0, 0, 0, 0]
@@ -13,10 +14,6 @@ HOLE = [1, 2, 2, 2, FILL, 0, 0, 0]
 
 def numbers(*shape, seed=0):
     return torch.rand(shape, dtype=torch.float64, generator=reseeded(seed))
-
-
-def levels(*shape, seed=0):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=reseeded(seed))
 
 
 def table(*rows):
@@ -81,14 +78,6 @@ def many_pixels_are_one_sum():
 # ---- specs -----------------------------------------------------------------------------------------------------------
 
 IMAGE = torch.rand(2, 3, 8, 9)
-
-
-def is_level_image(value):
-    return isinstance(value, torch.Tensor) and value.dtype is torch.uint8
-
-
-def is_number_image(value):
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def is_list_or_none(value):
@@ -234,8 +223,6 @@ SPEC = OpSpec(
     # The opacities in double, of six images, for either derivative.
     saves=2 * 6 * 8,
 )  # fmt: skip
-
-NO_DERIVATIVES = "images of integers have no derivatives"
 
 
 def reference_of_levels(image, second=None, *, opacity=None, **others):

@@ -6,6 +6,7 @@ import torch
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 from handgrad.transforms import batched_resized_crop, resized_crop
 from handgrad.transforms.resized_crop import resized_crop_reference
+from transform_images import NO_DERIVATIVES, is_level_image, is_number_image, levels
 
 MODES = ("nearest", "nearest-exact", "bilinear", "bicubic")
 SCALINGS = ("product", "quotient", "none")
@@ -14,10 +15,6 @@ MEAN, STD = [0.485, 0.456, 0.406, 0.5, 0.4], [0.229, 0.224, 0.225, 0.3, 0.2]
 
 def numbers(*shape):
     return torch.rand(shape, dtype=torch.float64, generator=reseeded())
-
-
-def levels(*shape, seed=0):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=reseeded(seed))
 
 
 def pair(size):
@@ -125,14 +122,6 @@ def an_image_beyond_int32():
 IMAGE = torch.rand(2, 3, 8, 9)
 BOXES = torch.tensor([[0, 0, 4, 4], [1, 2, 5, 6]])
 WHOLE = (0, 0, 8, 9)
-
-
-def is_level_image(value):
-    return isinstance(value, torch.Tensor) and value.dtype is torch.uint8
-
-
-def is_number_image(value):
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 # A dtype of None is the image's, a window of None all.
@@ -341,8 +330,6 @@ SPEC = OpSpec(
     # Tables of taps first, which are memory of their own; the gradient looks up who uses a pixel too.
     device_calls={"forward": (2, 4, 0), "backward": (2, 5, 0), "double_backward": (2, 4, 0)},
 )
-
-NO_DERIVATIVES = "images of integers have no derivatives"
 
 LEVELS_SPEC = OpSpec(
     name="resized_crop",
@@ -560,14 +547,6 @@ test_matrix_of_batches = matrix(BATCHED_SPEC)
 
 
 # ---- torchvision's pictures ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def functional():
-    pytest.importorskip("torchvision")
-    from torchvision.transforms.v2 import functional
-
-    return functional
 
 
 def random_calls(count, most, seed):

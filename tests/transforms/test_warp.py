@@ -7,6 +7,7 @@ from handgrad._warping import perspective_coefficients
 from handgrad.testing import Bad, OpSpec, Sample, matrix, reseeded
 from handgrad.transforms import affine, perspective, rotate, warp
 from handgrad.transforms.warp import warp_reference
+from transform_images import NO_DERIVATIVES, is_level_image, is_number_image, levels, needs_fma
 
 TURNED = [[0.83, -0.47, 2.337], [0.52, 0.79, -1.142]]
 TILTED = [[0.9, 0.13, -0.4], [-0.21, 0.8, 1.7], [0.013, -0.017, 1.1]]
@@ -14,10 +15,6 @@ TILTED = [[0.9, 0.13, -0.4], [-0.21, 0.8, 1.7], [0.013, -0.017, 1.1]]
 
 def numbers(*shape, seed=0):
     return torch.rand(shape, dtype=torch.float64, generator=reseeded(seed))
-
-
-def levels(*shape, seed=0):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=reseeded(seed))
 
 
 def table(*matrices):
@@ -96,14 +93,6 @@ def many_pixels_are_one_sum():
 
 IMAGE = torch.rand(2, 3, 8, 9)
 EYE = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
-
-
-def is_level_image(value):
-    return isinstance(value, torch.Tensor) and value.dtype is torch.uint8
-
-
-def is_number_image(value):
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 BAD = [
@@ -202,8 +191,6 @@ SPEC = OpSpec(
     device_scratch=8 * 3 * 9216 + 1024,
 )  # fmt: skip
 
-NO_DERIVATIVES = "images of integers have no derivatives"
-
 LEVELS_SPEC = OpSpec(
     name="warp",
     operator="handgrad::warp",
@@ -237,18 +224,6 @@ test_matrix_of_levels = matrix(LEVELS_SPEC)
 
 
 # ---- torchvision's pictures ------------------------------------------------------------------------------------------
-
-needs_fma = pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="torch rounds its samples otherwise"
-)
-
-
-@pytest.fixture
-def functional():
-    pytest.importorskip("torchvision")
-    from torchvision.transforms.v2 import functional
-
-    return functional
 
 
 def drawn(height, width, generator):

@@ -50,6 +50,16 @@ inline std::vector<double> per_channel(const std::vector<double>& values, int64_
   return values.size() > 1 ? values : std::vector<double>(static_cast<size_t>(channels), values[0]);
 }
 
+inline void check_fill(const char* op, const Tensor& image, const std::vector<double>& fill) {
+  const int64_t channels = image.sizes()[1];
+  HANDGRAD_CHECK(fill.size() <= 1 || static_cast<int64_t>(fill.size()) == channels, op,
+                 ": fill must be a number, or one a channel, ", channels, "; got ", fill.size());
+  for (const double level : fill) {
+    HANDGRAD_CHECK(image.scalar_type() != ScalarType::Byte || (level >= 0 && level <= 255), op,
+                   ": fill must be from 0 to 255 beside a uint8 image; got ", level);
+  }
+}
+
 // The number that channel c of an image is surrounded by; none is zero.
 inline double fill_of(const std::vector<double>& fill, int64_t c) {
   return fill.empty() ? 0.0 : fill[fill.size() > 1 ? static_cast<size_t>(c) : 0];

@@ -15,20 +15,6 @@ namespace handgrad::image_sample {
 
 inline constexpr int64_t kRun = 256;
 
-// An element as it is computed with.
-template <class T>
-struct Element {
-  using C = Compute<T>;
-  HANDGRAD_MATH static C read(T x) { return widen(x); }
-  HANDGRAD_MATH static T made(C x) { return narrow<T>(x); }
-};
-template <>
-struct Element<uint8_t> {
-  using C = float;
-  HANDGRAD_MATH static float read(uint8_t x) { return static_cast<float>(x); }
-  HANDGRAD_MATH static uint8_t made(float x) { return level_of(x); }
-};
-
 // ---- points ---------------------------------------------------------------------------------------------------------
 
 template <class C>

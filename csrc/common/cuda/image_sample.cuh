@@ -27,21 +27,6 @@ struct Surroundings {
   double fill[kChannels];
 };
 
-// Levels are read as float.
-HANDGRAD_MATH float read_element(uint8_t x) { return static_cast<float>(x); }
-template <class T>
-HANDGRAD_MATH Compute<T> read_element(T x) {
-  return widen(x);
-}
-template <class T>
-HANDGRAD_MATH T made_element(Compute<T> x) {
-  if constexpr (std::is_same_v<T, uint8_t>) {
-    return level_of(x);
-  } else {
-    return narrow<T>(x);
-  }
-}
-
 // body(surroundings) for a few channels at a time.
 template <class Body>
 void for_channels(const ImageFrame& frame, const std::vector<double>& fill, const Body& body) {
@@ -107,10 +92,10 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     if (c >= around.count) continue;
     const T* corner = image.at(pixel.n, around.first + c, sample.row, sample.column);
     const C value = sample.value(frame, [&](int q) {
-      return read_element(load_constant(corner + q / 2 * image.strides[2] + q % 2 * image.strides[3]));
+      return Element<T>::read(load_constant(corner + q / 2 * image.strides[2] + q % 2 * image.strides[3]));
     });
     store(output.at(pixel.n, around.first + c, pixel.i, pixel.j),
-          made_element<T>(sample.filled(frame, value, static_cast<C>(around.fill[c]))));
+          Element<T>::made(sample.filled(frame, value, static_cast<C>(around.fill[c]))));
   }
 }
 

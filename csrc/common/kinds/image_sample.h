@@ -27,12 +27,7 @@ inline ImageFrame check_sampled(const char* op, const Tensor& image,  // [N, C, 
                  ": size must be at least 1 and at most 2^22; got ", height, " x ", width);
   HANDGRAD_CHECK(interpolation == 0 || interpolation == 1, op,
                  ": interpolation must be 0 (nearest) or 1 (bilinear); got ", interpolation);
-  HANDGRAD_CHECK(fill.size() <= 1 || static_cast<int64_t>(fill.size()) == sizes[1], op,
-                 ": fill must be a number, or one a channel, ", sizes[1], "; got ", fill.size());
-  for (const double level : fill) {
-    HANDGRAD_CHECK(image.scalar_type() != ScalarType::Byte || (level >= 0 && level <= 255), op,
-                   ": fill must be from 0 to 255 beside a uint8 image; got ", level);
-  }
+  check_fill(op, image, fill);
   return {sizes[0], sizes[1], sizes[2], sizes[3], height, width, interpolation == 1, !fill.empty()};
 }
 

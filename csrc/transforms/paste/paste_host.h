@@ -97,12 +97,7 @@ inline Frame check_arguments(const Arguments& arguments) {
   const Tensor& image = arguments.image;
   HANDGRAD_CHECK(arguments.height > 0 && arguments.width > 0 && arguments.height <= kMost && arguments.width <= kMost,
                  kOp, ": size must be at least 1 and at most 2^24; got ", arguments.height, " x ", arguments.width);
-  HANDGRAD_CHECK(arguments.fill.size() <= 1 || static_cast<int64_t>(arguments.fill.size()) == image.sizes()[1], kOp,
-                 ": fill must be a number, or one a channel, ", image.sizes()[1], "; got ", arguments.fill.size());
-  for (const double level : arguments.fill) {
-    HANDGRAD_CHECK(image.scalar_type() != ScalarType::Byte || (level >= 0 && level <= 255), kOp,
-                   ": fill must be from 0 to 255 beside a uint8 image; got ", level);
-  }
+  check_fill(kOp, image, arguments.fill);
   HANDGRAD_CHECK(arguments.group >= 0, kOp, ": group must be at least 0; got ", arguments.group);
   const int64_t rectangles = check_rectangles(arguments), blended = check_opacity(arguments, rectangles);
   const int64_t batch = image.sizes()[0];

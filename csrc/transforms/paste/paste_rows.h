@@ -9,7 +9,7 @@ namespace handgrad::paste {
 
 // ---- opaque rectangles ----------------------------------------------------------------------------------------------
 
-// E is an integer of an element's size: nothing is computed.
+// Nothing is computed: E may be an integer of an element's size.
 template <class E>
 struct Copier {
   static void copy(Part part, Operand<const E> from, Operand<E> to) {
@@ -24,7 +24,7 @@ struct Copier {
   [[gnu::noinline]] static void run(const E* __restrict from, int64_t step, int64_t count, E* __restrict to,
                                     int64_t to_step) {
     if (to_step == 1 && step == 1) {
-      std::memcpy(to, from, static_cast<size_t>(count) * sizeof(E));
+      std::memcpy(static_cast<void*>(to), from, static_cast<size_t>(count) * sizeof(E));
     } else if (to_step == 1) {
       for (int64_t x = 0; x < count; ++x) to[x] = from[x * step];
     } else {
@@ -56,21 +56,6 @@ void copy_rectangles(const Frame& frame, const Tables& tables, const std::vector
 // ---- blended rectangles ---------------------------------------------------------------------------------------------
 
 inline constexpr int64_t kRun = 1024;
-
-// An element as it is computed with.
-HANDGRAD_MATH float read_element(uint8_t x) { return static_cast<float>(x); }
-template <class T>
-HANDGRAD_MATH Compute<T> read_element(T x) {
-  return widen(x);
-}
-template <class T>
-HANDGRAD_MATH T made_element(Compute<T> x) {
-  if constexpr (std::is_same_v<T, uint8_t>) {
-    return level_of(x);
-  } else {
-    return narrow<T>(x);
-  }
-}
 
 template <class T>
 class Blender {
@@ -115,9 +100,7 @@ class Blender {
     if (low >= frame_.opaque() || !views_.has(below)) return false;
     Operand<const T> first = views_.at(below, top, stretch.begin);
     if (!rest) {
-      part.merge(first, to);
-      part.for_runs(
-          [&](int64_t c, int64_t y) { copy_run(first.at(c, y), first.column, part.columns, to.at(c, y), to.column); });
+      Copier<T>::copy(part, first, to);
       return true;
     }
     const int high = lowest(rest);
@@ -158,35 +141,27 @@ class Blender {
     });
   }
 
-  [[gnu::noinline]] static void copy_run(const T* __restrict from, int64_t step, int64_t count, T* __restrict to,
-                                         int64_t to_step) {
-    if (step == 1 && to_step == 1) {
-      std::memcpy(static_cast<void*>(to), from, static_cast<size_t>(count) * sizeof(T));
-    } else {
-      for (int64_t x = 0; x < count; ++x) to[x * to_step] = from[x * step];
-    }
-  }
   [[gnu::noinline]] static void mix_run(const T* __restrict above, const T* __restrict below, Opacity<C> by,
                                         int64_t count, T* __restrict to) {
     HANDGRAD_SIMD
     for (int64_t x = 0; x < count; ++x)
-      to[x] = made_element<T>(over(read_element(above[x]), read_element(below[x]), by));
+      to[x] = Element<T>::made(over(Element<T>::read(above[x]), Element<T>::read(below[x]), by));
   }
   [[gnu::noinline]] static void load_elements(const T* __restrict from, int64_t step, int64_t count, C* __restrict to) {
     if (step == 1) {
       HANDGRAD_SIMD
-      for (int64_t x = 0; x < count; ++x) to[x] = read_element(from[x]);
+      for (int64_t x = 0; x < count; ++x) to[x] = Element<T>::read(from[x]);
     } else {
-      for (int64_t x = 0; x < count; ++x) to[x] = read_element(from[x * step]);
+      for (int64_t x = 0; x < count; ++x) to[x] = Element<T>::read(from[x * step]);
     }
   }
   [[gnu::noinline]] static void store_elements(const C* __restrict from, int64_t count, T* __restrict to,
                                                int64_t step) {
     if (step == 1) {
       HANDGRAD_SIMD
-      for (int64_t x = 0; x < count; ++x) to[x] = made_element<T>(from[x]);
+      for (int64_t x = 0; x < count; ++x) to[x] = Element<T>::made(from[x]);
     } else {
-      for (int64_t x = 0; x < count; ++x) to[x * step] = made_element<T>(from[x]);
+      for (int64_t x = 0; x < count; ++x) to[x * step] = Element<T>::made(from[x]);
     }
   }
   // No source is the fill.

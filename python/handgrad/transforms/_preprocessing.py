@@ -13,7 +13,7 @@ from torch import Tensor
 
 from handgrad.transforms.resized_crop import resized_crop
 
-#: The backend's methods that a fused pass stands for, with their parameters as transformers has them since 5.0.
+#: The backend's methods that a fused pass stands for, with their parameters as transformers 5.24 has them.
 _METHODS = {
     "_preprocess": (
         "images do_resize size resample do_center_crop crop_size do_rescale rescale_factor do_normalize image_mean "

@@ -161,9 +161,7 @@ def equalize(theirs: _Kernel, inpt: Any) -> Any:
 
 
 def _toned(inpt: Tensor, operation: str, number: float = 0) -> Tensor:
-    image = inpt.as_subclass(Tensor)
-    output = adjust_tones(image.flatten(0, -4) if image.dim() > 4 else image, [operation], [number])
-    return wrapped(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
+    return _of_images(inpt, lambda image: adjust_tones(image, [operation], [number]))
 
 
 def erase(theirs: _Kernel, inpt: Any, i: int, j: int, h: int, w: int, v: Any, inplace: bool = False) -> Any:
@@ -231,17 +229,16 @@ def has_colours(inpt: Any) -> bool:
 
 
 def coloured(inpt: Tensor, operations: list[str], factors: list[float]) -> Tensor:
-    """An image, a batch or a video, which stays what it is."""
-    image = inpt.as_subclass(Tensor)
-    output = adjust_colors(image.flatten(0, -4) if image.dim() > 4 else image, operations, factors)
-    return wrapped(inpt, output.unflatten(0, image.shape[:-3]) if image.dim() > 4 else output)
+    return _of_images(inpt, lambda image: adjust_colors(image, operations, factors))
 
 
 def _by_kernel(inpt: Tensor, *numbers: Any, **others: Any) -> Tensor:
-    """An image, a batch or a video, which stays what it is."""
+    return _of_images(inpt, lambda image: crop_and_resize(image, *numbers, **others))
+
+
+def _of_images(inpt: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
+    """Of an image, a batch or a video, which stays what it is; kernels take a batch at most."""
     image = inpt.as_subclass(Tensor)
-    if image.dim() > 4:
-        output = crop_and_resize(image.flatten(0, -4), *numbers, **others).unflatten(0, image.shape[:-3])
-    else:
-        output = crop_and_resize(image, *numbers, **others)
-    return wrapped(inpt, output)
+    if image.dim() <= 4:
+        return wrapped(inpt, kernel(image))
+    return wrapped(inpt, kernel(image.flatten(0, -4)).unflatten(0, image.shape[:-3]))

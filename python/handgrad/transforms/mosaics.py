@@ -86,7 +86,6 @@ class Mosaic(nn.Module):
             rows = [[*corner, *mask.shape[-2:], k, 0, 0, 0]
                     for k, (mask, corner) in enumerate(zip(masks, corners, strict=True))]  # fmt: skip
             planes = [mask.reshape(1, -1, *mask.shape[-2:]) for mask in masks]
-            rows.insert(0, [0, 0, *canvas, -1, 0, 0, 0])
             made = _filled(planes, rows, canvas, self.mask_fill)
             return made.reshape(*masks[0].shape[:-2], *canvas)
 
@@ -122,8 +121,8 @@ def _image_of(sample: Any) -> Tensor:
 def _filled(planes: list[Tensor], rows: list[list[int]], canvas: tuple[int, int], fill: int) -> Tensor:
     """Masks of any type on a canvas of a number of that type: bits have no number, so it is an image of its own."""
     around = planes[0].new_full((1, planes[0].shape[1], *canvas), fill) if fill else None
-    made = pasted(*planes, rectangles=rows[1:], size=canvas)
+    made = pasted(*planes, rectangles=rows, size=canvas)
     if around is None:
         return made
-    there = pasted(*(torch.ones_like(plane) for plane in planes), rectangles=rows[1:], size=canvas)
+    there = pasted(*(torch.ones_like(plane) for plane in planes), rectangles=rows, size=canvas)
     return torch.where(there != 0, made, around)
