@@ -31,7 +31,7 @@ SOURCES := CMakeLists.txt setup.py pyproject.toml $(wildcard cmake/* python/hand
 OP_TESTS := $(patsubst csrc/%/,tests/%,$(filter-out csrc/common/ csrc/emulator/,$(wildcard csrc/*/)))
 CXX_FILES := $(shell find csrc examples tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build wheel release costs test test-python test-levels test-emulated test-cuda test-device bench-device cuda-report test-sanitize test-abi native demo detect segment embed bench lint format table clean
+.PHONY: help build wheel release costs test test-python test-levels test-emulated test-cuda test-device bench-device cuda-report test-sanitize test-abi native demo detect rotated segment embed bench lint format table clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -184,6 +184,9 @@ demo: native  ## fine-tunes a network with handgrad's focal loss on real photos
 
 detect: native  ## trains a small detector of trees on real photos
 	$(WITH_LIBRARIES) $(BIN)/python examples/detect.py
+
+rotated: native  ## trains a small detector of rotated things on scenes that it makes of photos
+	$(WITH_LIBRARIES) $(BIN)/python examples/rotated.py
 
 segment: native  ## trains a small U-Net on nuclei, with dice and other losses
 	$(WITH_LIBRARIES) $(BIN)/python examples/segment.py

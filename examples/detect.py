@@ -1,8 +1,9 @@
-"""Train a small detector whose roi_align and nms are handgrad's, and measure what it finds.
+"""Train a small detector whose roi_align and nms, or whose attention, are handgrad's, and measure what it finds.
 
     python examples/detect.py                       # trees on aerial photos
     python examples/detect.py --data my/photos      # photos with a Pascal VOC .xml file of boxes beside each
     python examples/detect.py --ops torchvision     # the same detector with torchvision's own ops
+    python examples/detect.py --head deformable-detr    # attention to the maps in place of boxes to cut out of them
 
 See docs/detect.md for the data, the network and what is measured.
 """
@@ -24,11 +25,12 @@ try:
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from torch import Tensor
-    from torchvision.models.detection import FasterRCNN
+    from torch import Tensor, nn
 
-    from detection import data, evaluation, models, report
+    from detection import data, models, report
     from handgrad import transfer
+    from handgrad.boxes import box_iou
+    from shared import detections
     from shared.files import UserError, default_cache, make_folder, write_whole
     from shared.options import Parser, add_option, exit_status, known_name, number
     from shared.reports import results_table
@@ -46,11 +48,12 @@ class Settings:
     data: str | None = None
     test: list[str] = field(default_factory=list)
     weights: str = "package"
+    head: str = "faster-rcnn"
     ops: str = "handgrad"
     size: int = 320
     steps: int = 700
     batch: int = 4
-    lr: float = 0.02
+    lr: float | None = None
     threshold: float = 0.5
     seed: int = 0
     out: str = "runs/detect"
@@ -64,11 +67,18 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
     add("data", "a folder of photos with a Pascal VOC .xml file beside each (default: trees, from a package)")
     add("test", "a photo to keep from training and measure on, by its name without suffix; may be repeated", many=True)
     add("weights", "package (ImageNet) or none", known_name("weights", ("package", "none")))
-    add("ops", "whose roi_align and nms to train with", known_name("library", ("handgrad", "torchvision")))
+    add("head", "what makes boxes of the maps", known_name("head", models.HEADS))
+    add(
+        "ops", "whose roi_align and nms faster-rcnn is trained with", known_name("library", ("handgrad", "torchvision"))
+    )
     add("size", "side of the squares that the detector sees, in pixels", number(int, 64, 2048))
     add("steps", "steps of training", number(int, 1, 10**6))
     add("batch", "squares per step", number(int, 1, 1024))
-    add("lr", "largest learning rate", number(float, 0, 100, False))
+    add(
+        "lr",
+        "largest learning rate (default: 0.02, by SGD; of deformable-detr 0.001, by AdamW)",
+        number(float, 0, 100, False),
+    )
     add("threshold", "score from which a detection is drawn and counted", number(float, 0, 1))
     add("seed", "of all random numbers", number(int, 0, 2**31 - 1))
     add("out", "folder that everything is written to")
@@ -76,13 +86,18 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
     return Settings(**vars(parser.parse_args(arguments)))
 
 
-def train(model: FasterRCNN, photos: list[data.Photo], settings: Settings, console: Console) -> list[float]:
+def train(model: nn.Module, photos: list[data.Photo], settings: Settings, console: Console) -> list[float]:
     """Trains ``model`` and returns the loss of each step."""
     models.train_mode(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=settings.lr, momentum=0.9, weight_decay=1e-4)
+    # As their papers train them.
+    optimizer: torch.optim.Optimizer
+    if settings.head == "deformable-detr":
+        optimizer = torch.optim.AdamW(parameters, lr=(rate := settings.lr or 0.001), weight_decay=1e-4)
+    else:
+        optimizer = torch.optim.SGD(parameters, lr=(rate := settings.lr or 0.02), momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=settings.lr, total_steps=settings.steps + 1, pct_start=0.1
+        optimizer, max_lr=rate, total_steps=settings.steps + 1, pct_start=0.1
     )
     views = data.training_views(photos, settings.steps * settings.batch, settings.size, settings.seed)
     losses: list[float] = []
@@ -102,13 +117,13 @@ def train(model: FasterRCNN, photos: list[data.Photo], settings: Settings, conso
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
-            rate = (step + 1) * settings.batch / (time.perf_counter() - started)
-            state = f"loss {statistics.mean(losses[-20:]):.3f}, {rate:.1f} views/s"
+            speed = (step + 1) * settings.batch / (time.perf_counter() - started)
+            state = f"loss {statistics.mean(losses[-20:]):.3f}, {speed:.1f} views/s"
             progress.update(task, advance=1, state=state)
     return losses
 
 
-def compare_ops(model: FasterRCNN, photos: data.Photos, settings: Settings) -> dict[str, Any]:
+def compare_ops(model: nn.Module, photos: data.Photos, settings: Settings) -> dict[str, Any]:
     """The trained detector with both libraries' ops: whether they detect the same, and the time of a training step."""
     theirs, ours = (copy.deepcopy(model) for _ in range(2))
     transfer.replace_functions(theirs, {new: old for old, new in models.OURS.items()})
@@ -139,7 +154,7 @@ def compare_ops(model: FasterRCNN, photos: data.Photos, settings: Settings) -> d
     }
 
 
-def _step(model: FasterRCNN, images: list[Tensor], targets: list[dict[str, Tensor]], seed: int) -> float:
+def _step(model: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]], seed: int) -> float:
     models.train_mode(model)
     torch.manual_seed(seed)
     started = time.perf_counter()
@@ -156,10 +171,10 @@ def run(settings: Settings, console: Console) -> None:
         boxes = sum(len(photo.boxes) for photo in some)
         say(f"{part}: {len(some)} photos with {boxes} boxes ({', '.join(photo.name for photo in some)})")
     model, weights = models.build(
-        len(photos.classes), settings.size, settings.weights, Path(settings.cache), settings.seed
+        settings.head, len(photos.classes), settings.size, settings.weights, Path(settings.cache), settings.seed
     )
     say(f"weights: {weights}")
-    if settings.ops == "handgrad":
+    if settings.head == "faster-rcnn" and settings.ops == "handgrad":
         say(transfer.replace_functions(model, models.OURS))
 
     started = time.perf_counter()
@@ -171,20 +186,14 @@ def run(settings: Settings, console: Console) -> None:
     measured, matches = {}, {}
     for name, some in (("training photos", photos.train), ("test photos", photos.test)):
         answers = [models.detect(model, photo, settings.size) for photo in some]
-        matches[name] = [
-            evaluation.match(photo, answer, settings.threshold) for photo, answer in zip(some, answers, strict=True)
-        ]
-        precision = evaluation.average_precision(some, answers, len(photos.classes))
-        matched = evaluation.joined(matches[name])
-        measured[name] = {f"AP {overlap}": value for overlap, value in precision.items()} | {
-            "precision": matched.precision,
-            "recall": matched.recall,
-        }
+        measured[name], matches[name] = detections.measure(
+            some, answers, len(photos.classes), settings.threshold, box_iou
+        )
     files = ["results.json", "detector.pt"]
     for photo, matched in zip(photos.test, matches["test photos"], strict=True):
         files.append(f"{photo.name}.png")
         report.draw(photo, matched, folder / files[-1])
-    compared = compare_ops(model, photos, settings)
+    compared = compare_ops(model, photos, settings) if settings.head == "faster-rcnn" else None
     write_state(model.state_dict(), folder / "detector.pt")
     results = {
         "classes": photos.classes,
@@ -200,10 +209,11 @@ def run(settings: Settings, console: Console) -> None:
     console.print(
         results_table(f"{', '.join(photos.classes)}; precision and recall at {settings.threshold:g}", measured)
     )
-    verdict = "the same" if compared["same"] else "NOT the same"
-    say(f"torchvision's ops and handgrad's give {verdict} {compared['detections']} detections on four views")
-    times = ", ".join(f"{seconds:.2f} s with {name}'s" for name, seconds in compared["step_seconds"].items())
-    say(f"a training step takes {times}")
+    if compared:
+        verdict = "the same" if compared["same"] else "NOT the same"
+        say(f"torchvision's ops and handgrad's give {verdict} {compared['detections']} detections on four views")
+        times = ", ".join(f"{seconds:.2f} s with {name}'s" for name, seconds in compared["step_seconds"].items())
+        say(f"a training step takes {times}")
     say(f"\nwritten to {folder}: {', '.join(sorted(files))}")
 
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from handgrad.boxes import box_iou
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -180,15 +182,15 @@ def test_average_precision_of_known_detections(detect):
     photo = photo_of(detect, [[0, 0, 10, 10], [20, 20, 40, 40]])
     one = torch.ones(2, dtype=torch.int64)
     perfect = {"boxes": photo.boxes, "scores": torch.tensor([0.9, 0.8]), "labels": one}
-    precision = detect.evaluation.average_precision([photo], [perfect], 1)
+    precision = detect.detections.average_precision([photo], [perfect], 1, box_iou)
     assert precision == pytest.approx({"0.5": 1.0, "0.75": 1.0, "0.5 to 0.95": 1.0})
     # The second covers 0.7 of its thing: right at 0.5 to 0.65 (and 0.7, which is met), wrong from 0.75 on.
     shifted = {**perfect, "boxes": torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 34.5]])}
-    precision = detect.evaluation.average_precision([photo], [shifted], 1)
+    precision = detect.detections.average_precision([photo], [shifted], 1, box_iou)
     assert precision["0.5"] == pytest.approx(1.0)
     assert precision["0.75"] == pytest.approx(51 / 101)
     nothing = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": one[:0]}
-    assert set(detect.evaluation.average_precision([photo], [nothing], 1).values()) == {0.0}
+    assert set(detect.detections.average_precision([photo], [nothing], 1, box_iou).values()) == {0.0}
 
 
 def test_each_thing_is_matched_once(detect):
@@ -198,7 +200,7 @@ def test_each_thing_is_matched_once(detect):
         "scores": torch.tensor([0.9, 0.8, 0.7, 0.1]),
         "labels": torch.ones(4, dtype=torch.int64),
     }
-    matched = detect.evaluation.match(photo, answer, threshold=0.5)
+    matched = detect.detections.match(photo, answer, 0.5, box_iou)
     assert (len(matched.right), len(matched.wrong), len(matched.missed)) == (1, 2, 1)
     assert matched.precision == pytest.approx(1 / 3)
     assert matched.recall == pytest.approx(1 / 2)

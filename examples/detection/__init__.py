@@ -1,1 +1,1 @@
-"""The parts of examples/detect.py, one file each: data, models, evaluation, report."""
+"""The parts of examples/detect.py, one file each: data, models, report."""

@@ -1,4 +1,4 @@
-"""The detector: Faster R-CNN on MobileNetV2, for things of 10 to 100 pixels."""
+"""The detectors, for things of 10 to 100 pixels: Faster R-CNN on MobileNetV2, or a head of deformable attention."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import handgrad
 from handgrad import transfer
 from shared.weights import fill_mobilenet
 
+from .attention import DeformableDetector
 from .data import Photo, cut, tiles
 
 #: What torchvision's detectors call in the middle of their methods, and ours.
@@ -35,7 +36,10 @@ _WIDTH = 64  # channels of the pyramid
 _FREEZE_UNTIL = "4"  # the layers before see edges
 
 
-def build(classes: int, size: int, weights: str, cache: Path, seed: int) -> tuple[FasterRCNN, str]:
+HEADS = ("faster-rcnn", "deformable-detr")
+
+
+def build(head: str, classes: int, size: int, weights: str, cache: Path, seed: int) -> tuple[nn.Module, str]:
     """A detector for views of ``size`` pixels, and what was done. Equal arguments give equal numbers."""
     torch.manual_seed(seed)
     network = torchvision.models.mobilenet_v2(weights=None)
@@ -44,8 +48,13 @@ def build(classes: int, size: int, weights: str, cache: Path, seed: int) -> tupl
         said = fill_mobilenet(network, cache)
         transfer.freeze(network.features, _FREEZE_UNTIL)
     levels = [str(k) for k in range(len(_LEVELS))]
+    backbone = BackboneWithFPN(
+        network.features, dict(zip(_LEVELS, levels, strict=True)), list(_LEVELS.values()), _WIDTH
+    )
+    if head == "deformable-detr":
+        return DeformableDetector(backbone, _WIDTH, classes), said
     model = FasterRCNN(
-        BackboneWithFPN(network.features, dict(zip(_LEVELS, levels, strict=True)), list(_LEVELS.values()), _WIDTH),
+        backbone,
         # Views come in the size that the detector works at; every pixel counts.
         min_size=size,
         max_size=size,
@@ -63,7 +72,7 @@ def build(classes: int, size: int, weights: str, cache: Path, seed: int) -> tupl
     return model, said
 
 
-def train_mode(model: FasterRCNN) -> None:
+def train_mode(model: nn.Module) -> None:
     """model.train(), with the statistics of ImageNet: a few views are too few for their own."""
     model.train()
     for module in model.modules():
@@ -72,7 +81,7 @@ def train_mode(model: FasterRCNN) -> None:
 
 
 @torch.no_grad()
-def detect(model: FasterRCNN, photo: Photo, side: int, batch: int = 4) -> dict[str, Tensor]:
+def detect(model: nn.Module, photo: Photo, side: int, batch: int = 4) -> dict[str, Tensor]:
     """Detections on a whole photo, tile by tile: ``boxes``, ``scores``, ``labels``, by descending score."""
     model.eval()
     height, width = photo.pixels.shape[1:]

@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from shared.detections import Matched
 from shared.files import write_whole
 
 from .data import Photo
-from .evaluation import Matched
 
 RIGHT, WRONG, MISSED = (64, 224, 96), (255, 72, 48), (64, 144, 255)
 

@@ -1,0 +1,1 @@
+"""The parts of examples/rotated.py, one file each: data, models, report."""
