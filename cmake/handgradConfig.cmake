@@ -170,12 +170,14 @@ function(handgrad_add_library name)
   endif()
 
   if(HANDGRAD_EMULATED AND cuda_sources)
-    # The C++ compiler is to compile the .cu files; CMake goes by a file's ending, so each gets a wrapper of one line.
+    # The C++ compiler is to compile the .cu files; CMake goes by a file's ending, so each gets a wrapper of one line,
+    # which is the same wherever the sources lie: a cache of compiled files knows it then.
     set(emulated_sources)
     foreach(source IN LISTS cuda_sources)
       get_filename_component(stem "${source}" NAME_WE)
       set(wrapper "${CMAKE_BINARY_DIR}/emulated/${name}/${stem}.cpp")
-      file(CONFIGURE OUTPUT "${wrapper}" CONTENT "#include \"${source}\"\n")
+      file(RELATIVE_PATH from_wrapper "${CMAKE_BINARY_DIR}/emulated/${name}" "${source}")
+      file(CONFIGURE OUTPUT "${wrapper}" CONTENT "#include \"${from_wrapper}\"\n")
       list(APPEND emulated_sources "${wrapper}")
     endforeach()
     file(GLOB emulator_sources CONFIGURE_DEPENDS "${HANDGRAD_INCLUDE_DIR}/emulator/src/*.cpp")

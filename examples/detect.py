@@ -3,7 +3,7 @@
     python examples/detect.py                       # trees on aerial photos
     python examples/detect.py --data my/photos      # photos with a Pascal VOC .xml file of boxes beside each
     python examples/detect.py --ops torchvision     # the same detector with torchvision's own ops
-    python examples/detect.py --head deformable-detr    # attention to the maps in place of boxes to cut out of them
+    python examples/detect.py --head deformable-detr  # attention to the maps in place of boxes to cut out of them
 
 See docs/detect.md for the data, the network and what is measured.
 """
