@@ -79,14 +79,15 @@ def weighted_boxes_fusion(
         >>> weighted_boxes_fusion([first, second], scores, labels)
         (tensor([[ 0.0000,  0.0000, 10.0000, 10.5000]]), tensor([0.6000]), tensor([1]))
     """
+    count = 1
     if isinstance(boxes, Sequence):
         count, boxes, scores, labels, models = _joined(boxes, scores, labels, models)
         weights = [1.0] * count if weights is None else weights
-    else:
-        count = 1
     check_tensor(_OP, "boxes", boxes)
     check_tensor(_OP, "scores", scores)
     _check_integers("labels", labels)
+    assert isinstance(scores, Tensor)  # as was just checked
+    assert isinstance(labels, Tensor)
     if models is None:
         models = torch.zeros_like(labels, dtype=torch.int64)
         weights = [1.0] if weights is None else weights
@@ -208,27 +209,31 @@ def weighted_boxes_fusion_reference(
         label_of = torch.where(chosen, labels[i], label_of)
         found = found + (counts[i] & ~joins)
 
-    size = member.sum(1).to(dtype)
-    total = torch.where(member, weighted, 0.0).sum(1)
-    weight = torch.where(member, table.index_select(0, models), 0.0).sum(1)
-    of_models = (member[:, :, None] & (models[:, None] == torch.arange(len(weights), device=boxes.device))).any(1)
-    present = torch.where(of_models, table, 0.0).sum(1)
-    name = _CONF_TYPES[conf_type]
-    if name == "max":
-        confidence = torch.where(member, weighted, 0.0).amax(1) / table.max() if count else total
-    elif name == "box_and_model_avg":
-        confidence = total / weight * (present / table.sum())
-    elif name == "absent_model_aware_avg":
-        confidence = total / (weight + (table.sum() - present))
-    else:
-        counted = size if allows_overflow else size.clamp(max=len(weights))
-        confidence = total / size * (counted / table.sum())
-
-    kept = size > 0
+    confidence = _confidence_reference(member, weighted, models, table, _CONF_TYPES[conf_type], allows_overflow)
+    kept = member.any(1)
     fused, confidence, label_of = fused[kept], confidence[kept], label_of[kept]
     by_label = label_of.sort(stable=True).indices
     order = by_label[confidence[by_label].sort(descending=True, stable=True).indices]
     return fused[order].to(scores.dtype), confidence[order].to(scores.dtype), label_of[order]
+
+
+def _confidence_reference(
+    member: Tensor, weighted: Tensor, models: Tensor, table: Tensor, conf_type: str, allows_overflow: bool
+) -> Tensor:
+    """The score of each cluster; ``member`` (clusters, boxes) says which boxes are in which."""
+    size = member.sum(1).to(table.dtype)
+    total = torch.where(member, weighted, 0.0).sum(1)
+    weight = torch.where(member, table.index_select(0, models), 0.0).sum(1)
+    of_models = (member[:, :, None] & (models[:, None] == torch.arange(len(table), device=table.device))).any(1)
+    present = torch.where(of_models, table, 0.0).sum(1)
+    if conf_type == "max":
+        return torch.where(member, weighted, 0.0).amax(1) / table.max() if len(models) else total
+    if conf_type == "box_and_model_avg":
+        return total / weight * (present / table.sum())
+    if conf_type == "absent_model_aware_avg":
+        return total / (weight + (table.sum() - present))
+    counted = size if allows_overflow else size.clamp(max=len(table))
+    return total / size * (counted / table.sum())
 
 
 # ---- fake ------------------------------------------------------------------------------------------------------------
