@@ -11,6 +11,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.boxes.generalized_box_iou import generalized_box_iou
     from handgrad.boxes.nms import batched_nms, nms
     from handgrad.boxes.soft_nms import soft_nms
+    from handgrad.boxes.weighted_boxes_fusion import weighted_boxes_fusion
 
 __all__ = [
     "batched_nms",
@@ -20,4 +21,5 @@ __all__ = [
     "generalized_box_iou",
     "nms",
     "soft_nms",
+    "weighted_boxes_fusion",
 ]
