@@ -126,16 +126,15 @@ def run(settings: Settings, console: Console) -> None:
     )
     say(f"training took {seconds:.0f} s; loss of the {ends}")
 
-    measured, drawn = {}, None
+    measured = {}
     for name, materials in (("training materials", to_train), ("test materials", to_test)):
         scenes = list(data.scenes(materials, settings.scenes, settings.size, _TEST_SEED))
         answers = [models.detect(model, scene.pixels[None])[0] for scene in scenes]
         measured[name], matches = detections.measure(
             scenes, answers, len(data.CLASSES), settings.threshold, rotated_box_iou
         )
-        drawn = scenes[:6], matches[:6]
     say(f"measured on {settings.scenes} scenes of each; {sum(len(scene.boxes) for scene in scenes)} things in the last")
-    report.draw(*drawn, folder / "scenes.png")
+    report.draw(scenes[:6], matches[:6], folder / "scenes.png")
     write_state(model.state_dict(), folder / "detector.pt")
     results = {
         "classes": data.CLASSES,

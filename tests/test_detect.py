@@ -80,6 +80,37 @@ def test_equal_seeds_and_either_library_give_equal_losses(detect, photos, tmp_pa
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-3)
 
 
+def test_a_head_of_attention_trains_measures_and_draws(detect, photos, tmp_path, capsys):
+    """Equal seeds give equal losses; with no answer that fits, a view without things is learnt from too."""
+    losses = []
+    for place in range(2):
+        assert run(detect, photos, tmp_path / str(place), "--head", "deformable-detr") == 0
+        results = json.loads((tmp_path / str(place) / "out" / "results.json").read_text())
+        losses.append(results["losses"])
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "torchvision's ops" not in said.out
+    assert losses[0] == losses[1]
+    assert results["settings"]["lr"] == 0.001
+    assert results["settings"]["threshold"] == 0.3
+    with Image.open(tmp_path / "0" / "out" / "third.png") as picture:
+        assert picture.size == (96, 96)
+
+
+def test_answers_are_matched_with_the_things_that_they_fit(detect):
+    head = detect.models.DeformableDetector
+    things = torch.tensor([[0.2, 0.2, 0.2, 0.2], [0.7, 0.7, 0.4, 0.2]])
+    boxes = torch.tensor([[0.5, 0.5, 0.1, 0.1], [0.7, 0.68, 0.4, 0.2], [0.21, 0.2, 0.2, 0.2]])
+    matching = sys.modules[head.__module__]
+    rows, columns = matching._match(torch.zeros(3, 1), boxes, things, torch.zeros(2, dtype=torch.int64))
+    assert dict(zip(rows.tolist(), columns.tolist(), strict=True)) == {1: 1, 2: 0}
+    # No thing at all: what is left is the loss of answers that should be none.
+    truth = [(things[:0], torch.zeros(0, dtype=torch.int64))]
+    losses = matching._losses(torch.zeros(1, 3, 1), boxes[None], truth, 1)
+    assert losses["classes"] > 0
+    assert losses["corners"] == losses["overlap"] == 0
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

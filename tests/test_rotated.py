@@ -93,7 +93,8 @@ def test_the_corners_are_those_that_the_overlap_goes_by(rotated):
     along = torch.tensor([[50.0, 40.0, 300.0, 10.0, 25.0]], dtype=torch.float64)
     assert torch.isclose(rotated_box_iou(boxes, along)[0, 0], torch.tensor(0.1, dtype=torch.float64))
     across = (corners[1] - corners[0]) / 30
-    assert torch.allclose(across, torch.tensor([25.0]).double().deg2rad().cos().new_tensor([0.9063078, 0.4226183]))
+    # Counter-clockwise, and y goes down.
+    torch.testing.assert_close(across, torch.tensor([0.9063077870, -0.4226182617], dtype=torch.float64))
 
 
 def test_points_belong_to_the_thing_around_them(rotated):

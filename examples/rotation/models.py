@@ -34,7 +34,7 @@ class Detector(nn.Module):
         # Where the centre is, the logarithms of both sides, and an angle whose double is that of a vector.
         self.boxes = nn.Conv2d(_WIDTH, 6, 3, padding=1)
         # A hundredth of all positions has a thing: Lin et al., Focal Loss, 2017, section 4.1.
-        nn.init.constant_(self.classes.bias, -4.6)
+        nn.init.constant_(self.classes.get_parameter("bias"), -4.6)
         nn.init.normal_(self.boxes.weight, std=0.01)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,8 +91,8 @@ def assign(boxes: Tensor, points: Tensor) -> Tensor:
         return points.new_full((len(points),), -1, dtype=torch.int64)
     offsets = points[:, None] - boxes[:, :2]
     turn = boxes[:, 4].deg2rad()
-    across = offsets[..., 0] * turn.cos() + offsets[..., 1] * turn.sin()
-    down = offsets[..., 1] * turn.cos() - offsets[..., 0] * turn.sin()
+    across = offsets[..., 0] * turn.cos() - offsets[..., 1] * turn.sin()
+    down = offsets[..., 1] * turn.cos() + offsets[..., 0] * turn.sin()
     middle = (across.abs() <= boxes[:, 2] / 4) & (down.abs() <= boxes[:, 3] / 4)
     distances = offsets.square().sum(-1)
     middle[distances.argmin(0), torch.arange(len(boxes))] = True

@@ -75,7 +75,7 @@ def average_precision(
     return {"0.5": mean(precision[0]), "0.75": mean(precision[5]), "0.5 to 0.95": mean(precision)}
 
 
-class _Evaluation(COCOeval):  # type: ignore[misc]  # pycocotools has no types
+class _Evaluation(COCOeval):
     """COCO's, whose overlaps are given: ``between[i]`` has a row for each detection on photo ``i``."""
 
     between: Sequence[Tensor]
