@@ -36,8 +36,8 @@ _WIDTH = 64  # channels of the pyramid
 _FREEZE_UNTIL = "4"  # the layers before see edges
 
 
-#: With their learning rates, of SGD and of AdamW, and the scores from which detections count: a focal loss makes for lower
-#: ones than cross entropy.
+#: With their learning rates, of SGD and of AdamW, and the scores from which detections count: a focal loss makes for
+#: lower ones than cross entropy.
 HEADS = {"faster-rcnn": (0.02, 0.5), "deformable-detr": (0.001, 0.3)}
 
 
