@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.layers.correlation import Correlation, correlation
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
@@ -20,6 +21,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
 __all__ = [
+    "Correlation",
     "DeformConv2d",
     "DeformConv2dPack",
     "FilterResponseNormTlu2d",
@@ -31,6 +33,7 @@ __all__ = [
     "QuickGELU",
     "RmsNorm2d",
     "RoIAlign",
+    "correlation",
     "deform_conv2d",
     "filter_response_norm",
     "global_response_norm",
