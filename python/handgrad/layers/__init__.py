@@ -6,6 +6,7 @@ from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.correlation import Correlation, correlation
+    from handgrad.layers.correlation_lookup import CorrBlock, correlation_lookup
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
@@ -21,6 +22,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
 __all__ = [
+    "CorrBlock",
     "Correlation",
     "DeformConv2d",
     "DeformConv2dPack",
@@ -34,6 +36,7 @@ __all__ = [
     "RmsNorm2d",
     "RoIAlign",
     "correlation",
+    "correlation_lookup",
     "deform_conv2d",
     "filter_response_norm",
     "global_response_norm",
