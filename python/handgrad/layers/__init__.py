@@ -19,6 +19,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.quick_gelu import QuickGELU, quick_gelu
     from handgrad.layers.rms_norm_2d import RmsNorm2d, rms_norm_2d
     from handgrad.layers.roi_align import RoIAlign, roi_align
+    from handgrad.layers.spatial_pyramid_pool_2d import SpatialPyramidPool2d, spatial_pyramid_pool_2d
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "QuickGELU",
     "RmsNorm2d",
     "RoIAlign",
+    "SpatialPyramidPool2d",
     "correlation",
     "correlation_lookup",
     "deform_conv2d",
@@ -46,4 +48,5 @@ __all__ = [
     "quick_gelu",
     "rms_norm_2d",
     "roi_align",
+    "spatial_pyramid_pool_2d",
 ]
