@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.layers.correlation import Correlation, correlation
+    from handgrad.layers.correlation_lookup import CorrBlock, correlation_lookup
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
@@ -17,9 +19,12 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.quick_gelu import QuickGELU, quick_gelu
     from handgrad.layers.rms_norm_2d import RmsNorm2d, rms_norm_2d
     from handgrad.layers.roi_align import RoIAlign, roi_align
+    from handgrad.layers.spatial_pyramid_pool_2d import SpatialPyramidPool2d, spatial_pyramid_pool_2d
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
 __all__ = [
+    "CorrBlock",
+    "Correlation",
     "DeformConv2d",
     "DeformConv2dPack",
     "FilterResponseNormTlu2d",
@@ -31,6 +36,9 @@ __all__ = [
     "QuickGELU",
     "RmsNorm2d",
     "RoIAlign",
+    "SpatialPyramidPool2d",
+    "correlation",
+    "correlation_lookup",
     "deform_conv2d",
     "filter_response_norm",
     "global_response_norm",
@@ -40,4 +48,5 @@ __all__ = [
     "quick_gelu",
     "rms_norm_2d",
     "roi_align",
+    "spatial_pyramid_pool_2d",
 ]
