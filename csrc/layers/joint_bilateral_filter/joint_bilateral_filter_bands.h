@@ -6,43 +6,28 @@
 // window gives to the pixels in it; and pixel by pixel the sum of that over all windows that it is in. Behind the
 // border there are pixels too, and what these get goes to the pixel that is seen there.
 //
-// In order of appearance: how images are cut; Band: loading, values, gains, gradients; all bands.
+// In order of appearance: Band: loading, values, gains, gradients; all bands.
 #pragma once
 
-#include "cpu/image_rows.h"
+#include "cpu/border_strips.h"
 #include "cpu/parallel.h"
 #include "joint_bilateral_filter_host.h"
 #include "joint_bilateral_filter_lanes.h"
-#include "math/convert.h"
 
 namespace handgrad::joint_bilateral_filter {
-
-// Bounds depend on shapes alone, and so do the sums that are made of rows of a strip.
-struct Cut {
-  int64_t strips, items;
-
-  explicit Cut(const Geometry& geometry) {
-    // Wide beside what windows reach; and a strip at the border has all that is seen behind it.
-    const int64_t least = std::max<int64_t>(384, 12 * int64_t{geometry.radius[1]});
-    strips = std::max<int64_t>(1, geometry.size[1] / least);
-    items = geometry.batch * strips;
-  }
-  int64_t begin(const Geometry& geometry, int64_t strip) const { return geometry.size[1] * strip / strips; }
-  int64_t widest(const Geometry& geometry) const { return (geometry.size[1] + strips - 1) / strips; }
-};
 
 template <class N>
 class Band {
   using C = Plain<N>;
 
  public:
-  Band(const Geometry& geometry, const Cut& cut, const Operands& operands)
+  Band(const Geometry& geometry, const BorderStrips& strips, const Operands& operands)
       : geometry_(geometry),
-        cut_(cut),
+        strips_(strips),
         down_(geometry.radius[0]),
         right_(geometry.radius[1]),
         pad_((operands.grad_output ? 2 : 1) * right_),
-        width_(cut.widest(geometry) + 2 * pad_),
+        width_(strips.widest() + 2 * pad_),
         input_(source_rows(operands.input)),
         guidance_(source_rows(operands.guidance)),
         v_input_(source_rows(operands.v_input)),
@@ -100,8 +85,8 @@ class Band {
   Rows<N> pulls() { return pulls_.at(0); }
 
   void move_to(const SigmaTable& table, int64_t item, int64_t row) {
-    n_ = item / cut_.strips;
-    begin_ = cut_.begin(geometry_, item % cut_.strips), end_ = cut_.begin(geometry_, item % cut_.strips + 1);
+    n_ = item / strips_.strips;
+    begin_ = strips_.begin(item % strips_.strips), end_ = strips_.begin(item % strips_.strips + 1);
     scales_ = table.scales<N>(n_);
     loaded_ = row;
   }
@@ -120,26 +105,7 @@ class Band {
     if constexpr (kIsDual<N>) load_padded(along, c, y, to.first + to.apart);
   }
   void load_padded(const SourceRows& from, int64_t c, int64_t y, C* to) {
-    const int64_t width = geometry_.size[1], row = border_index(geometry_.border, y, geometry_.size[0]);
-    const int64_t low = std::max<int64_t>(0, begin_ - pad_), high = std::min(width, end_ + pad_);
-    if (!from || row < 0) {
-      std::fill_n(to, width_, C(0));
-      return;
-    }
-    const auto run = [&](int64_t x, int64_t count, int64_t index) {
-      load_run(from.dtype, from.data, from.at(n_, c, row, x), from.column, count, to + index);
-    };
-    run(low, high - low, at(low));
-    const auto beyond = [&](int64_t x) {
-      const int64_t seen = border_index(geometry_.border, x, width);
-      if (seen < 0) {
-        to[at(x)] = 0;
-      } else {
-        run(seen, 1, at(x));
-      }
-    };
-    for (int64_t x = begin_ - pad_; x < low; ++x) beyond(x);
-    for (int64_t x = high; x < end_ + pad_; ++x) beyond(x);
+    strips_.load(from, n_, c, y, begin_, end_, pad_, to);
   }
   void store(Row<N> from, const TargetRows& to, int64_t c, int64_t y) {
     const C* const numbers = from.first + (kIsDual<N> ? from.apart : 0) + at(begin_);
@@ -152,8 +118,9 @@ class Band {
   void weigh_tap(int64_t y, int64_t row, int64_t down, int64_t right, int64_t from, int64_t to) {
     const int64_t i = at(from), count = to - from;
     sum_contributions<N>(geometry_.l1, guide(y) + i, guide(row) + i + right, geometry_.guides, count, distances() + i);
-    weigh<N>(geometry_.l1, distances() + i, scales_.color,
-             scales_.space(static_cast<int32_t>(down), static_cast<int32_t>(right)), count, weights() + i);
+    const N space = scales_.space(static_cast<int32_t>(down), static_cast<int32_t>(right));
+    dispatch_bool(geometry_.l1,
+                  [&](auto l1) { weigh<N, l1.value>(distances() + i, scales_.color, space, count, weights() + i); });
   }
 
   // Denominators, and by how much pixels are drawn away from themselves, over them.
@@ -207,20 +174,13 @@ class Band {
 
   // Sums of what the pixels of row y get, behind the border too: of the input into pulls, of the guidance into slopes.
   void gather(int64_t y) {
-    const int64_t height = geometry_.size[0];
     for (int64_t c = 0; c < geometry_.channels; ++c) pulls()[c].clear(width_);
     for (int64_t c = 0; c < geometry_.guides; ++c) slopes_.at(0)[c].clear(width_);
     if (wants_sigma_) {
       for (int k = 0; k < 3; ++k) of_scales_.at(0)[k].clear(width_);
     }
     gather_from(y, y);
-    if (!folds(geometry_.border)) return;
-    for (int64_t seen = -down_; seen < 0; ++seen) {
-      if (border_index(geometry_.border, seen, height) == y) gather_from(y, seen);
-    }
-    for (int64_t seen = height; seen < height + down_; ++seen) {
-      if (border_index(geometry_.border, seen, height) == y) gather_from(y, seen);
-    }
+    strips_.for_sights(y, down_, [&](int64_t seen) { gather_from(y, seen); });
   }
 
   // Row y where it is, or where it is seen behind the border: there no window has its middle.
@@ -278,8 +238,10 @@ class Band {
       return Side<N>{side.x + skipped, side.gains + skipped, side.means + skipped};
     };
     sum_effects<N, false>(own(one), own(other), geometry_.channels, count, effects() + i);
-    add_scales<N>(geometry_.l1, weights() + i, effects() + i, distances() + i, static_cast<C>(down * down),
-                  static_cast<C>(right * right), count, of_scales_.at(0) + i);
+    dispatch_bool(geometry_.l1, [&](auto l1) {
+      add_scales<N, l1.value>(weights() + i, effects() + i, distances() + i, static_cast<C>(down * down),
+                              static_cast<C>(right * right), count, of_scales_.at(0) + i);
+    });
   }
 
   // What was got behind the border goes to the pixels that are seen there; then the results are written.
@@ -306,18 +268,7 @@ class Band {
     }
   }
   void fold(Row<N> row) {
-    const int64_t width = geometry_.size[1];
-    if (!folds(geometry_.border)) return;
-    const auto give = [&](int64_t x) {
-      const int64_t to = at(border_index(geometry_.border, x, width));
-      row.set(to, row.at(to) + row.at(at(x)));
-    };
-    if (begin_ == 0) {
-      for (int64_t x = -right_; x < 0; ++x) give(x);
-    }
-    if (end_ == width) {
-      for (int64_t x = width; x < width + right_; ++x) give(x);
-    }
+    strips_.fold(begin_, end_, [&](int64_t x, int64_t seen) { row.set(at(seen), row.at(at(seen)) + row.at(at(x))); });
   }
 
   void sum_scales(double* sums) {
@@ -333,7 +284,7 @@ class Band {
   }
 
   const Geometry& geometry_;
-  const Cut& cut_;
+  const BorderStrips& strips_;
   int64_t down_, right_, pad_, width_;
   SourceRows input_, guidance_, v_input_, v_guidance_, grad_output_;
   TargetRows output_, grad_input_, grad_guidance_;
@@ -345,11 +296,11 @@ class Band {
 
 // body(band, item, first, last) for all rows of all items.
 template <class N, class Body>
-void for_bands(const Geometry& geometry, const Cut& cut, const Operands& operands, const Body& body) {
+void for_bands(const Geometry& geometry, const BorderStrips& strips, const Operands& operands, const Body& body) {
   const int64_t rows = geometry.size[0];
   const int64_t taps = (2 * int64_t{geometry.radius[0]} + 1) * (2 * int64_t{geometry.radius[1]} + 1);
-  parallel_for(cut.items * rows, cut.widest(geometry) * taps, [&](int64_t begin, int64_t end) {
-    Band<N> band(geometry, cut, operands);
+  parallel_for(geometry.batch * strips.strips * rows, strips.widest() * taps, [&](int64_t begin, int64_t end) {
+    Band<N> band(geometry, strips, operands);
     while (begin < end) {
       const int64_t item = begin / rows, first = begin - item * rows, last = std::min(rows, first + end - begin);
       body(band, item, first, last);

@@ -6,10 +6,10 @@ namespace handgrad::joint_bilateral_filter {
 namespace {
 
 template <class N>
-void add_up(const Geometry& geometry, const SigmaTable& table, const Cut& cut, const std::vector<double>& sums,
-            const Tensor& grad_sigma) {
+void add_up(const Geometry& geometry, const SigmaTable& table, const BorderStrips& strips,
+            const std::vector<double>& sums, const Tensor& grad_sigma) {
   const View<double, 2> results = mutable_view<double, 2>(grad_sigma);
-  const int64_t rows = cut.strips * geometry.size[0];
+  const int64_t rows = strips.strips * geometry.size[0];
   for (int64_t n = 0; n < geometry.batch; ++n) {
     for (int k = 0; k < 3; ++k) {
       double total = 0, along = 0;
@@ -26,21 +26,22 @@ void add_up(const Geometry& geometry, const SigmaTable& table, const Cut& cut, c
 struct OnCpu {
   template <class N>
   static void forward(const Geometry& geometry, const SigmaTable& table, const Operands& operands) {
-    const Cut cut(geometry);
+    const BorderStrips strips(geometry.border, geometry.size[0], geometry.size[1], geometry.radius[1]);
     Operands without = operands;
     without.grad_output = nullptr;
-    for_bands<N>(geometry, cut, without, [&](auto& band, int64_t item, int64_t first, int64_t last) {
+    for_bands<N>(geometry, strips, without, [&](auto& band, int64_t item, int64_t first, int64_t last) {
       band.forward(table, item, first, last);
     });
   }
   template <class N>
   static void backward(const Geometry& geometry, const SigmaTable& table, const Operands& operands) {
-    const Cut cut(geometry);
-    std::vector<double> sums(static_cast<size_t>(operands.grad_sigma ? 6 * cut.items * geometry.size[0] : 0));
-    for_bands<N>(geometry, cut, operands, [&](auto& band, int64_t item, int64_t first, int64_t last) {
+    const BorderStrips strips(geometry.border, geometry.size[0], geometry.size[1], geometry.radius[1]);
+    std::vector<double> sums(
+        static_cast<size_t>(operands.grad_sigma ? 6 * geometry.batch * strips.strips * geometry.size[0] : 0));
+    for_bands<N>(geometry, strips, operands, [&](auto& band, int64_t item, int64_t first, int64_t last) {
       band.backward(table, item, first, last, sums.data() + 6 * item * geometry.size[0]);
     });
-    if (operands.grad_sigma) add_up<N>(geometry, table, cut, sums, *operands.grad_sigma);
+    if (operands.grad_sigma) add_up<N>(geometry, table, strips, sums, *operands.grad_sigma);
   }
 };
 

@@ -1,4 +1,5 @@
 // A bilateral filter on CUDA devices (joint_bilateral_filter_kernels.cuh): the choice of tiles, and launches.
+#include "cuda/scratch_blocks.cuh"
 #include "joint_bilateral_filter_kernels.cuh"
 
 namespace handgrad::joint_bilateral_filter {
@@ -6,9 +7,6 @@ namespace {
 
 // Rows and columns of tiles, from the largest on: the first that leaves room for four blocks is taken, or for one.
 constexpr int32_t kTiles[][2] = {{16, 32}, {8, 32}, {8, 16}, {8, 8}};
-// The most bytes of scratch in global memory, for windows that fit no shared memory.
-constexpr int64_t kMostScratch = int64_t{256} << 20;
-
 template <class N>
 DeviceCall<N> device_call(const Geometry& geometry, const SigmaTable& table, const Operands& operands) {
   const int64_t limit = shared_memory_limit();
@@ -21,28 +19,16 @@ DeviceCall<N> device_call(const Geometry& geometry, const SigmaTable& table, con
   return DeviceCall<N>(geometry, table, operands, kTiles[0][0], kTiles[0][1]);
 }
 
-// run(first, blocks, scratch in global memory or null) for all items, some at a time.
-template <class N, class Run>
-void for_items(const DeviceCall<N>& call, const Tensor& input, const Run& run) {
-  const int64_t bytes = call.scratch() * static_cast<int64_t>(sizeof(Plain<N>));
-  const bool fits = bytes <= shared_memory_limit();
-  const int64_t most = fits ? INT32_MAX : std::clamp<int64_t>(kMostScratch / bytes, 1, kGlobalScratchBlocks);
-  std::optional<Tensor> global;
-  if (!fits) global = empty_vector<Plain<N>>(std::min(call.items, most) * call.scratch(), input);
-  Plain<N>* const memory = global ? global->template mutable_data_ptr<Plain<N>>() : nullptr;
-  for (int64_t first = 0; first < call.items; first += most) {
-    run(first, Blocks{std::min(most, call.items - first), dim3(kThreads, 1, 1), fits ? bytes : 0}, memory);
-  }
-}
-
 struct OnCuda {
   template <class N>
   static void forward(const Geometry& geometry, const SigmaTable& table, const Operands& operands) {
     const DeviceOf device(*operands.input);
     const DeviceCall<N> call = device_call<N>(geometry, table, operands);
-    for_items<N>(call, *operands.input, [&](int64_t first, const Blocks& blocks, Plain<N>* global) {
-      launch("joint_bilateral_filter", value_kernel<N>, device, blocks, call, first, global);
-    });
+    for_blocks_with_scratch<Plain<N>>(call.items, call.scratch(), kThreads, *operands.input,
+                                      [&](int64_t first, const Blocks& blocks, Plain<N>* global) {
+                                        launch("joint_bilateral_filter", value_kernel<N>, device, blocks, call, first,
+                                               global);
+                                      });
   }
   template <class N>
   static void backward(const Geometry& geometry, const SigmaTable& table, const Operands& operands) {
@@ -53,9 +39,11 @@ struct OnCuda {
     std::optional<Tensor> sums;
     if (operands.grad_sigma) sums = empty_vector<double>(6 * call.items, *operands.input);
     double* const partial = sums ? sums->template mutable_data_ptr<double>() : nullptr;
-    for_items<N>(call, *operands.input, [&](int64_t first, const Blocks& blocks, Plain<N>* global) {
-      launch("joint_bilateral_filter_gradients", gradient_kernel<N>, device, blocks, call, first, global, partial);
-    });
+    for_blocks_with_scratch<Plain<N>>(call.items, call.scratch(), kThreads, *operands.input,
+                                      [&](int64_t first, const Blocks& blocks, Plain<N>* global) {
+                                        launch("joint_bilateral_filter_gradients", gradient_kernel<N>, device, blocks,
+                                               call, first, global, partial);
+                                      });
     if (!sums) return;
     launch("joint_bilateral_filter_sigma", sigma_kernel<N>, device, blocks_for(3 * geometry.batch, kThreads),
            sums->template const_data_ptr<double>(), call.items / geometry.batch, geometry.batch, table,

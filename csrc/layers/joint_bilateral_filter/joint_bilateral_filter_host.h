@@ -74,8 +74,7 @@ inline Geometry checked(const Arguments& call) {
     HANDGRAD_CHECK(taps > 0 && taps % 2 == 1 && taps <= kMostTaps, kOp,
                    ": kernel_size must be odd, at least 1 and at most 1023; got ", taps);
     geometry.radius[axis] = static_cast<int32_t>(reach);
-    const bool fits = geometry.border == kReflect ? reach < size : geometry.border != kCircular || reach <= size;
-    HANDGRAD_CHECK(input.numel() == 0 || fits, kOp, ": input must have ",
+    HANDGRAD_CHECK(input.numel() == 0 || fits(geometry.border, reach, size), kOp, ": input must have ",
                    geometry.border == kReflect ? "more " : "at least as many ", axis == 0 ? "rows" : "columns",
                    geometry.border == kReflect ? " than" : " as", " kernel_size // 2, ", reach,
                    ", for a border that is ", geometry.border == kReflect ? "reflect" : "circular", "; got ", sizes[2],

@@ -69,22 +69,6 @@ struct DeviceCall {
   HANDGRAD_MATH int64_t scratch() const { return (kIsDual<N> ? 2 : 1) * apart(); }
 };
 
-// Where a pixel is seen along an axis: at its own index, and behind both ends of the axis.
-struct Sights {
-  int64_t first[3], last[3];
-
-  __device__ Sights(Border border, int64_t i, int64_t size, int64_t reach) : first{i, 0, 0}, last{i + 1, 0, 0} {
-    if (border == kReflect) {
-      const int64_t mirrored = 2 * (size - 1) - i;
-      if (i > 0 && i <= reach) first[1] = -i, last[1] = 1 - i;
-      if (mirrored >= size && mirrored < size + reach) first[2] = mirrored, last[2] = mirrored + 1;
-    } else if (border == kReplicate) {
-      if (i == 0) first[1] = -reach, last[1] = 0;
-      if (i == size - 1) first[2] = size, last[2] = size + reach;
-    }
-  }
-};
-
 // ---- the work of a block --------------------------------------------------------------------------------------------
 
 template <class N>

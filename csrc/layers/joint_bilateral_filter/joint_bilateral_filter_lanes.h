@@ -122,13 +122,12 @@ void sum_contributions(bool l1, Rows<N> one, Rows<N> other, int64_t channels, in
   });
 }
 
-template <class N>
-[[gnu::noinline]] void weigh(bool l1, Row<N> sums, N scale, N space, int64_t count, Row<N> weights) {
+// The bodies of loops over dual numbers are functions of their own: a variable of such a type within the loop itself
+// would keep it from being vectorised.
+template <class N, bool L1>
+[[gnu::noinline]] void weigh(Row<N> sums, N scale, N space, int64_t count, Row<N> weights) {
   HANDGRAD_SIMD
-  for (int64_t i = 0; i < count; ++i) {
-    const N sum = sums.at(i);
-    weights.set(i, weight_of(scale * select(l1, squared<true>(sum), squared<false>(sum)) + space));
-  }
+  for (int64_t i = 0; i < count; ++i) weights.set(i, weight_of(scale * squared<L1>(sums.at(i)) + space));
 }
 
 // ---- values ---------------------------------------------------------------------------------------------------------
@@ -175,12 +174,16 @@ HANDGRAD_MATH N effects_at(const Side<N>& one, const Side<N>& other, int64_t i, 
     return effects_at<K - 1, Both>(one, other, i, sum) + gain * (other.x[K - 1].at(i) - one.x[K - 1].at(i));
   }
 }
+template <bool Both, class N>
+HANDGRAD_MATH N means_at(const Side<N>& one, const Side<N>& other, int64_t i) {
+  if constexpr (Both) return one.means.at(i) + other.means.at(i);
+  return one.means.at(i);
+}
 template <class N, int K, bool First, bool Both>
 [[gnu::noinline]] void add_effects(Side<N> one, Side<N> other, int64_t count, Row<N> effects) {
   HANDGRAD_SIMD
   for (int64_t i = 0; i < count; ++i) {
-    const N means = Both ? one.means.at(i) + other.means.at(i) : one.means.at(i);
-    effects.set(i, effects_at<K, Both>(one, other, i, First ? -means : effects.at(i)));
+    effects.set(i, effects_at<K, Both>(one, other, i, First ? -means_at<Both>(one, other, i) : effects.at(i)));
   }
 }
 
@@ -233,15 +236,17 @@ template <class N, bool L1, int K>
 
 // The effects on the scales of colours, rows and columns: they are subtracted in the end.
 template <class N>
-[[gnu::noinline]] void add_scales(bool l1, Row<N> weights, Row<N> effects, Row<N> sums, Plain<N> down, Plain<N> right,
+HANDGRAD_MATH void add_scales_at(N effect, N square, Plain<N> down, Plain<N> right, int64_t i, Rows<N> grads) {
+  grads[0].set(i, grads[0].at(i) + effect * square);
+  grads[1].set(i, grads[1].at(i) + effect * down);
+  grads[2].set(i, grads[2].at(i) + effect * right);
+}
+template <class N, bool L1>
+[[gnu::noinline]] void add_scales(Row<N> weights, Row<N> effects, Row<N> sums, Plain<N> down, Plain<N> right,
                                   int64_t count, Rows<N> grads) {
   HANDGRAD_SIMD
   for (int64_t i = 0; i < count; ++i) {
-    const N effect = weights.at(i) * effects.at(i);
-    const N square = select(l1, squared<true>(sums.at(i)), squared<false>(sums.at(i)));
-    grads[0].set(i, grads[0].at(i) + effect * square);
-    grads[1].set(i, grads[1].at(i) + effect * down);
-    grads[2].set(i, grads[2].at(i) + effect * right);
+    add_scales_at(weights.at(i) * effects.at(i), squared<L1>(sums.at(i)), down, right, i, grads);
   }
 }
 

@@ -10,25 +10,10 @@
 
 #include <limits>
 
+#include "math/border.h"
 #include "math/dual.h"
 
 namespace handgrad::joint_bilateral_filter {
-
-enum Border : int32_t { kReflect, kReplicate, kConstant, kCircular };
-
-// The pixel that is seen at index i of an axis, or -1 where zeros are. Any pixel beyond what windows reach.
-HANDGRAD_MATH int64_t border_index(Border border, int64_t i, int64_t size) {
-  if (i >= 0 && i < size) return i;
-  if (border == kConstant) return -1;
-  if (border == kCircular) {
-    const int64_t rest = i % size;
-    return rest < 0 ? rest + size : rest;
-  }
-  if (border == kReflect) i = i < 0 ? -i : 2 * (size - 1) - i;
-  return i < 0 ? 0 : i < size ? i : size - 1;
-}
-// Whether a pixel is seen behind the border, apart from itself: then gradients come back from there.
-HANDGRAD_MATH bool folds(Border border) { return border == kReflect || border == kReplicate; }
 
 // ---- functions of both kinds of numbers -----------------------------------------------------------------------------
 

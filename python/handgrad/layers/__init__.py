@@ -16,6 +16,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     )
     from handgrad.layers.layer_norm_2d import LayerNorm2d, layer_norm_2d
     from handgrad.layers.local_response_norm import LocalResponseNorm, local_response_norm
+    from handgrad.layers.median_filter import MedianFilter, median_filter
     from handgrad.layers.multi_scale_deformable_attention import (
         MultiScaleDeformableAttention,
         multi_scale_deformable_attention,
@@ -35,6 +36,7 @@ __all__ = [
     "JointBilateralFilter",
     "LayerNorm2d",
     "LocalResponseNorm",
+    "MedianFilter",
     "MultiScaleDeformableAttention",
     "QuickGELU",
     "RmsNorm2d",
@@ -46,6 +48,7 @@ __all__ = [
     "joint_bilateral_filter",
     "layer_norm_2d",
     "local_response_norm",
+    "median_filter",
     "multi_scale_deformable_attention",
     "quick_gelu",
     "rms_norm_2d",

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handgrad._borders import checked_window, moved, padded
 from handgrad._layout import empty_image
 from handgrad.arguments import (
     FLOAT_MAX,
     check_choice,
     check_device,
-    check_pair,
     check_range,
     check_tensor,
     computed_dtype,
@@ -22,9 +22,7 @@ from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
 
 _OP = "joint_bilateral_filter"
-# As in csrc, and in its order.
-_MOST_TAPS = 1023
-_BORDERS = ("reflect", "replicate", "constant", "circular")
+# In the order of csrc.
 _DISTANCES = ("l1", "l2")
 # Beside a tensor nobody reads those of all images; of an empty list AOTInductor would make None.
 _UNUSED = [0.0, 0.0, 0.0]
@@ -110,23 +108,27 @@ def bilateral_filter(
     return _filtered("bilateral_filter", input, None, (sigma_color, sigma_space), *numbers)
 
 
-def _filtered(op: str, input: Tensor, guidance: Tensor | None, sigmas: Any, taps: Any, border: int, distance: int) -> Tensor:
+def _filtered(
+    op: str,
+    input: Tensor,
+    guidance: Tensor | None,
+    sigmas: tuple[Any, Any],
+    taps: list[int],
+    border: int,
+    distance: int,
+) -> Tensor:
     check_tensor(op, "input", input)
     if input.dim() != 4:
         raise RuntimeError(
             f"{op}: input must have 4 dimensions (batch, channels, height, width); got {tuple(input.shape)}"
         )
-    sigma, shared = _checked_sigmas(op, *sigmas, input)
+    sigma, shared = _checked_sigmas(op, sigmas[0], sigmas[1], input)
     return _joint_bilateral_filter(input, guidance, sigma, taps, shared, border, distance)
 
 
 def _checked_numbers(op: str, kernel_size: Any, border_type: Any, distance_type: Any) -> tuple[list[int], int, int]:
-    said = "an odd number from 1 to 1023, or two of them"
-    taps = list(check_pair(op, "kernel_size", kernel_size, 1, _MOST_TAPS, said))
-    if any(size % 2 == 0 for size in taps):
-        raise ValueError(f"{op}: kernel_size must be {said}; got {kernel_size!r}")
-    border = _BORDERS.index(check_choice(op, "border_type", border_type, _BORDERS))
-    return taps, border, _DISTANCES.index(check_choice(op, "color_distance_type", distance_type, _DISTANCES))
+    window = checked_window(op, kernel_size, border_type)
+    return *window, _DISTANCES.index(check_choice(op, "color_distance_type", distance_type, _DISTANCES))
 
 
 def _sigma_numbers(op: str, name: str, sigma: Any, most: int) -> list[float]:
@@ -271,19 +273,19 @@ def joint_bilateral_filter_reference(
     pixels = input.to(computed)
     colors = pixels if guidance is None else guidance.to(computed)
     scales = _scales(sigma, shared_sigma, computed, input)
-    around, around_colors = _padded(pixels, reach, border), _padded(colors, reach, border)
+    around, around_colors = padded(pixels, reach, border), padded(colors, reach, border)
     total: Any = 0.0
     weighed: Any = 0.0
     for down in range(kernel_size[0]):
         for right in range(kernel_size[1]):
-            difference = _moved(around_colors, reach, down, right) - colors
+            difference = moved(around_colors, reach, down, right) - colors
             if distance == 0:
                 squared = difference.abs().sum(1, keepdim=True).square()
             else:
                 squared = difference.square().sum(1, keepdim=True)
             space = scales[1] * (down - reach[0]) ** 2 + scales[2] * (right - reach[1]) ** 2
             weight = torch.exp(-(scales[0] * squared + space))
-            seen = weight * _moved(around, reach, down, right)
+            seen = weight * moved(around, reach, down, right)
             total, weighed = total + weight, weighed + seen
     output: Tensor = weighed / total
     return output.to(input.dtype)
@@ -297,26 +299,6 @@ def _scales(sigma: Tensor | None, shared: list[float], computed: torch.dtype, in
     narrow = sigma.abs() < 1e-150
     scale = torch.where(narrow, most, 0.5 / torch.where(narrow, 1.0, sigma).square()).clamp(max=most).to(computed)
     return [column[:, None, None, None] for column in scale.unbind(1)]
-
-
-def _padded(image: Tensor, reach: list[int], border: int) -> Tensor:
-    if _BORDERS[border] == "constant":
-        return nn.functional.pad(image, [reach[1], reach[1], reach[0], reach[0]])
-    for dim, around in ((2, reach[0]), (3, reach[1])):
-        size = image.shape[dim]
-        seen = torch.arange(size + 2 * around, device=image.device) - around
-        if _BORDERS[border] == "reflect":
-            seen = (size - 1) - ((size - 1) - seen.abs()).abs()
-        else:
-            seen = seen.clamp(0, size - 1) if _BORDERS[border] == "replicate" else torch.remainder(seen, size)
-        image = image.index_select(dim, seen)
-    return image
-
-
-def _moved(padded: Tensor, reach: list[int], down: int, right: int) -> Tensor:
-    # By ends from behind, which exporters to ONNX need not know the size for.
-    rows, columns = slice(down, down - 2 * reach[0] or None), slice(right, right - 2 * reach[1] or None)
-    return padded[:, :, rows, columns]
 
 
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
