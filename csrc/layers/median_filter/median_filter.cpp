@@ -9,5 +9,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
       "-> (Tensor grad_input)");
   library.def(
       "_median_filter_double_backward(Tensor? grad_grad_input, Tensor grad_output, Tensor input, int[] kernel_size, "
-      "int border, bool[1] output_mask) -> (Tensor grad_grad_output)");
+      "int border, bool[2] output_mask) -> (Tensor grad_grad_output, Tensor grad_input)");
 }

@@ -81,18 +81,21 @@ Tensor backward(const Tensor& grad_output,  // [N, C, H, W]
 
 // The gradient is linear in grad_output, and selects by the input alone: the input has no second derivative.
 template <class Device>
-Tensor double_backward(const std::optional<Tensor>& grad_grad_input,  // [N, C, H, W]
-                       const Tensor& grad_output,                     // [N, C, H, W]
-                       const Tensor& input,                           // [N, C, H, W]
-                       const std::vector<int64_t>& kernel_size, int64_t border, const std::vector<bool>& output_mask) {
+std::tuple<Tensor, Tensor> double_backward(const std::optional<Tensor>& grad_grad_input,  // [N, C, H, W]
+                                           const Tensor& grad_output,                     // [N, C, H, W]
+                                           const Tensor& input,                           // [N, C, H, W]
+                                           const std::vector<int64_t>& kernel_size, int64_t border,
+                                           const std::vector<bool>& output_mask) {
   const Geometry geometry = checked(input, kernel_size, border);
   check_like(kOp, "grad_output", grad_output, "input", input);
   if (grad_grad_input) check_like(kOp, "grad_grad_input", *grad_grad_input, "input", input);
-  if (!as_output_mask<1>(kOp, output_mask)[0]) return empty_placeholder(input);
-  if (grad_grad_input) return run<Device>(input, *grad_grad_input, geometry, kSelected);
-  const Tensor nothing = empty_in_layout_of(input);
-  fill_zero(nothing);
-  return nothing;
+  const std::array<bool, 2> wanted = as_output_mask<2>(kOp, output_mask);
+  const Tensor grad_input = empty_gradient(wanted[1], input);
+  if (wanted[1]) fill_zero(grad_input);
+  if (wanted[0] && grad_grad_input) return {run<Device>(input, *grad_grad_input, geometry, kSelected), grad_input};
+  const Tensor grad_grad_output = empty_gradient(wanted[0], input);
+  if (wanted[0]) fill_zero(grad_grad_output);
+  return {grad_grad_output, grad_input};
 }
 
 template <class Device, class Library>

@@ -148,7 +148,9 @@ def _sigma_columns(op: str, name: str, sigma: Any, most: int, input: Tensor) -> 
     batch = input.shape[0]
     if not isinstance(sigma, Tensor):
         numbers = _sigma_numbers(op, name, sigma, most)
-        return torch.tensor([numbers], dtype=torch.float64, device=input.device).expand(batch, most)
+        # Not from a list, which a capture of a CUDA graph would refuse.
+        columns = [torch.full((batch, 1), number, dtype=torch.float64, device=input.device) for number in numbers]
+        return torch.cat(columns, 1)
     check_tensor(op, name, sigma)
     check_device(op, name, sigma, "input", input)
     if not sigma.is_floating_point():

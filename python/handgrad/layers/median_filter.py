@@ -110,7 +110,18 @@ def _fake(input: Tensor, *_: Any) -> Tensor:
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
-_median_filter = Derivatives(
+
+class _Selecting(Derivatives):
+    """The gradient is linear in grad_output and constant in the input: no zeros are made for what that has not."""
+
+    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        nones: list[Tensor | None] = [None] * (len(self.backward_op.tensors) + len(self.backward_op.others))
+        if ctx.needs_input_grad[0] and grad_grads[0] is not None:
+            nones[0] = self.double_backward(grad_grads[0], *ctx.saved_tensors, *ctx.others, [True, False])[0]
+        return tuple(nones)
+
+
+_median_filter = _Selecting(
     "handgrad::median_filter",
     reference=median_filter_reference,
     fake=_fake,
