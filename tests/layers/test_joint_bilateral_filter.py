@@ -100,6 +100,10 @@ def gradients_of_sigma_are_sums_in_double():
     torch.testing.assert_close(sigma.grad[2].item(), side * side * slope, rtol=2e-7, atol=0)
 
 
+# What windows reach beyond a tile is read again, of a gradient twice as far; for second derivatives once for the tangent
+# of the values, and once for those of the gradients.
+FACTORS = {"forward": 1.35, "backward": 1.55, "double_backward": 2.25}
+
 # ---- specs -----------------------------------------------------------------------------------------------------------
 
 IMAGE = torch.rand(2, 3, 8, 9)
@@ -230,6 +234,7 @@ SPEC = OpSpec(
         "turned": turned_images_are_filtered_to_turned_ones,
     },
     numel_beyond_int32=an_image_beyond_int32,
+    floor_factors=FACTORS,
     onnx=(),
 )
 
@@ -267,6 +272,7 @@ SIGMA_SPEC = OpSpec(
     bad=[],
     identities={},
     numel_beyond_int32=an_image_beyond_int32,
+    floor_factors=FACTORS,
     sums_of_many=gradients_of_sigma_are_sums_in_double,
     # The table of all sigmas, three numbers an image, for each of both.
     saves=2 * 3 * 3 * 8,
@@ -293,6 +299,7 @@ OWN_SPEC = OpSpec(
     bad=[],
     identities={},
     numel_beyond_int32=an_image_beyond_int32,
+    floor_factors=FACTORS,
     onnx=(),
 )
 
