@@ -100,8 +100,8 @@ def gradients_of_sigma_are_sums_in_double():
     torch.testing.assert_close(sigma.grad[2].item(), side * side * slope, rtol=2e-7, atol=0)
 
 
-# What windows reach beyond a tile is read again, of a gradient twice as far; for second derivatives once for the tangent
-# of the values, and once for those of the gradients.
+# What windows reach beyond a tile is read again, of a gradient twice as far; for second derivatives once for the
+# tangent of the values, and once for those of the gradients.
 FACTORS = {"forward": 1.35, "backward": 1.55, "double_backward": 2.25}
 
 # ---- specs -----------------------------------------------------------------------------------------------------------
