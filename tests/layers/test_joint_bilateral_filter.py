@@ -391,6 +391,10 @@ def test_sigmas_of_every_form():
     assert layer.sigma_color.grad.shape == (1,)
     assert layer.sigma_space.grad.shape == (2,)
     assert "learnable=True" in repr(layer)
+    fixed = JointBilateralFilter(3, torch.tensor(0.5), torch.ones(2))
+    assert list(fixed.state_dict()) == ["sigma_color", "sigma_space"]
+    assert not list(fixed.parameters())
+    assert "learnable=False" in repr(fixed)
     assert "sigma_color=0.5" in repr(BilateralFilter(3, 0.5, 1.0))
 
 

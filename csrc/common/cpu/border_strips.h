@@ -68,7 +68,7 @@ struct BorderStrips {
   void for_sights(int64_t y, int64_t reach_of_rows, const Body& body) const {
     const Sights sights(border, y, height, reach_of_rows);
     for (int k = 1; k < 3; ++k) {
-      for (int64_t seen = sights.first[k]; seen < sights.last[k]; ++seen) body(seen);
+      for (int64_t seen = sights.first(k); seen < sights.last(k); ++seen) body(seen);
     }
   }
 };

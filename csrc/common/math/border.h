@@ -28,20 +28,24 @@ HANDGRAD_MATH bool fits(Border border, int64_t reach, int64_t size) {
   return border == kReflect ? reach < size : border != kCircular || reach <= size;
 }
 
-// Where a pixel is seen along an axis: at its own index, and behind both ends if the border folds.
+// Where a pixel is seen along an axis: 0 at its own index, and if the border folds 1 before the axis and 2 behind it.
+// Each is a range of indices, [first, last), which may be empty.
 struct Sights {
-  int64_t first[3], last[3];
+  int64_t own, before = 0, before_end = 0, behind = 0, behind_end = 0;
 
-  HANDGRAD_MATH Sights(Border border, int64_t i, int64_t size, int64_t reach) : first{i, 0, 0}, last{i + 1, 0, 0} {
+  HANDGRAD_MATH Sights(Border border, int64_t i, int64_t size, int64_t reach) : own(i) {
     if (border == kReflect) {
       const int64_t mirrored = 2 * (size - 1) - i;
-      if (i > 0 && i <= reach) first[1] = -i, last[1] = 1 - i;
-      if (mirrored >= size && mirrored < size + reach) first[2] = mirrored, last[2] = mirrored + 1;
+      if (i > 0 && i <= reach) before = -i, before_end = 1 - i;
+      if (mirrored >= size && mirrored < size + reach) behind = mirrored, behind_end = mirrored + 1;
     } else if (border == kReplicate) {
-      if (i == 0) first[1] = -reach, last[1] = 0;
-      if (i == size - 1) first[2] = size, last[2] = size + reach;
+      if (i == 0) before = -reach;
+      if (i == size - 1) behind = size, behind_end = size + reach;
     }
   }
+  // Selected, not indexed: an array would be in a device's memory.
+  HANDGRAD_MATH int64_t first(int32_t k) const { return k == 0 ? own : k == 1 ? before : behind; }
+  HANDGRAD_MATH int64_t last(int32_t k) const { return k == 0 ? own + 1 : k == 1 ? before_end : behind_end; }
 };
 
 }  // namespace handgrad

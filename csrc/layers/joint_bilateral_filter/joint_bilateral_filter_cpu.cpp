@@ -39,7 +39,8 @@ struct OnCpu {
     std::vector<double> sums(
         static_cast<size_t>(operands.grad_sigma ? 6 * geometry.batch * strips.strips * geometry.size[0] : 0));
     for_bands<N>(geometry, strips, operands, [&](auto& band, int64_t item, int64_t first, int64_t last) {
-      band.backward(table, item, first, last, sums.data() + 6 * item * geometry.size[0]);
+      double* const of_item = sums.empty() ? nullptr : sums.data() + 6 * item * geometry.size[0];
+      band.backward(table, item, first, last, of_item);
     });
     if (operands.grad_sigma) add_up<N>(geometry, table, strips, sums, *operands.grad_sigma);
   }

@@ -304,9 +304,9 @@ struct Tile {
     for (int where = 0; where < 9; ++where) {
       const int a = where / 3, b = where % 3;
 #pragma unroll 1
-      for (int64_t v = rows.first[a]; v < rows.last[a]; ++v) {
+      for (int64_t v = rows.first(a); v < rows.last(a); ++v) {
 #pragma unroll 1
-        for (int64_t u = columns.first[b]; u < columns.last[b]; ++u) {
+        for (int64_t u = columns.first(b); u < columns.last(b); ++u) {
           for_taps([&](int32_t down, int32_t right) {
             if (where > 0 && !inside(v + down, u + right)) return;
             const int32_t below = static_cast<int32_t>(v - y) + down, beside = static_cast<int32_t>(u - x) + right;

@@ -230,9 +230,9 @@ struct Tile {
 #pragma unroll 1
       for (int where = 0; where < 9; ++where) {
 #pragma unroll 1
-        for (int64_t v = rows.first[where / 3]; v < rows.last[where / 3]; ++v) {
+        for (int64_t v = rows.first(where / 3); v < rows.last(where / 3); ++v) {
 #pragma unroll 1
-          for (int64_t u = columns.first[where % 3]; u < columns.last[where % 3]; ++u) {
+          for (int64_t u = columns.first(where % 3); u < columns.last(where % 3); ++u) {
             sum += given(v, u, index + static_cast<int32_t>(v - y) * call.around[1] + static_cast<int32_t>(u - x));
           }
         }

@@ -201,9 +201,15 @@ class _Filter(nn.Module):
             if not isinstance(sigma, Tensor):
                 numbers = _sigma_numbers(name, title, sigma, most)
                 sigma = torch.tensor(numbers) if learnable else numbers[0] if most == 1 else tuple(numbers)
-            setattr(self, title, nn.Parameter(torch.as_tensor(sigma).detach().clone()) if learnable else sigma)
+            if learnable:
+                self.register_parameter(title, nn.Parameter(torch.as_tensor(sigma).detach().clone()))
+            elif isinstance(sigma, Tensor):
+                self.register_buffer(title, sigma)
+            else:
+                setattr(self, title, sigma)
         self.border_type = border_type
         self.color_distance_type = color_distance_type
+        self.learnable = learnable
 
     def extra_repr(self) -> str:
         sigmas = "".join(
@@ -213,7 +219,7 @@ class _Filter(nn.Module):
         )
         return (
             f"kernel_size={self.kernel_size}{sigmas}, border_type={self.border_type!r}, "
-            f"color_distance_type={self.color_distance_type!r}, learnable={not sigmas}"
+            f"color_distance_type={self.color_distance_type!r}, learnable={self.learnable}"
         )
 
 
@@ -222,7 +228,8 @@ class JointBilateralFilter(_Filter):
 
     Args:
         kernel_size, sigma_color, sigma_space, border_type, color_distance_type: as the function takes them.
-        learnable: both sigmas are parameters, ``(1,)`` and ``(2,)``.
+        learnable: both sigmas are parameters, ``(1,)`` and ``(2,)``, or of the tensors' shapes. Tensors that are not to be
+            learnt are buffers.
 
     Example:
         >>> layer = JointBilateralFilter(5, 0.2, 1.5, learnable=True)
