@@ -228,8 +228,8 @@ class JointBilateralFilter(_Filter):
 
     Args:
         kernel_size, sigma_color, sigma_space, border_type, color_distance_type: as the function takes them.
-        learnable: both sigmas are parameters, ``(1,)`` and ``(2,)``, or of the shapes of tensors. Tensors that are not to
-            be learnt are buffers.
+        learnable: both sigmas are parameters, ``(1,)`` and ``(2,)``, or of the shapes of tensors. Tensors that are not
+            to be learnt are buffers.
 
     Example:
         >>> layer = JointBilateralFilter(5, 0.2, 1.5, learnable=True)
