@@ -92,7 +92,7 @@ def median_filter_reference(input: Tensor, kernel_size: list[int], border: int) 
     middle = windows.detach().sort(-1).values[..., windows.shape[-1] // 2 :][..., :1]
     # The first tap that is the median; of a window with NaN the first that is.
     is_nan = windows.isnan()
-    found = torch.where(is_nan.any(-1, keepdim=True), is_nan, windows == middle)
+    found = is_nan | ((windows == middle) & ~is_nan.any(-1, keepdim=True))
     index = found.to(torch.int32).argmax(-1, keepdim=True)
     return windows.gather(-1, index).squeeze(-1).to(input.dtype)
 
@@ -116,7 +116,7 @@ class _Selecting(Derivatives):
 
     def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
         nones: list[Tensor | None] = [None] * (len(self.backward_op.tensors) + len(self.backward_op.others))
-        if ctx.needs_input_grad[0] and grad_grads[0] is not None:
+        if grad_grads[0] is not None:
             nones[0] = self.double_backward(grad_grads[0], *ctx.saved_tensors, *ctx.others, [True, False])[0]
         return tuple(nones)
 
