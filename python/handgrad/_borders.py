@@ -16,7 +16,7 @@ _MOST_TAPS = 1023
 
 def checked_window(op: str, kernel_size: Any, border_type: Any) -> tuple[list[int], int]:
     """Rows and columns of an odd window, and the number of a border."""
-    said = "an odd number from 1 to 1023, or two of them"
+    said = "a whole number, odd and from 1 to 1023, or two of them"
     taps = list(check_pair(op, "kernel_size", kernel_size, 1, _MOST_TAPS, said))
     if any(size % 2 == 0 for size in taps):
         raise ValueError(f"{op}: kernel_size must be {said}; got {kernel_size!r}")

@@ -161,7 +161,7 @@ SPEC = OpSpec(
             "even",
             lambda: filtered(kernel_size=4),
             ValueError,
-            "kernel_size must be an odd number from 1 to 1023, or two of them; got 4",
+            "kernel_size must be a whole number, odd and from 1 to 1023, or two of them; got 4",
         ),
         Bad("three_sizes", lambda: filtered(kernel_size=(3, 3, 3)), TypeError, r"kernel_size must be .* got \(3, 3, 3"),
         Bad(
@@ -219,11 +219,11 @@ SPEC = OpSpec(
         Bad(
             "guidance_kind",
             lambda: filtered(guidance=IMAGE.double()),
-            RuntimeError,
-            "guidance must have the dtype of input, float32; got float64",
+            TypeError,
+            "guidance must be of float32, bfloat16 or float16 beside an input that is computed in float32; got float64",
         ),
         Bad("rank", lambda: filtered(input=IMAGE[0]), RuntimeError, "input must have 4 dimensions"),
-        Bad("layer", lambda: BilateralFilter(2, 1.0, 1.0), ValueError, "kernel_size must be an odd number"),
+        Bad("layer", lambda: BilateralFilter(2, 1.0, 1.0), ValueError, "kernel_size must be a whole number, odd"),
         Bad("layer_sigma", lambda: BilateralFilter(3, -1.0, 1.0), ValueError, "sigma_color must be .* got -1.0"),
     ],
     identities={

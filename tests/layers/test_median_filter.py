@@ -79,7 +79,7 @@ SPEC = OpSpec(
             "even",
             lambda: median_filter(IMAGE, 4),
             ValueError,
-            "kernel_size must be an odd number from 1 to 1023, or two of them; got 4",
+            "kernel_size must be a whole number, odd and from 1 to 1023, or two of them; got 4",
         ),
         Bad(
             "columns",

@@ -12,6 +12,7 @@ from handgrad._borders import checked_window, moved, padded
 from handgrad._layout import empty_image
 from handgrad.arguments import (
     FLOAT_MAX,
+    as_computed,
     check_choice,
     check_device,
     check_range,
@@ -53,7 +54,8 @@ def joint_bilateral_filter(
 
     Args:
         input: (batch, channels, height, width); float32, float64, bfloat16 or float16, any strides.
-        guidance: (batch, any number of channels, height, width), of the type of ``input``.
+        guidance: (batch, any number of channels, height, width). Of another floating-point type it is cast to that of
+            ``input``, but never from float64.
         kernel_size: rows and columns of the window; one number for both. Odd.
         sigma_color: how far apart colours are that still count: a number greater than 0, or a tensor of one or of
             (batch,), which may require grad.
@@ -122,6 +124,8 @@ def _filtered(
         raise RuntimeError(
             f"{op}: input must have 4 dimensions (batch, channels, height, width); got {tuple(input.shape)}"
         )
+    if guidance is not None and guidance.dtype is not input.dtype:
+        guidance = as_computed(op, "guidance", guidance, "an input", input).to(input.dtype)
     sigma, shared = _checked_sigmas(op, sigmas[0], sigmas[1], input)
     return _joint_bilateral_filter(input, guidance, sigma, taps, shared, border, distance)
 
@@ -158,11 +162,12 @@ def _sigma_columns(op: str, name: str, sigma: Any, most: int, input: Tensor) -> 
         raise TypeError(f"{op}: {name} must be a number or a tensor of floating-point ones; got {kind}")
     ranks = (0, 1) if most == 1 else (1, 2)
     shape = "one number or of (batch,)" if most == 1 else "two numbers or of (batch, 2)"
-    if sigma.dim() not in ranks or (most == 2 and sigma.shape[-1] != 2):
+    # Traces have no sizes to ask; the op asks them again.
+    is_asked = not torch.jit.is_tracing()
+    if sigma.dim() not in ranks or (most == 2 and is_asked and sigma.shape[-1] != 2):
         raise RuntimeError(f"{op}: {name} must be a tensor of {shape}; got {tuple(sigma.shape)}")
     rows = sigma.reshape(-1, most)
-    # Traces have no sizes to ask; the op asks them again.
-    if not torch.jit.is_tracing() and rows.shape[0] not in (1, batch):
+    if is_asked and rows.shape[0] not in (1, batch):
         raise RuntimeError(
             f"{op}: {name} must be a tensor of {shape}; got {tuple(sigma.shape)} beside an input of "
             f"{tuple(input.shape)}"
