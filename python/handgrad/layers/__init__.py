@@ -10,8 +10,15 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
+    from handgrad.layers.joint_bilateral_filter import (
+        BilateralFilter,
+        JointBilateralFilter,
+        bilateral_filter,
+        joint_bilateral_filter,
+    )
     from handgrad.layers.layer_norm_2d import LayerNorm2d, layer_norm_2d
     from handgrad.layers.local_response_norm import LocalResponseNorm, local_response_norm
+    from handgrad.layers.median_filter import MedianFilter, median_filter
     from handgrad.layers.multi_scale_deformable_attention import (
         MultiScaleDeformableAttention,
         multi_scale_deformable_attention,
@@ -23,6 +30,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
 __all__ = [
+    "BilateralFilter",
     "CorrBlock",
     "Correlation",
     "DeformConv2d",
@@ -30,20 +38,25 @@ __all__ = [
     "FilterResponseNormTlu2d",
     "GaussianBlur2d",
     "GlobalResponseNorm",
+    "JointBilateralFilter",
     "LayerNorm2d",
     "LocalResponseNorm",
+    "MedianFilter",
     "MultiScaleDeformableAttention",
     "QuickGELU",
     "RmsNorm2d",
     "RoIAlign",
     "SpatialPyramidPool2d",
+    "bilateral_filter",
     "correlation",
     "correlation_lookup",
     "deform_conv2d",
     "filter_response_norm",
     "global_response_norm",
+    "joint_bilateral_filter",
     "layer_norm_2d",
     "local_response_norm",
+    "median_filter",
     "multi_scale_deformable_attention",
     "quick_gelu",
     "rms_norm_2d",
