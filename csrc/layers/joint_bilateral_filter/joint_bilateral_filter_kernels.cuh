@@ -14,7 +14,8 @@
 
 namespace handgrad::joint_bilateral_filter {
 
-inline constexpr int kThreads = 256;
+// Few enough for a thread of the gradients to have its dual numbers in registers.
+inline constexpr int kThreads = 128;
 // Channels whose sums a thread has in registers: of more, weights are computed again.
 inline constexpr int kGroup = 4;
 
