@@ -14,9 +14,11 @@
 
 namespace handgrad::joint_bilateral_filter {
 
-inline constexpr int kThreads = 256;
+// Few enough for a thread of the gradients to have its dual numbers in registers.
+inline constexpr int kThreads = 128;
 // Channels whose sums a thread has in registers: of more, weights are computed again.
-inline constexpr int kGroup = 4;
+template <class N>
+inline constexpr int kGroup = sizeof(N) > sizeof(double) ? 2 : 4;
 
 template <class N>
 inline constexpr bool kIsDual = !std::is_same_v<N, Plain<N>>;
@@ -180,24 +182,24 @@ struct Tile {
   // ---- values
 
   // What pixel i of the patch is drawn by, for channels from c on, over the denominator, which is returned.
-  __device__ __forceinline__ N pull(int32_t i, int64_t c, N (&pulls)[kGroup]) const {
+  __device__ __forceinline__ N pull(int32_t i, int64_t c, N (&pulls)[kGroup<N>]) const {
     N total(1);
 #pragma unroll
-    for (int k = 0; k < kGroup; ++k) pulls[k] = N(0);
+    for (int k = 0; k < kGroup<N>; ++k) pulls[k] = N(0);
     for_taps([&](int32_t down, int32_t right) {
       if (down == 0 && right == 0) return;
       const int32_t other = i + down * call.reached[1] + right;
       const N w = weight(distance(i, other), down, right);
       total = total + w;
 #pragma unroll
-      for (int k = 0; k < kGroup; ++k) {
+      for (int k = 0; k < kGroup<N>; ++k) {
         if (c + k >= call.geometry.channels) break;
         const C* const channel = pixels + (c + k) * call.patch();
         pulls[k] = pulls[k] + w * (at(channel + other) - at(channel + i));
       }
     });
 #pragma unroll
-    for (int k = 0; k < kGroup; ++k) pulls[k] = pulls[k] / total;
+    for (int k = 0; k < kGroup<N>; ++k) pulls[k] = pulls[k] / total;
     return total;
   }
 
@@ -207,11 +209,11 @@ struct Tile {
       if (!inside(y, x)) return;
       const int32_t i = (row + call.pad[0]) * call.reached[1] + column + call.pad[1];
 #pragma unroll 1
-      for (int64_t c = 0; c < call.geometry.channels; c += kGroup) {
-        N pulls[kGroup];
+      for (int64_t c = 0; c < call.geometry.channels; c += kGroup<N>) {
+        N pulls[kGroup<N>];
         pull(i, c, pulls);
 #pragma unroll
-        for (int k = 0; k < kGroup; ++k) {
+        for (int k = 0; k < kGroup<N>; ++k) {
           if (c + k >= call.geometry.channels) break;
           const N value = at(pixels + (c + k) * call.patch() + i) + pulls[k];
           write(call.output.at(n, c + k, y, x), result_of(value));
@@ -232,11 +234,11 @@ struct Tile {
       const int32_t i = (row + geometry.radius[0]) * call.reached[1] + column + geometry.radius[1];
       N mean(0);
 #pragma unroll 1
-      for (int64_t c = 0; c < geometry.channels; c += kGroup) {
-        N pulls[kGroup], total(1);
+      for (int64_t c = 0; c < geometry.channels; c += kGroup<N>) {
+        N pulls[kGroup<N>], total(1);
         if (has_window) total = pull(i, c, pulls);
 #pragma unroll
-        for (int k = 0; k < kGroup; ++k) {
+        for (int k = 0; k < kGroup<N>; ++k) {
           if (c + k >= geometry.channels) break;
           N gain(0);
           if (has_window) {
@@ -254,7 +256,7 @@ struct Tile {
 
   // Sums of a thread over the taps of its pixel.
   struct Sums {
-    N input[kGroup], guidance[kGroup], scales[3];
+    N input[kGroup<N>], guidance[kGroup<N>], scales[3];
   };
 
   // The pixel at i of the patch and at `given` of the gains, where it is seen, beside the pixel one tap away; `own` is
@@ -265,7 +267,7 @@ struct Tile {
     const N sum = distance(i, other), w = weight(sum, down, right);
     if (call.grad_input) {
 #pragma unroll
-      for (int k = 0; k < kGroup; ++k) {
+      for (int k = 0; k < kGroup<N>; ++k) {
         if (c + k >= geometry.channels) break;
         sums.input[k] = sums.input[k] + w * at(gains + (c + k) * call.gift() + other_given);
       }
@@ -280,7 +282,7 @@ struct Tile {
     }
     const N effect = w * (mine + theirs);
 #pragma unroll
-    for (int k = 0; k < kGroup; ++k) {
+    for (int k = 0; k < kGroup<N>; ++k) {
       if (c + k >= geometry.guides) break;
       const C* const channel = colors + (c + k) * call.patch();
       const N difference = at(channel + i) - at(channel + other);
@@ -327,11 +329,11 @@ struct Tile {
       const int64_t y = origin[0] + row, x = origin[1] + column;
       if (!inside(y, x)) return;
 #pragma unroll 1
-      for (int64_t c = 0; c < most; c += kGroup) {
+      for (int64_t c = 0; c < most; c += kGroup<N>) {
         Sums sums = {};
         gather(row, column, c, sums);
 #pragma unroll
-        for (int k = 0; k < kGroup; ++k) {
+        for (int k = 0; k < kGroup<N>; ++k) {
           const N of_guidance = factor * sums.guidance[k];
           if (c + k < geometry.channels && call.grad_input) {
             const N of_input = geometry.own_guide ? sums.input[k] + of_guidance : sums.input[k];
