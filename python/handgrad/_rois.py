@@ -132,8 +132,8 @@ def images_of(input: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     """The image of each box, of zeros where there is none; and where there is one, (boxes,)."""
     batch = input.shape[0]
     there = (image > -1) & (image < batch)
-    images = torch.cat([input, input.new_zeros(1, *input.shape[1:])])
-    return images[torch.where(there, image, float(batch)).long()], there
+    images = torch.cat([input.new_zeros(1, *input.shape[1:]), input])
+    return images[torch.where(there, image, -1.0).long() + 1], there
 
 
 def whole_bins(

@@ -14,6 +14,8 @@ if TYPE_CHECKING or not lazy.exports(__name__):
         MultiScaleDeformableAttention,
         multi_scale_deformable_attention,
     )
+    from handgrad.layers.ps_roi_align import PSRoIAlign, ps_roi_align
+    from handgrad.layers.ps_roi_pool import PSRoIPool, ps_roi_pool
     from handgrad.layers.quick_gelu import QuickGELU, quick_gelu
     from handgrad.layers.rms_norm_2d import RmsNorm2d, rms_norm_2d
     from handgrad.layers.roi_align import RoIAlign, roi_align
@@ -29,6 +31,8 @@ __all__ = [
     "LayerNorm2d",
     "LocalResponseNorm",
     "MultiScaleDeformableAttention",
+    "PSRoIAlign",
+    "PSRoIPool",
     "QuickGELU",
     "RmsNorm2d",
     "RoIAlign",
@@ -39,6 +43,8 @@ __all__ = [
     "layer_norm_2d",
     "local_response_norm",
     "multi_scale_deformable_attention",
+    "ps_roi_align",
+    "ps_roi_pool",
     "quick_gelu",
     "rms_norm_2d",
     "roi_align",
