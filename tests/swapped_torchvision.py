@@ -15,13 +15,14 @@ ops = torchvision.ops
 
 BOX_LOSSES = ("generalized_box_iou_loss", "distance_box_iou_loss", "complete_box_iou_loss")
 LOSSES = ("sigmoid_focal_loss", *BOX_LOSSES)
-THEIRS = {name: getattr(ops, name) for name in ("nms", "batched_nms", "roi_align", "deform_conv2d", *LOSSES)}
+POOLS = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")
+THEIRS = {name: getattr(ops, name) for name in ("nms", "batched_nms", "deform_conv2d", *POOLS, *LOSSES)}
 
 
 @pytest.fixture(autouse=True)
 def swapped(monkeypatch):
     """Where torchvision finds its functions, it finds ours, and whoever asks it for its layers too."""
-    for name in ("RoIAlign", "DeformConv2d"):
+    for name in ("RoIAlign", "RoIPool", "PSRoIAlign", "PSRoIPool", "DeformConv2d"):
         monkeypatch.setattr(ops, name, getattr(handgrad.layers, name))
     with transfer.accelerate("torchvision.ops") as accelerated:
         assert {f"torchvision.ops.{name}" for name in THEIRS} <= set(accelerated.functions)

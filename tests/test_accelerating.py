@@ -91,6 +91,24 @@ def test_detectors_and_metrics_get_ours():
     assert torchvision.ops.nms is not handgrad.boxes.nms
 
 
+def test_pools_of_boxes_are_ours():
+    """As functions, and inside torchvision's modules, which look them up when they are called."""
+    image, boxes = torch.rand(1, 8, 9, 9), [torch.tensor([[0.0, 0, 6, 5], [1, 1, 8, 8]])]
+    modules = {
+        "roi_pool": torchvision.ops.RoIPool(2, 1.0),
+        "ps_roi_align": torchvision.ops.PSRoIAlign(2, 1.0, -1),
+        "ps_roi_pool": torchvision.ops.PSRoIPool(2, 1.0),
+    }
+    before = {name: module(image, boxes) for name, module in modules.items()}
+    with transfer.accelerate("torchvision.ops") as accelerated:
+        for name, module in modules.items():
+            assert f"torchvision.ops.{name}" in accelerated.functions
+            assert getattr(torchvision.ops, name) is getattr(handgrad.layers, name)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                torch.testing.assert_close(module(image, boxes), before[name])
+            assert f"handgrad::{name}" in [event.key for event in profile.key_averages()]
+
+
 @native_levels
 def test_pipelines_get_ours():
     image, box = levels(3, 40, 50), {"top": 3, "left": 4, "height": 30, "width": 20}

@@ -170,6 +170,61 @@ def test_nodes_that_feature_extraction_sees():
         assert len(train) == len(evaluation) == 1 + inputs
 
 
+# ---- RoI pooling, and position-sensitive -----------------------------------------------------------------------------
+
+
+def pooled_pixels_by_a_loop(images: Tensor, rois: Tensor, size: int, scale: float, position_sensitive: bool) -> Tensor:
+    """The largest pixel of each bin; or the average of a bin's own channels, never of the last row and column."""
+    channels, height, width = images.shape[1:]
+    outputs = channels // size**2 if position_sensitive else channels
+    result = images.new_zeros(len(rois), outputs, size, size)
+    for k, (number, *corners) in enumerate(rois.tolist()):
+        x1, y1, x2, y2 = (int(math.copysign(math.floor(abs(c * scale) + 0.5), c)) for c in corners)
+        ends, last = (0, 1) if position_sensitive else (1, 0)
+        tall, wide = max(y2 - y1 + ends, 1) / size, max(x2 - x1 + ends, 1) / size
+        for c, p, q in itertools.product(range(outputs), range(size), range(size)):
+            top, bottom = (min(max(y, 0), height - last) for y in (y1 + int(p * tall), y1 + math.ceil((p + 1) * tall)))
+            left, right = (min(max(x, 0), width - last) for x in (x1 + int(q * wide), x1 + math.ceil((q + 1) * wide)))
+            channel = (c * size + p) * size + q if position_sensitive else c
+            pixels = images[int(number), channel, top:bottom, left:right]
+            if pixels.numel():
+                result[k, c, p, q] = pixels.mean() if position_sensitive else pixels.max()
+    return result
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+@pytest.mark.parametrize("name", ["roi_pool", "ps_roi_pool"])
+def test_pools_of_whole_pixels_are_the_loop(name, contiguous):
+    """torchvision's own tests compare at these boxes; and at ones with halves, beyond the image, and of no extent."""
+    images = random(2, 18, 10, 10)
+    images = images if contiguous else in_another_order(images)
+    more = torch.tensor([[1, 2.5, 1.5, 6.5, 7.5], [0, -4, -3, 3, 20], [1, 3, 3, 3, 3], [0, 30, 30, 40, 40]])
+    rois = torch.cat([ROIS, more.double()])
+    layer = {"roi_pool": ops.RoIPool, "ps_roi_pool": ops.PSRoIPool}[name]((3, 3), spatial_scale=1.0)
+    found = layer(images, rois)
+    assert torch.equal(getattr(ops, name)(images, rois, 3, 1.0), found)
+    torch.testing.assert_close(found, pooled_pixels_by_a_loop(images, rois, 3, 1.0, name == "ps_roi_pool"))
+    torch.testing.assert_close(found, THEIRS[name](images, rois, 3, 1.0))
+
+
+@pytest.mark.parametrize("ratio", [-1, 2])
+def test_ps_roi_align_is_the_loop(ratio):
+    images = random(2, 18, 10, 10)
+    every = pooled_by_a_loop(images, ROIS, 3, ratio, True)
+    bins = torch.arange(9).view(3, 3)
+    expected = every.unflatten(1, (2, 9)).gather(2, bins.expand(len(ROIS), 2, 1, 3, 3))[:, :, 0]
+    torch.testing.assert_close(ops.ps_roi_align(images, ROIS, 3, 1.0, ratio), expected)
+    torch.testing.assert_close(ops.PSRoIAlign(3, 1.0, ratio)(images, [ROIS[:3, 1:], ROIS[3:, 1:]]), expected)
+
+
+@pytest.mark.parametrize("name", ["roi_pool", "ps_roi_align", "ps_roi_pool"])
+def test_gradients_of_pools(name):
+    images = random(1, 8, 5, 5).requires_grad_()
+    rois = torch.tensor([[0, 0, 0, 4, 4], [0, 0, 2, 3, 4], [0, 2, 2, 4, 4]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: getattr(ops, name)(x, rois, 2), images)
+    assert torch.autograd.gradgradcheck(lambda x: getattr(ops, name)(x, rois, 2), images)
+
+
 # ---- deformable convolution ------------------------------------------------------------------------------------------
 
 STRIDE, PADDING, DILATION, GROUPS, OFFSET_GROUPS, KERNEL = (2, 1), (1, 0), (2, 1), 2, 3, (3, 2)

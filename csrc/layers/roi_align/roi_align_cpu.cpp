@@ -7,8 +7,8 @@
 // One block of one image is one thread's. So the gradient of the image is summed by one thread in the order of boxes,
 // and its memory beside the results is one block.
 //
-// In order of appearance: Operands, the tensors of a call; for_each_box, the loop that all three passes share; Scratch,
-// a thread's memory; Forward, First and Second, the passes; the host entries.
+// In order of appearance: Operands, the tensors of a call; Scratch, a thread's memory; Forward, First and Second, the
+// passes; the host entries.
 #include <limits>
 
 #include "abi/registration.h"
@@ -19,7 +19,7 @@ namespace {
 
 using namespace roi_align;
 
-// The tensors of a call; what is None, or not asked for, has no data. `boxes` are in BoxesByImage.
+// The tensors of a call; what is None, or not asked for, has no data. `boxes` are in TapsByImage.
 template <class C>
 struct Operands {
   StoredView<const C, 4> input;        // [N, C, H, W]
@@ -31,23 +31,6 @@ struct Operands {
   View<C, 2> grad_boxes;               // [K, 5]
 };
 
-// For every block of channels of every image: pass.begin(block, window), pass.box(k, taps) for each box of the image,
-// pass.end(). make_pass() gives a thread its own.
-template <int64_t Width, class C, class MakePass>
-void for_each_box(const Geometry& geometry, const BoxesByImage<C>& boxes, const MakePass& make_pass) {
-  const int64_t pixels = int64_t{geometry.height} * geometry.width;
-  const int64_t elements = Width * std::max(pixels, geometry.bins());
-  for_each_block_range<Width>(geometry.batch, geometry.channels, elements, [&](int64_t begin, int64_t end) {
-    auto pass = make_pass();
-    for (int64_t index = begin; index < end; ++index) {
-      const ChannelBlock block = channel_block<Width>(geometry.batch, geometry.channels, index);
-      pass.begin(block, boxes.window(block.n));
-      boxes.for_each(block.n, [&](int64_t k, const BoxTaps<C>& taps) { pass.box(k, taps); });
-      pass.end();
-    }
-  });
-}
-
 template <class C, int64_t Width>
 struct Scratch {
   BinTile<C, Width> tile;
@@ -55,7 +38,7 @@ struct Scratch {
   ScratchVector<C> input, v_input, grad_input;
 
   explicit Scratch(const Geometry& geometry)
-      : tile(geometry), transposer(std::max<int64_t>(geometry.width, tile.bins())) {}
+      : tile(geometry.pooled_h, geometry.pooled_w), transposer(std::max<int64_t>(geometry.width, tile.bins())) {}
 };
 
 // What a bin begins with.
@@ -76,7 +59,7 @@ class Forward {
   }
 
   void box(int64_t k, const BoxTaps<C>& taps) {
-    scratch_.tile.for_each(geometry_, [&](int64_t p, int64_t count) {
+    scratch_.tile.for_each([&](int64_t p, int64_t count) {
       scratch_.tile.fill(initial_value(taps));
       for (int64_t y = 0; y < count; ++y) {
         for (int64_t x = 0; x < geometry_.pooled_w; ++x) {
@@ -136,7 +119,7 @@ class Differentiation {
         scratch_(geometry),
         scatters_(operands.grad_input),
         differentiates_(operands.grad_boxes) {
-    if (Twice) change_.emplace(geometry);
+    if (Twice) change_.emplace(geometry.pooled_h, geometry.pooled_w);
   }
 
   void begin(const ChannelBlock& block, const PixelWindow& window) {
@@ -159,7 +142,7 @@ class Differentiation {
     Box<C> motion{};
     const View<const C, 2>& v = operands_.v_boxes;
     if (v) motion = {*v.at(k, 1), *v.at(k, 2), *v.at(k, 3), *v.at(k, 4)};
-    scratch_.tile.for_each(geometry_, [&](int64_t p, int64_t count) {
+    scratch_.tile.for_each([&](int64_t p, int64_t count) {
       if (scatters_ || differentiates_) {
         scratch_.tile.load(operands_.grad_output, k, block_, p, count, scratch_.transposer);
       }
@@ -211,7 +194,7 @@ class Differentiation {
 
 template <bool Twice, class C>
 void differentiate(const Geometry& geometry, const Tensor& boxes, const Operands<C>& operands) {
-  const BoxesByImage<C> taps(geometry, boxes);
+  const TapsByImage<C> taps = taps_of<C>(geometry, boxes);
   dispatch_width(geometry.channels, [&](auto width) {
     constexpr int64_t Width = width.value;
     BoxGradients<C, Width> box_gradients(geometry, static_cast<bool>(operands.grad_boxes));
@@ -230,7 +213,7 @@ Tensor roi_align_cpu(const Tensor& input,  // [N, C, H, W]
   const Tensor output = empty_output(geometry, input);
   dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
     using C = typename decltype(tag)::type;
-    const BoxesByImage<C> taps(geometry, boxes);
+    const TapsByImage<C> taps = taps_of<C>(geometry, boxes);
     Operands<C> operands;
     operands.input = stored_view<C, 4>(input);
     operands.output = mutable_stored_view<C, 4>(output);

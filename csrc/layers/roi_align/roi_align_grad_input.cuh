@@ -7,10 +7,10 @@
 // box already: what they fill is another copy of the shared memory.
 //
 // In order of appearance: Stage, what a block has of one box; Weigher and Fetcher, who fill it; Pixel, a thread's own
-// sums; BoxesOfTile, the boxes that reach the tile; the kernel.
+// sums; the kernel.
 #pragma once
 
-#include "cuda/in_order.cuh"
+#include "cuda/box_tiles.cuh"
 #include "roi_align_kernels.cuh"
 
 namespace handgrad::roi_align {
@@ -166,30 +166,6 @@ struct Pixel {
   }
 };
 
-// Of the next boxes, as many as a block has threads, those that reach a tile, in order.
-struct BoxesOfTile {
-  int32_t boxes[kThreads];
-  InOrder<kThreads> in_order;
-
-  // How many there are. All threads must call it; none reads the boxes of the last call after that.
-  template <class C, class T>
-  __device__ int find(const Geometry& geometry, const Operands<T>& operands, int32_t some, int32_t image,
-                      int32_t first_y, int32_t first_x) {
-    const int32_t mine = some + static_cast<int32_t>(threadIdx.x);
-    bool hit = false;
-    if (mine < geometry.boxes) {
-      const BoxOnDevice<false, C> box(geometry, operands, mine);
-      hit = box.image == image && box.axis_h.may_touch(first_y, first_y + kSide) &&
-            box.axis_w.may_touch(first_x, first_x + kSide);
-    }
-    int rank = 0;
-    const int total = in_order.count(hit, rank);
-    if (hit) boxes[rank] = mine;
-    __syncthreads();
-    return total;
-  }
-};
-
 // Blocks are (channels, image, tile).
 template <class T, bool Twice>
 __global__ void __launch_bounds__(kThreads, sizeof(Compute<T>) == sizeof(float) ? 3
@@ -200,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Compute<T>) == sizeof(float) 
                       int32_t tiles_h, int32_t tiles_w, View<T, 4> grad_input) {  // [N, C, H, W]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
-  __shared__ BoxesOfTile near;
+  __shared__ BoxesOfTile<kThreads> near;
   __shared__ Stage<C> stages[2];
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t tiles = int64_t{tiles_h} * tiles_w, block = blockIdx.x, rest = block / tiles;
@@ -217,7 +193,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(Compute<T>) == sizeof(float) 
   Pixel<C, Twice> pixel(thread);
   int copy = 0;
   for (int32_t some = 0; some < geometry.boxes; some += kThreads) {
-    const int32_t count = near.template find<C>(geometry, operands, some, image, first_y, first_x);
+    const int count = near.find(geometry.boxes, some, [&](int32_t k) {
+      const BoxOnDevice<false, C> box(geometry, operands, k);
+      return box.image == image && box.axis_h.may_touch(first_y, first_y + kSide) &&
+             box.axis_w.may_touch(first_x, first_x + kSide);
+    });
     for (int32_t i = 0; i < count; ++i) {
       Bins bins{near.boxes[i], 0, 0};
       for (bins.p = 0; bins.p < geometry.pooled_h; bins.p += kBins) {

@@ -23,9 +23,12 @@ if TYPE_CHECKING or not lazy.exports(__name__):
         MultiScaleDeformableAttention,
         multi_scale_deformable_attention,
     )
+    from handgrad.layers.ps_roi_align import PSRoIAlign, ps_roi_align
+    from handgrad.layers.ps_roi_pool import PSRoIPool, ps_roi_pool
     from handgrad.layers.quick_gelu import QuickGELU, quick_gelu
     from handgrad.layers.rms_norm_2d import RmsNorm2d, rms_norm_2d
     from handgrad.layers.roi_align import RoIAlign, roi_align
+    from handgrad.layers.roi_pool import RoIPool, roi_pool
     from handgrad.layers.spatial_pyramid_pool_2d import SpatialPyramidPool2d, spatial_pyramid_pool_2d
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
@@ -43,9 +46,12 @@ __all__ = [
     "LocalResponseNorm",
     "MedianFilter",
     "MultiScaleDeformableAttention",
+    "PSRoIAlign",
+    "PSRoIPool",
     "QuickGELU",
     "RmsNorm2d",
     "RoIAlign",
+    "RoIPool",
     "SpatialPyramidPool2d",
     "bilateral_filter",
     "correlation",
@@ -58,8 +64,11 @@ __all__ = [
     "local_response_norm",
     "median_filter",
     "multi_scale_deformable_attention",
+    "ps_roi_align",
+    "ps_roi_pool",
     "quick_gelu",
     "rms_norm_2d",
     "roi_align",
+    "roi_pool",
     "spatial_pyramid_pool_2d",
 ]

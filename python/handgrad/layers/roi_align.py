@@ -10,23 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from handgrad._layout import empty_image
-from handgrad.arguments import (
-    FLOAT_MAX,
-    INT32_MAX,
-    as_computed,
-    check_bool,
-    check_int,
-    check_pair,
-    check_range,
-    check_tensor,
-    computed_dtype,
-)
-from handgrad.derivatives import BATCHED, Call, Derivatives, Role, unfold_batch
+from handgrad._rois import ROLES, SPLITS, as_table, check_rois, checked_size_and_scale, gradient_like, sampled_bins
+from handgrad.arguments import INT32_MAX, check_bool, check_int, check_tensor
+from handgrad.derivatives import Derivatives
 from handgrad.tracing import traceable
 
 _OP = "roi_align"
-# As in csrc: sampling points of a bin that follow from the size of the box are at most so many.
-_FINEST_GRID = 65536
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -83,7 +72,7 @@ def roi_align(
         tensor([ 2.5000, 10.5000])
     """
     check_tensor(_OP, "input", input)
-    boxes = _as_table(input, boxes)
+    boxes = as_table(_OP, input, boxes)
     pooled_h, pooled_w, grid, aligned, boxes_grad = _checked_numbers(
         output_size, spatial_scale, sampling_ratio, aligned, boxes_grad
     )
@@ -96,36 +85,10 @@ def _checked_numbers(
     output_size: Any, spatial_scale: float, sampling_ratio: int, aligned: bool, boxes_grad: bool
 ) -> tuple[int, int, int, bool, bool]:
     """Height and width of the output, sampling points of a bin along an axis (0: adaptive), and the two flags."""
-    pooled_h, pooled_w = check_pair(_OP, "output_size", output_size, 1)
-    check_range(_OP, "spatial_scale", spatial_scale, sys.float_info.min, FLOAT_MAX, "a finite number greater than 0")
+    pooled_h, pooled_w = checked_size_and_scale(_OP, output_size, spatial_scale)
     expected = "a whole number below 2^31, or at most 0"
     grid = max(check_int(_OP, "sampling_ratio", sampling_ratio, -sys.maxsize, INT32_MAX, expected), 0)
     return pooled_h, pooled_w, grid, check_bool(_OP, "aligned", aligned), check_bool(_OP, "boxes_grad", boxes_grad)
-
-
-def _as_table(input: Tensor, boxes: Any) -> Tensor:
-    """(boxes, 5) in the type that ``input`` is computed in."""
-    if isinstance(boxes, (list, tuple)):
-        if not all(isinstance(of_image, Tensor) for of_image in boxes):
-            kinds = sorted({type(of_image).__name__ for of_image in boxes})
-            raise TypeError(f"{_OP}: boxes must be a torch.Tensor or a list of them; got a list of {', '.join(kinds)}")
-        if input.dim() and len(boxes) != input.shape[0]:
-            raise ValueError(
-                f"{_OP}: boxes must be one tensor for each image of input, {input.shape[0]}; got {len(boxes)}"
-            )
-        rows = [input.new_empty((0, 5), dtype=computed_dtype(input))]
-        for image, of_image in enumerate(boxes):
-            check_tensor(_OP, f"boxes[{image}]", of_image)
-            # The number of the image never passes through a type that cannot hold it.
-            of_image = as_computed(_OP, f"boxes[{image}]", of_image, "an input", input)
-            if of_image.dim() != 2 or of_image.shape[1] != 4:
-                raise RuntimeError(
-                    f"{_OP}: boxes[{image}] must have shape (boxes, 4): x1, y1, x2, y2; got {tuple(of_image.shape)}"
-                )
-            rows.append(torch.cat([torch.full_like(of_image[:, :1], image), of_image], 1))
-        return torch.cat(rows)
-    check_tensor(_OP, "boxes", boxes)
-    return as_computed(_OP, "boxes", boxes, "an input", input)
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------
@@ -195,8 +158,8 @@ def roi_align_reference(
     image = torch.where(there, image, 0.0).long()
     x1, y1, x2, y2 = boxes[:, 1:].unbind(1)
     sizes = (spatial_scale, sampling_ratio, aligned)
-    rows, touched_rows, found_y = _axis_weights(y1, y2, pooled_h, height, *sizes)
-    columns, touched_columns, found_x = _axis_weights(x1, x2, pooled_w, width, *sizes)
+    rows, touched_rows, found_y = sampled_bins(y1, y2, pooled_h, height, *sizes)
+    columns, touched_columns, found_x = sampled_bins(x1, x2, pooled_w, width, *sizes)
 
     def apply(pixels: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
         # Rows of all images in a row: a box has weights for those of its own.
@@ -218,81 +181,15 @@ def roi_align_reference(
     return torch.where(non_finite | nowhere, float("nan"), output).to(input.dtype)
 
 
-def _axis_weights(
-    first: Tensor, second: Tensor, bins: int, size: int, scale: float, sampling_ratio: int, aligned: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """For boxes from ``first`` to ``second``: what each bin weighs each of ``size`` pixels by, (boxes, bins, size);
-    which it touches; and whether the box is anywhere, (boxes,)."""
-    half = 0.5 if aligned else 0.0
-    start, end = first * scale - half, second * scale - half
-    length = end - start
-    found = length.isfinite()
-    start, length = torch.where(found, start, 0.0), torch.where(found, length, 0.0)
-    if not aligned:
-        length = torch.where(length < 1, 1.0, length)
-    bin_size = (length / bins)[:, None, None]
-    of_bins = torch.arange(bins, device=first.device).to(first.dtype)[:, None]
-    bin_start = start[:, None, None] + of_bins * bin_size
-    if sampling_ratio > 0:
-        grid = torch.full_like(bin_size, sampling_ratio)
-        sample = torch.arange(sampling_ratio, device=first.device).to(first.dtype).expand(1, bins, -1)
-    else:
-        # Points of an adaptive grid are half a pixel apart or more, if there are several: so many can be in the image,
-        # from the first one that is.
-        grid = bin_size.detach().ceil().clamp(0, _FINEST_GRID)
-        spacing = bin_size.detach() / grid.clamp(min=1)
-        before = ((-1 - bin_start.detach()) / spacing - 0.5).floor() - 1
-        before = torch.where(grid > 0, before, 0.0).clamp(min=0)
-        sample = before + torch.arange(2 * size + 8, device=first.device)
-    point = bin_start + (sample + 0.5) * bin_size / grid.clamp(min=1)
-    inside = (sample < grid) & (point >= -1) & (point <= size) & found[:, None, None]
-    # Beyond the first and the last pixel the image goes on as they are. (Not clamp(min=0): its derivative at 0 is 0.)
-    point = torch.where(inside & (point >= 0), point, 0.0).clamp(max=size - 1)
-    low = point.detach().floor()
-    high = (low + 1).clamp(max=size - 1)
-    part = torch.where(inside, 1 / grid.clamp(min=1), 0.0)
-    right = point - low
-    zeros = first.new_zeros(first.shape[0], bins, size)
-    weights, touched = zeros, zeros
-    for pixel, weight in ((low, 1 - right), (high, right)):
-        weights = weights.scatter_add(2, pixel.long(), weight * part)
-        touched = touched.scatter_add(2, pixel.long(), inside.to(first.dtype))
-    return weights, touched, found
-
-
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
 
 
 def _fake(input: Tensor, boxes: Tensor, pooled_h: int, pooled_w: int, *_: Any) -> Tensor:
-    if input.dim() != 4:
-        raise RuntimeError(
-            f"{_OP}: input must have 4 dimensions (batch, channels, height, width); got {tuple(input.shape)}"
-        )
-    if boxes.dim() != 2:
-        raise RuntimeError(f"{_OP}: boxes must have shape (boxes, 5); got {tuple(boxes.shape)}")
-    torch._check(boxes.shape[1] == 5, lambda: f"{_OP}: boxes must have shape (boxes, 5); got {tuple(boxes.shape)}")
-    if boxes.device != input.device:
-        raise RuntimeError(f"{_OP}: boxes must be on the device of input, {input.device}; got {boxes.device}")
+    check_rois(_OP, input, boxes)
     return empty_image(input, (boxes.shape[0], input.shape[1], pooled_h, pooled_w), input)
 
 
-def _gradient_like(tensor: Tensor) -> Tensor:
-    # boxes are no image
-    return empty_image(tensor, tensor.shape, tensor) if tensor.dim() == 4 else tensor.new_empty(tensor.shape)
-
-
-# ---- autograd, vmap: what is special ---------------------------------------------------------------------------------
-
-
-def _fold_boxes(boxes: Tensor, call: Call) -> Tensor:
-    """What vmap adds becomes further images, and boxes of them. A batch index that was none must not become one."""
-    batch = call.tensors["input"].shape[1]
-    index = boxes[..., :1]
-    valid = (index > -1) & (index < batch)
-    shift = torch.arange(call.size, device=boxes.device).to(boxes.dtype)[:, None, None] * batch
-    # Cut first: -0.5 is image 0.
-    index = torch.where(valid, index.trunc() + shift, -1.0)
-    return torch.cat([index, boxes[..., 1:]], -1).flatten(0, 1)
+# ---- autograd: what is special ---------------------------------------------------------------------------------------
 
 
 class _RoIAlign(Derivatives):
@@ -338,19 +235,12 @@ def _onnx(
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
-
-# Either the boxes are split, and each device has all images; or the channels, and each has all boxes.
-_SPLITS: list[dict[str, int | None]] = [
-    {"input": None, "boxes": 0, "output": 0},
-    {"input": 1, "boxes": None, "output": 1},
-]
-
 _roi_align = _RoIAlign(
     "handgrad::roi_align",
     reference=roi_align_reference,
     fake=_fake,
-    roles={"input": BATCHED, "boxes": Role(_fold_boxes, unfold_batch, gradient=BATCHED), "output": BATCHED},
-    gradient_like=_gradient_like,
+    roles=ROLES,
+    gradient_like=gradient_like,
     onnx=_onnx,
-    splits=lambda **_: _SPLITS,
+    splits=lambda **_: SPLITS,
 )

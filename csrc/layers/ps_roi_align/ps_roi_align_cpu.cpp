@@ -1,0 +1,7 @@
+// Position-sensitive RoIAlign on the CPU.
+#include "kinds/position_roi_cpu.h"
+#include "ps_roi_align_math.h"
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
+  handgrad::position_roi::implement<handgrad::PsRoiAlignOp, handgrad::PositionRoisOnCpu>(library);
+}
