@@ -17,6 +17,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.quick_gelu import QuickGELU, quick_gelu
     from handgrad.layers.rms_norm_2d import RmsNorm2d, rms_norm_2d
     from handgrad.layers.roi_align import RoIAlign, roi_align
+    from handgrad.layers.upfirdn2d import Upfirdn2d, upfirdn2d
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "QuickGELU",
     "RmsNorm2d",
     "RoIAlign",
+    "Upfirdn2d",
     "deform_conv2d",
     "filter_response_norm",
     "global_response_norm",
@@ -40,4 +42,5 @@ __all__ = [
     "quick_gelu",
     "rms_norm_2d",
     "roi_align",
+    "upfirdn2d",
 ]
