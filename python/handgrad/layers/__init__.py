@@ -30,6 +30,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.roi_align import RoIAlign, roi_align
     from handgrad.layers.roi_pool import RoIPool, roi_pool
     from handgrad.layers.spatial_pyramid_pool_2d import SpatialPyramidPool2d, spatial_pyramid_pool_2d
+    from handgrad.layers.upfirdn2d import Upfirdn2d, upfirdn2d
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "RoIAlign",
     "RoIPool",
     "SpatialPyramidPool2d",
+    "Upfirdn2d",
     "bilateral_filter",
     "correlation",
     "correlation_lookup",
@@ -71,4 +73,5 @@ __all__ = [
     "roi_align",
     "roi_pool",
     "spatial_pyramid_pool_2d",
+    "upfirdn2d",
 ]
