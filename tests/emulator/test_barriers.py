@@ -27,7 +27,7 @@ import importlib.util, json, sys
 import torch
 from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms
-from handgrad.layers import layer_norm_2d, local_response_norm, multi_scale_deformable_attention, roi_align
+from handgrad.layers import grid_sample, layer_norm_2d, local_response_norm, multi_scale_deformable_attention, roi_align
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
 from handgrad.transforms import adjust_colors, adjust_sharpness, adjust_tones, gaussian_blur, paste, resized_crop
@@ -125,6 +125,13 @@ def of_attention():
     y = multi_scale_deformable_attention(value, [(1, 2)] * 7, places, weights)
     return y, *torch.autograd.grad(y.square().sum(), (value, places, weights))
 
+# More points than a block lists at a time, in several tiles.
+board = torch.randn(1, 1, 5, 20, dtype=torch.float64, generator=generator, requires_grad=True)
+spots = (2 * torch.rand(1, 1, 300, 2, dtype=torch.float64, generator=generator) - 1).requires_grad_()
+def of_samples():
+    y = grid_sample(board, spots)
+    return y, *torch.autograd.grad(y.square().sum(), (board, spots))
+
 # So many classes that a block has a row.
 rows = torch.randn(2, 2_100, dtype=torch.float64, generator=generator, requires_grad=True)
 likely = torch.rand(2, 2_100, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -179,7 +186,7 @@ def of_pasted():
 
 calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_colours]
 calls += [of_tones, of_attention, of_rows, of_overlaps, of_margins, of_windows, of_channels, of_sorted, of_blurs]
-calls += [of_sharpness, of_pasted]
+calls += [of_sharpness, of_pasted, of_samples]
 expected = [call() for call in calls]
 
 def noticed():

@@ -10,6 +10,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
+    from handgrad.layers.grid_sample import grid_sample
     from handgrad.layers.joint_bilateral_filter import (
         BilateralFilter,
         JointBilateralFilter,
@@ -61,6 +62,7 @@ __all__ = [
     "deform_conv2d",
     "filter_response_norm",
     "global_response_norm",
+    "grid_sample",
     "joint_bilateral_filter",
     "layer_norm_2d",
     "local_response_norm",

@@ -1,0 +1,249 @@
+// Planes of Width channels of an image, and the loops over the channels of a point, on the CPU. Channels are innermost,
+// so that a tap is one run of memory; of an image with few channels each is a plane by itself, as it is in memory.
+//
+// In order of appearance: planes; points, the same of the output; the sample; what it gives back to its pixels; the
+// sums for the gradient of its coordinates.
+#pragma once
+
+#include "cpu/bilinear.h"
+#include "cpu/channel_blocks.h"
+#include "grid_sample_taps.h"
+
+namespace handgrad::grid_sample {
+
+// Pixels that are turned at a time.
+inline constexpr int64_t kTurned = 256;
+
+// Channels that are turned at a time: lines that lie a power of two apart, as those of images often do, share few lines
+// of a first-level cache.
+inline constexpr int64_t kTurnedChannels = 8;
+
+// Scratch memory of one thread.
+template <int64_t Width, class C>
+struct Turning : Transposer<kTurnedChannels, C> {
+  Turning() : Transposer<kTurnedChannels, C>(kTurned) {}
+};
+template <class C>
+struct Turning<1, C> {};
+
+// ---- planes ---------------------------------------------------------------------------------------------------------
+
+// Pixel i is Width numbers.
+template <class P>
+struct Plane {
+  P* data = nullptr;
+  int64_t stride = 0;
+
+  P* at(int32_t pixel) const { return data + pixel * stride; }
+};
+
+// Whether a block of an image, (batch, channels, pixels), can be used as it lies in memory.
+template <int64_t Width, class P>
+bool is_in_place(const StoredView<P, 3>& image, int64_t channels) {
+  return image.first.is_computed_in() && (Width == 1 || (image.strides[1] == 1 && channels == Width));
+}
+template <class P>
+Plane<P> plane_in_place(const StoredView<P, 3>& image, const ChannelBlock& block) {
+  return {image.at(block.n, block.first, 0).in_place(), image.strides[2]};
+}
+
+template <class P>
+PixelRow<P> pixels_of(const StoredView<P, 3>& image, const ChannelBlock& block, int64_t first) {
+  return {image.at(block.n, block.first, first), image.strides[1], image.strides[2]};
+}
+
+// `count` pixels of a block, at most kTurned unless Width is 1, to Width numbers each, and back.
+template <int64_t Width, class C>
+[[gnu::noinline]] void load_group(const StoredView<const C, 3>& image, const ChannelBlock& block, int64_t first,
+                                  int64_t count, Turning<Width, C>& turning, C* to) {
+  if constexpr (Width == 1) {
+    load_run(image.at(block.n, block.first, first), image.strides[2], count, to);
+  } else {
+    const int64_t step = image.strides[1] == 1 ? Width : kTurnedChannels;
+    for (int64_t c = 0; c < block.count; c += step) {
+      const ChannelBlock some{block.n, block.first + c, std::min(step, block.count - c)};
+      load_pixels<kTurnedChannels>(pixels_of(image, some, first), some.count, count, turning, to + c, Width);
+    }
+    // Channels that there are none of.
+    const int64_t filled = (block.count + kTurnedChannels - 1) / kTurnedChannels * kTurnedChannels;
+    for (int64_t i = 0; filled < Width && i < count; ++i) {
+      std::fill(to + i * Width + filled, to + (i + 1) * Width, C(0));
+    }
+  }
+}
+template <int64_t Width, class C>
+[[gnu::noinline]] void store_group(const C* from, const StoredView<C, 3>& image, const ChannelBlock& block,
+                                   int64_t first, int64_t count, Turning<Width, C>& turning) {
+  if constexpr (Width == 1) {
+    store_run(from, count, image.at(block.n, block.first, first), image.strides[2]);
+  } else {
+    const int64_t step = image.strides[1] == 1 ? Width : kTurnedChannels;
+    for (int64_t c = 0; c < block.count; c += step) {
+      const ChannelBlock some{block.n, block.first + c, std::min(step, block.count - c)};
+      store_pixels<kTurnedChannels>(from + c, Width, some.count, count, turning, pixels_of(image, some, first));
+    }
+  }
+}
+
+// A block of an image, for reading: in place, or a copy.
+template <int64_t Width, class C>
+[[gnu::noinline]] Plane<const C> load_plane(const StoredView<const C, 3>& image, const ChannelBlock& block,
+                                            int64_t pixels, ScratchVector<C>& memory, Turning<Width, C>& turning) {
+  if (is_in_place<Width>(image, block.count)) return plane_in_place(image, block);
+  memory.resize(static_cast<size_t>(pixels * Width));
+  for (int64_t i = 0; i < pixels; i += kTurned) {
+    load_group<Width>(image, block, i, std::min(kTurned, pixels - i), turning, memory.data() + i * Width);
+  }
+  return {memory.data(), Width};
+}
+
+// Zeros to add to, which store_plane then puts where they belong.
+template <int64_t Width, class C>
+[[gnu::noinline]] Plane<C> clear_plane(const StoredView<C, 3>& image, const ChannelBlock& block, int64_t pixels,
+                                       ScratchVector<C>& memory) {
+  if (!is_in_place<Width>(image, block.count)) {
+    memory.assign(static_cast<size_t>(pixels * Width), C(0));
+    return {memory.data(), Width};
+  }
+  const Plane<C> plane = plane_in_place(image, block);
+  for (int64_t i = 0; i < pixels; ++i) std::fill_n(plane.data + i * plane.stride, Width, C(0));
+  return plane;
+}
+template <int64_t Width, class C>
+[[gnu::noinline]] void store_plane(const Plane<C>& plane, const StoredView<C, 3>& image, const ChannelBlock& block,
+                                   int64_t pixels, Turning<Width, C>& turning) {
+  if (is_in_place<Width>(image, block.count)) return;
+  for (int64_t i = 0; i < pixels; i += kTurned) {
+    store_group<Width>(plane.data + i * Width, image, block, i, std::min(kTurned, pixels - i), turning);
+  }
+}
+
+// ---- a sample -------------------------------------------------------------------------------------------------------
+
+// What is read where there is no pixel. Nothing of the image is read there: 0 times infinity would be NaN.
+template <int64_t Width, class C>
+struct Nothing {
+  alignas(kCacheLine) C data[Width] = {};
+};
+
+// The same of a plane of one channel, without a branch.
+template <class C, class Stride>
+HANDGRAD_MATH C pixel_of(const C* plane, Stride stride, int32_t pixel) {
+  const C read = plane[(pixel < 0 ? 0 : pixel) * stride];
+  return pixel < 0 ? C(0) : read;
+}
+// Calls body with the stride of pixels, as a constant if it is 1.
+template <class C, class Body>
+void for_strides(const Plane<const C>& plane, const Body& body) {
+  if (plane.stride == 1) {
+    body(std::integral_constant<int32_t, 1>());
+  } else {
+    body(plane.stride);
+  }
+}
+
+// `outputs`, Width numbers for each point, are set to the sums of what the taps weigh, or these are added.
+template <int64_t Width, class C>
+[[gnu::noinline]] void sample_points(const TapRun<C>& run, const typename TapRun<C>::OfTaps& weights,
+                                     const Plane<const C>& plane, int64_t count, bool adds, C* outputs) {
+  if constexpr (Width == 1) {
+    if (!adds) std::fill_n(outputs, count, C(0));
+    for_strides(plane, [&](auto stride) {
+      for (int t = 0; t < run.taps; ++t) {
+        HANDGRAD_SIMD
+        for (int64_t p = 0; p < count; ++p) outputs[p] += weights[t][p] * pixel_of(plane.data, stride, run.pixel[t][p]);
+      }
+    });
+  } else {
+    static constexpr Nothing<Width, C> nothing;
+    if (!adds) std::fill_n(outputs, count * Width, C(0));
+    for (int64_t p = 0; p < count; ++p) {
+      C* const output = outputs + p * Width;
+      const auto tap = [&](int t) { return run.pixel[t][p] < 0 ? nothing.data : plane.at(run.pixel[t][p]); };
+      if (run.taps == 1) {
+        const C* const x = tap(0);
+        const C weight = weights[0][p];
+        HANDGRAD_SIMD
+        for (int64_t c = 0; c < Width; ++c) output[c] += weight * x[c];
+        continue;
+      }
+      for (int t = 0; t < run.taps; t += 4) {
+        const C* const x[4] = {tap(t), tap(t + 1), tap(t + 2), tap(t + 3)};
+        const C four[4] = {weights[t][p], weights[t + 1][p], weights[t + 2][p], weights[t + 3][p]};
+        add_sample_channels<C>(Width, x, four, output);
+      }
+    }
+  }
+}
+
+// ---- derivatives ----------------------------------------------------------------------------------------------------
+
+// What points give back to the pixels [begin, end): in the order of points, whoever takes which pixels.
+template <int64_t Width, class C>
+[[gnu::noinline]] void scatter_points(const TapRun<C>& run, const typename TapRun<C>::OfTaps& weights, const C* grads,
+                                      int64_t count, int32_t begin, int32_t end, const Plane<C>& plane) {
+  for (int64_t p = 0; p < count; ++p) {
+    const C* __restrict const grad = grads + p * Width;
+    for (int t = 0; t < run.taps; ++t) {
+      const int32_t pixel = run.pixel[t][p];
+      if (pixel < begin || pixel >= end) continue;
+      C* __restrict const to = plane.at(pixel);
+      const C weight = weights[t][p];
+      HANDGRAD_SIMD
+      for (int64_t c = 0; c < Width; ++c) to[c] += weight * grad[c];
+    }
+  }
+}
+
+// Adds to sums[coordinate][point] the sum over channels of the gradient times the taps, weighed by `slopes`: lanes
+// first, and these in a tree.
+template <int64_t Width, int Axes, class C>
+[[gnu::noinline]] void sum_points(const TapRun<C>& run, const typename TapRun<C>::OfTaps (&slopes)[3],
+                                  const Plane<const C>& plane, const C* grads, int64_t count, C (&sums)[3][kRun]) {
+  if constexpr (Width == 1) {
+    for_strides(plane, [&](auto stride) {
+      for (int t = 0; t < run.taps; ++t) {
+        HANDGRAD_SIMD
+        for (int64_t p = 0; p < count; ++p) {
+          const C product = grads[p] * pixel_of(plane.data, stride, run.pixel[t][p]);
+          for (int a = 0; a < Axes; ++a) sums[a][p] += slopes[a][t][p] * product;
+        }
+      }
+    });
+    return;
+  }
+  constexpr int64_t kLanes = std::min<int64_t>(Width, 16);
+  static constexpr Nothing<Width, C> nothing;
+  for (int64_t p = 0; p < count; ++p) {
+    const C* const grad = grads + p * Width;
+    alignas(kCacheLine) C lanes[Axes][kLanes] = {};
+    for (int t = 0; t < run.taps; t += 4) {
+      const C* x[4];
+      C four[Axes][4];
+      for (int k = 0; k < 4; ++k) {
+        const int32_t pixel = run.pixel[t + k][p];
+        x[k] = pixel < 0 ? nothing.data : plane.at(pixel);
+        for (int a = 0; a < Axes; ++a) four[a][k] = slopes[a][t + k][p];
+      }
+      const C *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
+      for (int64_t c = 0; c < Width; c += kLanes) {
+        HANDGRAD_SIMD
+        for (int64_t i = 0; i < kLanes; ++i) {
+          const C g = grad[c + i], a0 = x0[c + i], a1 = x1[c + i], a2 = x2[c + i], a3 = x3[c + i];
+#pragma GCC unroll 3
+          for (int a = 0; a < Axes; ++a) {
+            lanes[a][i] += g * (four[a][0] * a0 + four[a][1] * a1 + four[a][2] * a2 + four[a][3] * a3);
+          }
+        }
+      }
+    }
+    for (int a = 0; a < Axes; ++a) {
+      for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+        for (int64_t i = 0; i < half; ++i) lanes[a][i] += lanes[a][i + half];
+      }
+      sums[a][p] += lanes[a][0];
+    }
+  }
+}
+
+}  // namespace handgrad::grid_sample

@@ -1,0 +1,382 @@
+// grid_sample on the CPU.
+//
+// The taps of a point are the same for all channels, and so are found once for a block of them, some points at a time
+// (grid_sample_taps.h). Channels are innermost, in memory or in a copy of a block (grid_sample_blocks.h).
+//
+// Backward, a block of channels of an image is one thread's, which adds to its own part of the gradient, in the order
+// of points; of an image that is its own plane, threads share the pixels and each looks at all points. So every sum has
+// one order, whatever the number of threads. The gradient of the grid is summed over blocks in their order.
+//
+// In order of appearance: Operands; Worker, what a thread does; the two walks over blocks and over points; the choice
+// of a width; the host entries.
+#include <memory>
+
+#include "abi/registration.h"
+#include "grid_sample_blocks.h"
+
+namespace handgrad {
+namespace {
+
+using namespace grid_sample;
+
+// Points that a thread takes at a time where it needs no copy of an image.
+constexpr int64_t kChunk = 16 * kRun;
+// Channels that are planes by themselves, below so many; and in a block, of images that have fewer pixels than so many:
+// what a copy of it may take.
+constexpr int64_t kPlanar = 4, kSmallImage = int64_t{1} << 16;
+// Blocks that there should be, so that threads find work.
+constexpr int64_t kEnoughBlocks = 8;
+
+template <class C>
+struct Operands {
+  StoredView<const C, 3> input, v_input;  // [N, C, pixels]
+  StoredView<const C, 3> grad_output;     // [N, C, points]
+  StoredView<C, 3> output;                // [N, C, points]
+  StoredView<C, 3> grad_input;            // [N, C, pixels]
+  View<const C, 3> grid, v_grid;          // [N, points, axes]
+  View<C, 3> grad_grid;                   // [N, points, axes]
+};
+
+// The gradient of the grid that the blocks but the first contribute.
+template <class C>
+struct Contributions {
+  const Geometry& geometry;
+  ScratchVector<C> memory;
+
+  Contributions(const Geometry& geometry, int64_t blocks)
+      : geometry(geometry), memory(static_cast<size_t>((blocks - 1) * size())) {}
+
+  int64_t size() const { return geometry.batch * geometry.points * geometry.axes; }
+  C* at(int64_t block, int64_t n, int64_t point, C* first) {
+    C* const of_block = block == 0 ? first : memory.data() + (block - 1) * size();
+    return of_block + (n * geometry.points + point) * geometry.axes;
+  }
+  void add_to(C* first) const {
+    parallel_for(size(), 1, [&](int64_t begin, int64_t end) {
+      for (size_t from = 0; from < memory.size(); from += static_cast<size_t>(size())) {
+        const C* const block = memory.data() + from;
+        HANDGRAD_SIMD
+        for (int64_t i = begin; i < end; ++i) first[i] += block[i];
+      }
+    });
+  }
+};
+
+// What is made of the points: bits.
+enum Part { kOutput = 1, kScatter = 2, kSums = 4 };
+
+template <class C, int64_t Width, Order What, int Parts>
+class Worker {
+ public:
+  Worker(const Geometry& geometry, const Operands<C>& operands)
+      : geometry_(geometry),
+        operands_(operands),
+        run_(std::make_unique<TapRun<C>>(geometry)),
+        outputs_(Parts & kOutput ? kRun * Width : 0),
+        grads_(Parts & (kScatter | kSums) ? kRun * Width : 0) {}
+
+  // A block of channels, all points.
+  void take_block(const ChannelBlock& block, Contributions<C>& contributions) {
+    load(block);
+    if (scatters()) grad_plane_ = clear_plane<Width>(operands_.grad_input, block, geometry_.pixels, grad_memory_);
+    for (int64_t point = 0; point < geometry_.points; point += kRun) {
+      const int64_t count = std::min(kRun, geometry_.points - point);
+      run_->template find<What>(operands_.grid, operands_.v_grid, block.n, point, count);
+      clear_sums();
+      take_run(block, point, count);
+      if (sums()) {
+        store_sums(contributions.at(block.first / Width, block.n, point, operands_.grad_grid.data), count);
+      }
+    }
+    if (scatters()) store_plane<Width>(grad_plane_, operands_.grad_input, block, geometry_.pixels, turning_);
+  }
+
+  // Those parts of an image's gradient that belong to the pixels [begin, end) of its planes, which lie in place and
+  // hold zeros.
+  void take_pixels(int64_t n, int32_t begin, int32_t end) {
+    for (int64_t point = 0; point < geometry_.points; point += kRun) {
+      const int64_t count = std::min(kRun, geometry_.points - point);
+      run_->template find<What>(operands_.grid, operands_.v_grid, n, point, count);
+      for (int64_t c = 0; c < geometry_.channels; ++c) {
+        const ChannelBlock block{n, c, 1};
+        load_group<Width>(operands_.grad_output, block, point, count, turning_, grads_.data());
+        scatter_points<Width>(*run_, run_->weight, grads_.data(), count, begin, end,
+                              plane_in_place(operands_.grad_input, block));
+      }
+    }
+  }
+
+  // Some points of an image, all blocks of it, which lie in place.
+  void take_chunk(int64_t n, int64_t first, int64_t last) {
+    for (int64_t point = first; point < last; point += kRun) {
+      const int64_t count = std::min(kRun, last - point);
+      run_->template find<What>(operands_.grid, operands_.v_grid, n, point, count);
+      clear_sums();
+      for (int64_t c = 0; c < geometry_.channels; c += Width) {
+        const ChannelBlock block{n, c, std::min(Width, geometry_.channels - c)};
+        load(block);
+        take_run(block, point, count);
+      }
+      if (sums()) store_sums(operands_.grad_grid.at(n, point, 0), count);
+    }
+  }
+
+ private:
+  bool makes_output() const { return Parts & kOutput && operands_.output; }
+  bool scatters() const { return Parts & kScatter && operands_.grad_input; }
+  bool sums() const { return Parts & kSums && operands_.grad_grid; }
+
+  void load(const ChannelBlock& block) {
+    if (makes_output() || sums()) {
+      plane_ = load_plane<Width>(operands_.input, block, geometry_.pixels, memory_, turning_);
+    }
+    if (What == kChanges && operands_.v_input) {
+      v_plane_ = load_plane<Width>(operands_.v_input, block, geometry_.pixels, v_memory_, turning_);
+    }
+  }
+
+  void take_run(const ChannelBlock& block, int64_t point, int64_t count) {
+    if (makes_output()) {
+      if constexpr (What == kChanges) {
+        sample_points<Width>(*run_, run_->change, plane_, count, false, outputs_.data());
+        if (v_plane_.data) sample_points<Width>(*run_, run_->weight, v_plane_, count, true, outputs_.data());
+      } else {
+        sample_points<Width>(*run_, run_->weight, plane_, count, false, outputs_.data());
+      }
+      store_group<Width>(outputs_.data(), operands_.output, block, point, count, turning_);
+    }
+    if (!scatters() && !sums()) return;
+    load_group<Width>(operands_.grad_output, block, point, count, turning_, grads_.data());
+    if (scatters()) {
+      scatter_points<Width>(*run_, What == kChanges ? run_->change : run_->weight, grads_.data(), count, 0, INT32_MAX,
+                            grad_plane_);
+    }
+    if (!sums()) return;
+    if constexpr (What == kChanges) {
+      add_sums(run_->slope_change, plane_, count);
+      if (v_plane_.data) add_sums(run_->slope, v_plane_, count);
+    } else if constexpr ((Parts & kSums) != 0) {
+      add_sums(run_->slope, plane_, count);
+    }
+  }
+
+  void add_sums(const typename TapRun<C>::OfTaps (&slopes)[3], const Plane<const C>& plane, int64_t count) {
+    if (geometry_.axes == 2) {
+      sum_points<Width, 2>(*run_, slopes, plane, grads_.data(), count, sums_);
+    } else {
+      sum_points<Width, 3>(*run_, slopes, plane, grads_.data(), count, sums_);
+    }
+  }
+  void clear_sums() {
+    if (sums()) std::fill_n(sums_[0], 3 * kRun, C(0));
+  }
+  void store_sums(C* to, int64_t count) const {
+    for (int64_t p = 0; p < count; ++p) {
+      for (int32_t a = 0; a < geometry_.axes; ++a) to[p * geometry_.axes + a] = sums_[a][p];
+    }
+  }
+
+  const Geometry& geometry_;
+  const Operands<C>& operands_;
+  std::unique_ptr<TapRun<C>> run_;
+  Turning<Width, C> turning_;
+  ScratchVector<C> memory_, v_memory_, grad_memory_, outputs_, grads_;
+  Plane<const C> plane_, v_plane_;
+  Plane<C> grad_plane_;
+  C sums_[3][kRun];
+};
+
+// ---- walks ----------------------------------------------------------------------------------------------------------
+
+int64_t work_of_points(const Geometry& geometry, int64_t points, int64_t channels) {
+  return points * channels * geometry.taps(0) * geometry.taps(1) * geometry.taps(2);
+}
+
+// Block by block of all images.
+template <int64_t Width, Order What, int Parts, class C>
+void by_blocks(const Geometry& geometry, const Operands<C>& operands) {
+  const int64_t blocks = (geometry.channels + Width - 1) / Width;
+  const bool sums = Parts & kSums && operands.grad_grid;
+  Contributions<C> contributions(geometry, sums ? blocks : 1);
+  for_each_block_range<Width>(
+      geometry.batch, geometry.channels, work_of_points(geometry, geometry.points, Width) + geometry.pixels * Width,
+      [&](int64_t begin, int64_t end) {
+        Worker<C, Width, What, Parts> worker(geometry, operands);
+        for (int64_t i = begin; i < end; ++i) {
+          worker.take_block(channel_block<Width>(geometry.batch, geometry.channels, i), contributions);
+        }
+      });
+  if (sums) contributions.add_to(operands.grad_grid.data);
+}
+
+// Chunk by chunk of the points of all images, whose blocks all lie in place.
+template <int64_t Width, Order What, int Parts, class C>
+void by_points(const Geometry& geometry, const Operands<C>& operands) {
+  const int64_t chunks = (geometry.points + kChunk - 1) / kChunk;
+  parallel_for(geometry.batch * chunks, work_of_points(geometry, kChunk, geometry.channels),
+               [&](int64_t begin, int64_t end) {
+                 Worker<C, Width, What, Parts> worker(geometry, operands);
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t first = i % chunks * kChunk;
+                   worker.take_chunk(i / chunks, first, std::min(geometry.points, first + kChunk));
+                 }
+               });
+}
+
+// The gradient of images whose channels are planes by themselves, in place: as many pieces of an image as threads find
+// work in, which changes no bit of it.
+template <class C>
+void by_pixels(const Geometry& geometry, const Operands<C>& operands, const Tensor& grad_input) {
+  fill_zero(grad_input);
+  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t work = work_of_points(geometry, geometry.points, geometry.channels);
+  const int64_t pieces = work < kElementsPerThread ? 1 : (threads + geometry.batch - 1) / geometry.batch;
+  parallel_for(geometry.batch * pieces, work / pieces, [&](int64_t begin, int64_t end) {
+    Worker<C, 1, kWeights, kScatter> worker(geometry, operands);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t piece = i % pieces;
+      worker.take_pixels(i / pieces, static_cast<int32_t>(geometry.pixels * piece / pieces),
+                         static_cast<int32_t>(geometry.pixels * (piece + 1) / pieces));
+    }
+  });
+}
+
+// ---- widths ---------------------------------------------------------------------------------------------------------
+
+// Channels of a block. It depends on sizes alone, as the order of sums does.
+template <class C>
+int64_t width_of(const Geometry& geometry) {
+  if (geometry.channels < kPlanar) return 1;
+  const int64_t wide = (geometry.channels + kBlockChannels - 1) / kBlockChannels * geometry.batch;
+  const bool narrow = std::is_same_v<C, double> || geometry.channels <= kFewChannels || geometry.pixels > kSmallImage ||
+                      wide < kEnoughBlocks;
+  return narrow ? kFewChannels : kBlockChannels;
+}
+
+// Whether the channels of every pixel are so many that lie side by side.
+template <int64_t Width, class C>
+bool all_in_place(const Geometry& geometry, const StoredView<const C, 3>& image) {
+  return geometry.channels % Width == 0 && is_in_place<Width>(image, Width);
+}
+
+template <class C>
+void forward(const Geometry& geometry, const Operands<C>& operands) {
+  if (geometry.channels < kPlanar) {
+    if (all_in_place<1>(geometry, operands.input)) return by_points<1, kWeights, kOutput>(geometry, operands);
+    return by_blocks<1, kWeights, kOutput>(geometry, operands);
+  }
+  if constexpr (std::is_same_v<C, float>) {
+    constexpr int64_t kWide = kBlockChannels;
+    if (all_in_place<kWide>(geometry, operands.input)) return by_points<kWide, kWeights, kOutput>(geometry, operands);
+    if (width_of<C>(geometry) == kWide) return by_blocks<kWide, kWeights, kOutput>(geometry, operands);
+  }
+  constexpr int64_t kFew = kFewChannels;
+  if (all_in_place<kFew>(geometry, operands.input)) return by_points<kFew, kWeights, kOutput>(geometry, operands);
+  by_blocks<kFew, kWeights, kOutput>(geometry, operands);
+}
+
+template <class C>
+void backward(const Geometry& geometry, const Operands<C>& operands, const Results& results) {
+  constexpr int kBoth = kScatter | kSums;
+  const int64_t width = width_of<C>(geometry);
+  if (width == 1 && all_in_place<1>(geometry, operands.input)) {
+    if (results.wants_input) by_pixels(geometry, operands, results.grad_input);
+    if (results.wants_grid) by_points<1, kSlopes, kSums>(geometry, operands);
+    return;
+  }
+  if (width == 1) return by_blocks<1, kSlopes, kBoth>(geometry, operands);
+  if constexpr (std::is_same_v<C, float>) {
+    if (width == kBlockChannels) return by_blocks<kBlockChannels, kSlopes, kBoth>(geometry, operands);
+  }
+  by_blocks<kFewChannels, kSlopes, kBoth>(geometry, operands);
+}
+
+template <class C>
+void double_backward(const Geometry& geometry, const Operands<C>& operands) {
+  constexpr int kAll = kOutput | kScatter | kSums;
+  if (geometry.channels < kPlanar) return by_blocks<1, kChanges, kAll>(geometry, operands);
+  by_blocks<kFewChannels, kChanges, kAll>(geometry, operands);
+}
+
+// ---- host entries ---------------------------------------------------------------------------------------------------
+
+Tensor grid_sample_cpu(const Tensor& input,  // [N, C, (D,) H, W]
+                       const Tensor& grid,   // [N, (Do,) Ho, Wo, 2 or 3]
+                       int64_t mode, int64_t padding_mode, bool align_corners) {
+  const Geometry geometry = check_arguments(input, grid, mode, padding_mode, align_corners);
+  const Tensor output = empty_output(geometry, input, grid);
+  if (output.numel() == 0) return output;
+  const ChannelTensor image(input), result(output);
+  const GridTensor points(grid);
+  dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    Operands<C> operands;
+    operands.input = stored_view<C>(image), operands.grid = points.view<C>();
+    operands.output = mutable_stored_view<C>(result);
+    forward(geometry, operands);
+  });
+  return output;
+}
+
+std::tuple<Tensor, Tensor> grid_sample_backward_cpu(const Tensor& grad_output,  // [N, C, (Do,) Ho, Wo]
+                                                    const Tensor& input,        // [N, C, (D,) H, W]
+                                                    const Tensor& grid,         // [N, (Do,) Ho, Wo, 2 or 3]
+                                                    int64_t mode, int64_t padding_mode, bool align_corners,
+                                                    const std::vector<bool>& output_mask) {
+  const Geometry geometry = check_arguments(input, grid, mode, padding_mode, align_corners);
+  check_grad_output(geometry, grad_output, input, grid);
+  const auto mask = as_output_mask<2>(kOp, output_mask);
+  const Results results(geometry, input, grid, {false, mask[0], mask[1]});
+  if (results.is_done()) return {results.grad_input, results.gradient_of(grid)};
+  const ChannelTensor image(input), gradient(grad_output);
+  const GridTensor points(grid);
+  dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    Operands<C> operands;
+    operands.input = stored_view<C>(image), operands.grid = points.view<C>();
+    operands.grad_output = stored_view<C>(gradient);
+    if (results.wants_input) operands.grad_input = mutable_stored_view<C>(ChannelTensor(results.grad_input));
+    operands.grad_grid = points_of<C>(results.wants_grid, geometry, results.grad_grid);
+    backward(geometry, operands, results);
+  });
+  return {results.grad_input, results.gradient_of(grid)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward_cpu(
+    const std::optional<Tensor>& grad_grad_input,  // [N, C, (D,) H, W]
+    const std::optional<Tensor>& grad_grad_grid,   // [N, (Do,) Ho, Wo, 2 or 3]
+    const Tensor& grad_output,                     // [N, C, (Do,) Ho, Wo]
+    const Tensor& input,                           // [N, C, (D,) H, W]
+    const Tensor& grid,                            // [N, (Do,) Ho, Wo, 2 or 3]
+    int64_t mode, int64_t padding_mode, bool align_corners, const std::vector<bool>& output_mask) {
+  const Geometry geometry = check_arguments(input, grid, mode, padding_mode, align_corners);
+  check_grad_output(geometry, grad_output, input, grid);
+  const Directions along(geometry, grad_grad_input, grad_grad_grid, input, grid);
+  Results results(geometry, input, grid, as_output_mask<3>(kOp, output_mask));
+  results.clear_without(along.input.has_value(), along.grid.has_value());
+  if (results.is_done()) return {results.grad_grad_output, results.grad_input, results.gradient_of(grid)};
+  const ChannelTensor image(input), gradient(grad_output), v_image(along.input ? *along.input : input);
+  const GridTensor points(grid), v_points(along.grid ? *along.grid : grid);
+  dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    Operands<C> operands;
+    operands.input = stored_view<C>(image), operands.grid = points.view<C>();
+    if (along.input) operands.v_input = stored_view<C>(v_image);
+    if (along.grid) operands.v_grid = v_points.view<C>();
+    operands.grad_output = stored_view<C>(gradient);
+    if (results.wants_output) operands.output = mutable_stored_view<C>(ChannelTensor(results.grad_grad_output));
+    if (results.wants_input) operands.grad_input = mutable_stored_view<C>(ChannelTensor(results.grad_input));
+    operands.grad_grid = points_of<C>(results.wants_grid, geometry, results.grad_grid);
+    double_backward(geometry, operands);
+  });
+  return {results.grad_grad_output, results.grad_input, results.gradient_of(grid)};
+}
+
+}  // namespace
+}  // namespace handgrad
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
+  handgrad::implement<handgrad::grid_sample_cpu>(library, "grid_sample");
+  handgrad::implement<handgrad::grid_sample_backward_cpu>(library, "_grid_sample_backward");
+  handgrad::implement<handgrad::grid_sample_double_backward_cpu>(library, "_grid_sample_double_backward");
+}
