@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.layers.blur_pool_2d import BlurPool2d, blur_pool_2d
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
@@ -21,6 +22,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
 __all__ = [
+    "BlurPool2d",
     "DeformConv2d",
     "DeformConv2dPack",
     "FilterResponseNormTlu2d",
@@ -33,6 +35,7 @@ __all__ = [
     "RmsNorm2d",
     "RoIAlign",
     "Upfirdn2d",
+    "blur_pool_2d",
     "deform_conv2d",
     "filter_response_norm",
     "global_response_norm",
