@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.layers.blur_pool_2d import BlurPool2d, blur_pool_2d
     from handgrad.layers.correlation import Correlation, correlation
     from handgrad.layers.correlation_lookup import CorrBlock, correlation_lookup
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
@@ -36,6 +37,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
 
 __all__ = [
     "BilateralFilter",
+    "BlurPool2d",
     "CorrBlock",
     "Correlation",
     "DeformConv2d",
@@ -57,6 +59,7 @@ __all__ = [
     "SpatialPyramidPool2d",
     "Upfirdn2d",
     "bilateral_filter",
+    "blur_pool_2d",
     "correlation",
     "correlation_lookup",
     "deform_conv2d",
