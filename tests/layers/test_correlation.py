@@ -76,7 +76,7 @@ SPEC = OpSpec(
         Sample("plain", tensors(2, 3, 3, 5), {}),
         Sample(
             "numbers",
-            tensors(2, 1, 4, 5, seed=1),
+            tensors(2, 2, 4, 5, seed=1),
             {
                 "kernel_size": (2, 3),
                 "max_displacement": (1, 2),
