@@ -14,22 +14,22 @@ struct LanesOf {
   typedef C type __attribute__((vector_size(kCacheLine)));
   typedef C half __attribute__((vector_size(kCacheLine / 2)));
   typedef C quarter __attribute__((vector_size(kCacheLine / 4)));
+  typedef C unaligned __attribute__((vector_size(kCacheLine), aligned(alignof(C)), may_alias));
 };
 template <class C>
 using Lanes = typename LanesOf<C>::type;
 template <class C>
 inline constexpr int64_t kLanes = static_cast<int64_t>(kCacheLine / sizeof(C));
 
-// The memory need not begin with a cache line.
+// The memory need not begin with a cache line. A reference, since a processor with narrower vectors has no register in
+// which a function could return one.
 template <class C>
-Lanes<C> load_lanes(const C* from) {
-  Lanes<C> lanes;
-  std::memcpy(&lanes, from, sizeof(lanes));
-  return lanes;
+const typename LanesOf<C>::unaligned& load_lanes(const C* from) {
+  return *reinterpret_cast<const typename LanesOf<C>::unaligned*>(from);
 }
 template <class C>
 void store_lanes(const Lanes<C>& lanes, C* to) {
-  std::memcpy(to, &lanes, sizeof(lanes));
+  *reinterpret_cast<typename LanesOf<C>::unaligned*>(to) = lanes;
 }
 
 // Of all lanes, the halves first: in one order on every processor.
