@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -79,16 +79,25 @@ def box_loss_spec(
     module: Callable[..., torch.nn.Module],
     reference: Callable[..., Tensor],
     identities: dict[str, Callable[[], None]],
+    *,
+    pairs: Callable[..., tuple[Tensor, Tensor]] = pairs,
+    row: str = "x1, y1, x2, y2",
+    way: tuple[float, ...] = (3.0, -7.0, 3.0, -7.0),
+    public_reference: Callable[..., Tensor] | None = None,
+    numel_beyond_int32: Callable[[], None] | None = None,
+    more_bad: Sequence[Bad] = (),
     **fields: Any,
 ) -> OpSpec:
+    """``pairs`` makes boxes, whose numbers are ``row``, and adding ``way`` moves them."""
     name = function.__name__
     boxes1, boxes2 = pairs(3)
+    numbers = boxes1.shape[-1]
 
     def sum_is_the_sum_of_all() -> None:
         first, second = pairs(37, 41)
         losses = function(first, second)
-        torch.testing.assert_close(function(first, second, "sum"), losses.sum())
-        torch.testing.assert_close(function(first, second, "mean"), losses.mean())
+        torch.testing.assert_close(function(first, second, reduction="sum"), losses.sum())
+        torch.testing.assert_close(function(first, second, reduction="mean"), losses.mean())
 
     def both_sides_are_alike() -> None:
         first, second = pairs(50)
@@ -97,20 +106,20 @@ def box_loss_spec(
 
     def moving_both_changes_nothing() -> None:
         first, second = pairs(50)
-        way = torch.tensor([3.0, -7.0, 3.0, -7.0], dtype=first.dtype)
-        torch.testing.assert_close(with_grads(function, first + way, second + way), with_grads(function, first, second))
+        moved = [each + torch.tensor(way, dtype=each.dtype) for each in (first, second)]
+        torch.testing.assert_close(with_grads(function, *moved), with_grads(function, first, second))
 
-    def numel_beyond_int32() -> None:
+    def pairs_beyond_int32() -> None:
         first, second = (tensor[:1] for tensor in pairs(1, dtype=torch.float32))
         n = 2**29 + 64
-        many = function(first.expand(n, 4), second.expand(n, 4), "mean")
+        many = function(first.expand(n, numbers), second.expand(n, numbers), reduction="mean")
         torch.testing.assert_close(many, function(first, second)[0])
 
     return OpSpec(
         name=name,
         operator=f"handgrad::{name}",
         function=function,
-        reference=reference_of(name, reference),
+        reference=public_reference or reference_of(name, reference),
         module=module,
         **{
             "samples": [
@@ -136,21 +145,22 @@ def box_loss_spec(
                 "columns",
                 lambda: function(boxes1[:, :3], boxes2[:, :3]),
                 RuntimeError,
-                r"boxes1 must have shape \(\.\.\., 4\), a row for x1, y1, x2, y2; got \(3, 3\)",
+                rf"boxes1 must have shape \(\.\.\., {numbers}\), a row for {row}; got \(3, 3\)",
             ),
             Bad("number", lambda: function(boxes1[0, 0], boxes2[0, 0]), RuntimeError, r"boxes1 must have .* got \(\)"),
             Bad(
                 "shape",
                 lambda: function(boxes1, boxes2[:2]),
                 RuntimeError,
-                r"boxes2 must have the shape of boxes1, \(3, 4\); got \(2, 4\)",
+                rf"boxes2 must have the shape of boxes1, \(3, {numbers}\); got \(2, {numbers}\)",
             ),
             Bad(
                 "broadcast",
                 lambda: function(boxes1, boxes2[0]),
                 RuntimeError,
-                r"boxes2 must have the shape of boxes1, \(3, 4\); got \(4,\)",
+                rf"boxes2 must have the shape of boxes1, \(3, {numbers}\); got \({numbers},\)",
             ),
+            *more_bad,
         ],
         identities={
             "sum": sum_is_the_sum_of_all,
@@ -158,5 +168,5 @@ def box_loss_spec(
             "moved": moving_both_changes_nothing,
             **identities,
         },
-        numel_beyond_int32=numel_beyond_int32,
+        numel_beyond_int32=numel_beyond_int32 or pairs_beyond_int32,
     )

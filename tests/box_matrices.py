@@ -30,10 +30,17 @@ def box_matrix_spec(
     identities: dict[str, Callable[[], None]],
     samples: list[Sample],
     bad: list[Bad] | None = None,
+    tables: Callable[..., tuple[Tensor, Tensor]] = tables,
+    row: str = "x1, y1, x2, y2",
+    way: tuple[float, ...] = (3.0, -7.0, 3.0, -7.0),
+    numel_beyond_int32: Callable[[], None] | None = None,
+    floor_factors: dict[str, float] | None = None,
     **kwargs: Any,
 ) -> OpSpec:
+    """``tables`` makes boxes, whose numbers are ``row``, and adding ``way`` moves them."""
     name = function.__name__
     boxes1, boxes2 = tables(3, 2)
+    numbers = boxes1.shape[-1]
 
     def a_matrix_is_its_pairs() -> None:
         first, second = tables(7, 5)
@@ -46,20 +53,20 @@ def box_matrix_spec(
 
     def moving_both_changes_nothing() -> None:
         first, second = tables(50, 300)
-        way = torch.tensor([3.0, -7.0, 3.0, -7.0], dtype=first.dtype)
-        torch.testing.assert_close(with_grads(function, first + way, second + way), with_grads(function, first, second))
+        moved = [table + torch.tensor(way, dtype=table.dtype) for table in (first, second)]
+        torch.testing.assert_close(with_grads(function, *moved), with_grads(function, first, second))
 
-    def numel_beyond_int32() -> None:
+    def pairs_beyond_int32() -> None:
         """Of the gradients' matrix of pairs, which is never in memory."""
         first, second = (table[:1].float() for table in tables(1, 1))
         rows, columns = 2**16 + 8, 2**15
         backward = getattr(torch.ops.handgrad, f"_{name}_backward")
         grad = torch.ones(1, 1).expand(rows, columns)
-        numbers = tuple(kwargs.values())
-        grads = backward(grad, first.expand(rows, 4), second.expand(columns, 4), *numbers, [True, True])
+        tables_of_one = first.expand(rows, numbers), second.expand(columns, numbers)
+        grads = backward(grad, *tables_of_one, *kwargs.values(), [True, True])
         expected = with_grads(function, first, second, **kwargs)[1:]
-        torch.testing.assert_close(grads[0], (columns * expected[0]).expand(rows, 4), rtol=1e-5, atol=1e-3)
-        torch.testing.assert_close(grads[1], (rows * expected[1]).expand(columns, 4), rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(grads[0], (columns * expected[0]).expand(rows, numbers), rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(grads[1], (rows * expected[1]).expand(columns, numbers), rtol=1e-5, atol=1e-3)
 
     return OpSpec(
         name=name,
@@ -86,20 +93,22 @@ def box_matrix_spec(
                 "columns",
                 lambda: function(boxes1[:, :3], boxes2[:, :3]),
                 RuntimeError,
-                r"boxes1 must have shape \(\.\.\., boxes, 4\), a row for x1, y1, x2, y2; got \(3, 3\)",
+                rf"boxes1 must have shape \(\.\.\., boxes, {numbers}\), a row for {row}; got \(3, 3\)",
             ),
-            Bad("one_box", lambda: function(boxes1[0], boxes2), RuntimeError, r"boxes1 must have .* got \(4,\)"),
+            Bad(
+                "one_box", lambda: function(boxes1[0], boxes2), RuntimeError, rf"boxes1 must have .* got \({numbers},\)"
+            ),
             Bad(
                 "second",
                 lambda: function(boxes1, boxes2[:, :3]),
                 RuntimeError,
-                r"boxes2 must have shape \(\.\.\., boxes, 4\).* got \(2, 3\)",
+                rf"boxes2 must have shape \(\.\.\., boxes, {numbers}\).* got \(2, 3\)",
             ),
             Bad(
                 "batches",
-                lambda: function(boxes1.expand(2, 3, 4), boxes2.expand(3, 2, 4)),
+                lambda: function(boxes1.expand(2, 3, numbers), boxes2.expand(3, 2, numbers)),
                 RuntimeError,
-                r"boxes2 must have the batches of boxes1, \(2,\), before its boxes; got \(3, 2, 4\)",
+                rf"boxes2 must have the batches of boxes1, \(2,\), before its boxes; got \(3, 2, {numbers}\)",
             ),
             *(bad or []),
         ],
@@ -109,13 +118,13 @@ def box_matrix_spec(
             "moved": moving_both_changes_nothing,
             **identities,
         },
-        numel_beyond_int32=numel_beyond_int32,
+        numel_beyond_int32=numel_beyond_int32 or pairs_beyond_int32,
         # What each block of pairs has summed, and a second kernel that adds it up.
         device_calls={"backward": (2, 3, 0), "double_backward": (2, 3, 0)},
-        device_scratch=64 * 1024,
+        device_scratch=16 * 1024 * numbers,
         # Each block of 32 rows reads the boxes of its columns again, and leaves what it has summed for the second
         # kernel: from and to the second-level cache. Of larger tables, in blocks of 64, it is 1.10 and 1.29.
-        floor_factors={"forward": 1.15, "backward": 1.47, "double_backward": 1.31},
+        floor_factors=floor_factors or {"forward": 1.15, "backward": 1.47, "double_backward": 1.31},
     )
 
 

@@ -13,11 +13,16 @@ def dequantized(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return boxes.dequantize() if boxes.is_quantized else boxes, scores.dequantize() if scores.is_quantized else scores
 
 
-def check_boxes(op: str, boxes: Tensor, **rows: Tensor | None) -> None:
-    """``boxes`` has a row of four for each box, and each of ``rows`` that is there one number for each."""
+def check_boxes(
+    op: str, boxes: Tensor, numbers: tuple[str, ...] = ("x1", "y1", "x2", "y2"), **rows: Tensor | None
+) -> None:
+    """``boxes`` has a row of ``numbers`` for each box, and each of ``rows`` that is there one number for each."""
     torch._check(
-        boxes.dim() == 2 and boxes.shape[1] == 4,
-        lambda: f"{op}: boxes must have shape (boxes, 4), a row for x1, y1, x2, y2; got {tuple(boxes.shape)}",
+        boxes.dim() == 2 and boxes.shape[1] == len(numbers),
+        lambda: (
+            f"{op}: boxes must have shape (boxes, {len(numbers)}), a row for {', '.join(numbers)}; got "
+            f"{tuple(boxes.shape)}"
+        ),
     )
     for name, tensor in rows.items():
         if tensor is not None:

@@ -13,11 +13,12 @@
 // once, and then, in order, with those kept within it.
 //
 // In order of appearance: Node and Leaf, 16 children each; Candidate; KeptBoxes, the tree; the curve; keep, the
-// decision for one class; orders by score and by class; the host entry.
+// decision for one class; the host entry.
 #include <bit>
 
 #include "abi/registration.h"
 #include "cpu/parallel.h"
+#include "cpu/score_order.h"
 #include "cpu/sort.h"
 #include "nms_host.h"
 
@@ -256,38 +257,6 @@ std::vector<uint8_t> keep(const std::vector<Candidate<C>>& candidates, const Sup
   return kept;
 }
 
-// All boxes by decreasing score.
-template <class T>
-std::vector<uint32_t> order_by_score(const Tensor& tensor) {  // [K]
-  using C = Compute<T>;
-  using Key = decltype(descending_key(C()));
-  const View<const T, 1> scores = view<T, 1>(tensor);
-  const int64_t count = tensor.size(0);
-  std::vector<Entry<Key>> entries(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) {
-    entries[i] = {descending_key(widen(*scores.at(i))), static_cast<uint32_t>(i)};
-  }
-  sort_by_key(entries);
-  std::vector<uint32_t> order(entries.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = entries[i].index;
-  return order;
-}
-
-// The same boxes class by class, and where each class begins.
-std::vector<uint32_t> order_by_class(const std::vector<uint32_t>& order, const Tensor& idxs,  // [K]
-                                     std::vector<int64_t>& begins) {
-  const View<const int64_t, 1> classes = view<int64_t, 1>(idxs);
-  std::vector<Entry<uint64_t>> entries(order.size());
-  for (size_t i = 0; i < order.size(); ++i) entries[i] = {static_cast<uint64_t>(*classes.at(order[i])), order[i]};
-  sort_by_key(entries);
-  std::vector<uint32_t> grouped(order.size());
-  for (size_t i = 0; i < grouped.size(); ++i) {
-    grouped[i] = entries[i].index;
-    if (i == 0 || entries[i].key != entries[i - 1].key) begins.push_back(static_cast<int64_t>(i));
-  }
-  return grouped;
-}
-
 // Decides for the boxes of one class, order[begin] … order[end - 1], by decreasing score.
 template <class T>
 void keep_of_class(const View<const T, 2>& boxes,  // [K, 4]
@@ -333,14 +302,7 @@ Tensor nms_cpu(const Tensor& boxes,                // [K, 4]
     });
   });
 
-  int64_t total = 0;
-  for (const uint8_t one : kept) total += one;
-  const Tensor output = empty_indices(total, boxes);
-  int64_t* out = output.mutable_data_ptr<int64_t>();
-  for (const uint32_t box : order) {
-    if (kept[box]) *out++ = box;
-  }
-  return output;
+  return kept_in_order(order, kept, boxes);
 }
 
 }  // namespace

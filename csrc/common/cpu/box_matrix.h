@@ -28,7 +28,7 @@ inline constexpr int64_t kBlockRows = 32, kMostBlocks = 64, kRowsInC = 32;
 // are kTileColumns apart.
 template <class C>
 struct TileRow {
-  const C *boxes1, *direction1;  // four numbers
+  const C *boxes1, *direction1;  // one box
   const C *boxes2, *direction2;
   const C* grad_output;
   C *matrix, *grad1, *sums2;
@@ -37,38 +37,26 @@ struct TileRow {
 template <class C>
 using TileLoop = void (*)(const void* body, int64_t count, const TileRow<C>& row);
 
-template <class C>
-HANDGRAD_MATH Box<C> column_box(const C* run, int64_t j) {
-  return {run[j], run[kTileColumns + j], run[2 * kTileColumns + j], run[3 * kTileColumns + j]};
-}
-
 // One pair, in a function of its own for the reason that box_pairs.h gives.
 template <class C, class Body>
-HANDGRAD_MATH void tile_step(const Body& body, int64_t j, PairInputs<C> in, const TileRow<C>& row) {
-  in.boxes2 = column_box(row.boxes2, j);
-  if constexpr (Body::kReads & bit(kDirection2)) in.direction2 = column_box(row.direction2, j);
+HANDGRAD_MATH void tile_step(const Body& body, int64_t j, PairInputs<C, RowOf<C, Body>> in, const TileRow<C>& row) {
+  using Row = RowOf<C, Body>;
+  read_numbers(row.boxes2 + j, kTileColumns, in.boxes2);
+  if constexpr (Body::kReads & bit(kDirection2)) read_numbers(row.direction2 + j, kTileColumns, in.direction2);
   if constexpr (Body::kReads & bit(kGradOutput)) in.grad_output = row.grad_output[j];
-  const PairResults<C> out = body(in);
+  const PairResults<C, Row> out = body(in);
   if constexpr (Body::kWrites & bit(kLoss)) row.matrix[j] = out.loss;
-  if constexpr (Body::kWrites & bit(kGrad1)) {
-    row.grad1[j] = out.grad1.x1, row.grad1[kTileColumns + j] = out.grad1.y1;
-    row.grad1[2 * kTileColumns + j] = out.grad1.x2, row.grad1[3 * kTileColumns + j] = out.grad1.y2;
-  }
-  if constexpr (Body::kWrites & bit(kGrad2)) {
-    row.sums2[j] += out.grad2.x1, row.sums2[kTileColumns + j] += out.grad2.y1;
-    row.sums2[2 * kTileColumns + j] += out.grad2.x2, row.sums2[3 * kTileColumns + j] += out.grad2.y2;
-  }
+  if constexpr (Body::kWrites & bit(kGrad1)) write_numbers(out.grad1, row.grad1 + j, kTileColumns);
+  if constexpr (Body::kWrites & bit(kGrad2)) add_numbers(out.grad2, row.sums2 + j, kTileColumns);
 }
 
 template <class C, class Body>
 void tile_loop(const void* memory, int64_t count, const TileRow<C>& given) {
   const Body body = *static_cast<const Body*>(memory);
   const TileRow<C> row = given;
-  PairInputs<C> in{};
-  in.boxes1 = {row.boxes1[0], row.boxes1[1], row.boxes1[2], row.boxes1[3]};
-  if constexpr (Body::kReads & bit(kDirection1)) {
-    in.direction1 = {row.direction1[0], row.direction1[1], row.direction1[2], row.direction1[3]};
-  }
+  PairInputs<C, RowOf<C, Body>> in{};
+  read_numbers(row.boxes1, 1, in.boxes1);
+  if constexpr (Body::kReads & bit(kDirection1)) read_numbers(row.direction1, 1, in.direction1);
   const int64_t whole = count & -kColumnLanes;
   HANDGRAD_SIMD
   for (int64_t j = 0; j < whole; ++j) tile_step<C>(body, j, in, row);
@@ -83,21 +71,23 @@ struct MatrixJob {
   TileLoop<C> loop;
   const void* body;
   int64_t block_rows, blocks, tiles;
-  ScratchVector<double> row_sums;     // [batches, tiles, N, 4]
-  ScratchVector<double> column_sums;  // [batches, blocks, M, 4]
+  ScratchVector<double> row_sums;     // [batches, tiles, N, numbers]
+  ScratchVector<double> column_sums;  // [batches, blocks, M, numbers]
+
+  int64_t numbers() const { return operands.numbers; }  // of a box
 
   const void* at(int k) const { return operands.all[k].data; }
   bool is_wanted(PairOperand k) const { return (writes & bit(k)) && at(k); }
 };
 
-// The four coordinates of a row, which is at `offset`.
+// The numbers of a box, which is at `offset`.
 template <class C>
 void load_box(const MatrixJob<C>& job, PairOperand k, int64_t offset, C* to) {
   if (!job.at(k)) {
-    std::fill_n(to, 4, C(0));
+    std::fill_n(to, job.numbers(), C(0));
     return;
   }
-  load_run(job.operands.all[k].dtype, job.at(k), offset, job.operands.steps[k].inner, 4, to);
+  load_run(job.operands.all[k].dtype, job.at(k), offset, job.operands.steps[k].inner, job.numbers(), to);
 }
 
 // `count` rows from `first` on, a run for each coordinate; filled up with the last of them, so that what is computed in
@@ -106,7 +96,7 @@ template <class C>
 void load_columns(const MatrixJob<C>& job, PairOperand k, int64_t batch, int64_t first, int64_t count, C* to) {
   const MatrixSteps steps = job.operands.steps[k];
   const int64_t filled = (count + kColumnLanes - 1) & -kColumnLanes;
-  for (int64_t c = 0; c < 4; ++c) {
+  for (int64_t c = 0; c < job.numbers(); ++c) {
     C* run = to + c * kTileColumns;
     if (!job.at(k)) {
       std::fill_n(run, filled, C(0));
@@ -137,7 +127,7 @@ template <class C>
 template <class C>
 class TileWalk {
  public:
-  explicit TileWalk(MatrixJob<C>& job) : job_(job) {}
+  explicit TileWalk(MatrixJob<C>& job) : job_(job), numbers_(job.numbers()) {}
 
   // Units are ordered batch, tile, block: those of one tile follow each other, and its columns are loaded once.
   void run(int64_t unit) {
@@ -152,16 +142,16 @@ class TileWalk {
     }
     const int64_t begin = block * job_.block_rows, end = std::min(job_.operands.rows, begin + job_.block_rows);
     const bool sums_columns = job_.is_wanted(kGrad2);
-    std::fill_n(sums2_, 4 * kTileColumns, C(0));
-    std::fill_n(totals2_, sums_columns ? 4 * kTileColumns : 0, 0.0);
+    std::fill_n(sums2_, numbers_ * kTileColumns, C(0));
+    std::fill_n(totals2_, sums_columns ? numbers_ * kTileColumns : 0, 0.0);
     for (int64_t row = begin; row < end; ++row) {
       run_row(row);
       if (sums_columns && ((row - begin) % kRowsInC == kRowsInC - 1 || row + 1 == end)) add_up();
     }
     if (!sums_columns) return;
-    double* to = job_.column_sums.data() + 4 * ((batch_ * job_.blocks + block) * job_.operands.columns + first_);
+    double* to = job_.column_sums.data() + numbers_ * ((batch_ * job_.blocks + block) * job_.operands.columns + first_);
     for (int64_t j = 0; j < count_; ++j) {
-      for (int64_t c = 0; c < 4; ++c) to[4 * j + c] = totals2_[c * kTileColumns + j];
+      for (int64_t c = 0; c < numbers_; ++c) to[numbers_ * j + c] = totals2_[c * kTileColumns + j];
     }
   }
 
@@ -194,42 +184,44 @@ class TileWalk {
     job_.loop(job_.body, filled, of_row);
     if (matrix && filled != count_) std::copy_n(matrix_, count_, matrix);
     if (!job_.is_wanted(kGrad1)) return;
-    double* to = job_.row_sums.data() + 4 * ((batch_ * job_.tiles + tile_) * job_.operands.rows + row);
-    for (int64_t c = 0; c < 4; ++c) to[c] = sum_of(grad1_ + c * kTileColumns, count_);
+    double* to = job_.row_sums.data() + numbers_ * ((batch_ * job_.tiles + tile_) * job_.operands.rows + row);
+    for (int64_t c = 0; c < numbers_; ++c) to[c] = sum_of(grad1_ + c * kTileColumns, count_);
   }
 
   void add_up() {
     HANDGRAD_SIMD
-    for (int64_t j = 0; j < 4 * kTileColumns; ++j) {
+    for (int64_t j = 0; j < numbers_ * kTileColumns; ++j) {
       totals2_[j] += static_cast<double>(sums2_[j]);
       sums2_[j] = 0;
     }
   }
 
   MatrixJob<C>& job_;
+  const int64_t numbers_;
   int64_t loaded_ = -1, batch_ = 0, tile_ = 0, first_ = 0, count_ = 0;
-  alignas(64) C boxes1_[4], direction1_[4], grad_output_[kTileColumns], matrix_[kTileColumns];
-  alignas(64) C boxes2_[4 * kTileColumns], direction2_[4 * kTileColumns];
-  alignas(64) C grad1_[4 * kTileColumns], sums2_[4 * kTileColumns];
-  alignas(64) double totals2_[4 * kTileColumns];
+  alignas(64) C boxes1_[kMostColumns], direction1_[kMostColumns], grad_output_[kTileColumns], matrix_[kTileColumns];
+  alignas(64) C boxes2_[kMostColumns * kTileColumns], direction2_[kMostColumns * kTileColumns];
+  alignas(64) C grad1_[kMostColumns * kTileColumns], sums2_[kMostColumns * kTileColumns];
+  alignas(64) double totals2_[kMostColumns * kTileColumns];
 };
 
-// A gradient, from the sums of its parts, [batches, parts, rows, 4].
+// A gradient, from the sums of its parts, [batches, parts, rows, numbers].
 template <class C>
 void add_parts(const MatrixJob<C>& job, PairOperand k, const double* sums, int64_t parts, int64_t rows) {
   const Operand& to = job.operands.all[k];
   const MatrixSteps steps = job.operands.steps[k];
+  const int64_t numbers = job.numbers();
   parallel_for(job.operands.batches() * rows, 4 * (parts + 4), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t batch = i / rows, row = i % rows;
-      double totals[4] = {};
+      double totals[kMostColumns] = {};
       for (int64_t part = 0; part < parts; ++part) {
-        const double* from = sums + 4 * ((batch * parts + part) * rows + row);
-        for (int64_t c = 0; c < 4; ++c) totals[c] += from[c];
+        const double* from = sums + numbers * ((batch * parts + part) * rows + row);
+        for (int64_t c = 0; c < numbers; ++c) totals[c] += from[c];
       }
-      C box[4];
-      for (int64_t c = 0; c < 4; ++c) box[c] = static_cast<C>(totals[c]);
-      store_run(to.dtype, box, 4, to.data, job.offsets(batch, k) + row * steps.row, steps.inner);
+      C box[kMostColumns];
+      for (int64_t c = 0; c < numbers; ++c) box[c] = static_cast<C>(totals[c]);
+      store_run(to.dtype, box, numbers, to.data, job.offsets(batch, k) + row * steps.row, steps.inner);
     }
   });
 }
@@ -242,8 +234,9 @@ template <class C>
   job.tiles = parts_of(columns, kTileColumns);
   job.block_rows = job.is_wanted(kGrad2) ? std::max(kBlockRows, parts_of(rows, kMostBlocks)) : kBlockRows;
   job.blocks = parts_of(rows, job.block_rows);
-  if (job.is_wanted(kGrad1)) job.row_sums.resize(static_cast<size_t>(4 * batches * job.tiles * rows));
-  if (job.is_wanted(kGrad2)) job.column_sums.resize(static_cast<size_t>(4 * batches * job.blocks * columns));
+  if (job.is_wanted(kGrad1)) job.row_sums.resize(static_cast<size_t>(job.numbers() * batches * job.tiles * rows));
+  if (job.is_wanted(kGrad2))
+    job.column_sums.resize(static_cast<size_t>(job.numbers() * batches * job.blocks * columns));
   // A pair is some four numbers of work.
   const int64_t unit = 4 * std::min(rows, job.block_rows) * std::min(columns, kTileColumns);
   parallel_for(batches * job.tiles * job.blocks, unit, [&](int64_t begin, int64_t end) {

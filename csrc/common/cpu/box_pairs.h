@@ -1,7 +1,7 @@
 // Loops over pairs of boxes, whatever their strides and dtype, a body of one pair in (pair_operands.h); sums over them.
 //
 // As in elementwise.h the loop around the body is compiled once for each type that it computes in, and sees short runs
-// of it: rows of four, one after the other, as a dense tensor of boxes has them anyway. The loop takes them apart into
+// of it: rows of a box, one after the other, as a dense tensor of boxes has them anyway. The loop takes them apart into
 // vectors of one coordinate each, and puts results together again, in registers.
 #pragma once
 
@@ -11,34 +11,28 @@
 namespace handgrad {
 namespace detail {
 
-// Four numbers of a run.
-template <class C>
-HANDGRAD_MATH Box<C> row(const C* run, int64_t i) {
-  return {run[4 * i], run[4 * i + 1], run[4 * i + 2], run[4 * i + 3]};
-}
-template <class C>
-HANDGRAD_MATH void set_row(C* run, int64_t i, const Box<C>& box) {
-  run[4 * i] = box.x1, run[4 * i + 1] = box.y1, run[4 * i + 2] = box.x2, run[4 * i + 3] = box.y2;
-}
-
 // The loop over a run of a multiple of kLanes pairs; `runs` are the operands'.
 template <class C>
 using PairLoop = void (*)(const void* body, int64_t count, C* const* runs);
 
-// One pair of a run. All is read before anything is written, and in a function of its own: in the loop itself the
-// compiler would keep each structure in memory, in an array of them.
-template <class C, class Body>
+// One pair of a run, whose rows are RowStep apart, and the numbers of each NumberStep. All is read before anything is
+// written, and in a function of its own: in the loop itself the compiler would keep each structure in memory, in an
+// array of them.
+template <class C, int64_t RowStep, int64_t NumberStep, class Body>
 HANDGRAD_MATH void step(const Body& body, int64_t i, C* const (&runs)[kPairOperands]) {
-  PairInputs<C> in{};
-  in.boxes1 = row(runs[kBoxes1], i);
-  in.boxes2 = row(runs[kBoxes2], i);
-  if constexpr (Body::kReads & bit(kDirection1)) in.direction1 = row(runs[kDirection1], i);
-  if constexpr (Body::kReads & bit(kDirection2)) in.direction2 = row(runs[kDirection2], i);
+  using Row = RowOf<C, Body>;
+  PairInputs<C, Row> in{};
+  read_numbers(runs[kBoxes1] + RowStep * i, NumberStep, in.boxes1);
+  read_numbers(runs[kBoxes2] + RowStep * i, NumberStep, in.boxes2);
+  if constexpr (Body::kReads & bit(kDirection1))
+    read_numbers(runs[kDirection1] + RowStep * i, NumberStep, in.direction1);
+  if constexpr (Body::kReads & bit(kDirection2))
+    read_numbers(runs[kDirection2] + RowStep * i, NumberStep, in.direction2);
   if constexpr (Body::kReads & bit(kGradOutput)) in.grad_output = runs[kGradOutput][i];
-  const PairResults<C> out = body(in);
+  const PairResults<C, Row> out = body(in);
   if constexpr (Body::kWrites & bit(kLoss)) runs[kLoss][i] = out.loss;
-  if constexpr (Body::kWrites & bit(kGrad1)) set_row(runs[kGrad1], i, out.grad1);
-  if constexpr (Body::kWrites & bit(kGrad2)) set_row(runs[kGrad2], i, out.grad2);
+  if constexpr (Body::kWrites & bit(kGrad1)) write_numbers(out.grad1, runs[kGrad1] + RowStep * i, NumberStep);
+  if constexpr (Body::kWrites & bit(kGrad2)) write_numbers(out.grad2, runs[kGrad2] + RowStep * i, NumberStep);
 }
 
 template <class C, class Body>
@@ -46,9 +40,36 @@ void pair_loop(const void* memory, int64_t count, C* const* operands) {
   const Body body = *static_cast<const Body*>(memory);
   C* const runs[kPairOperands] = {operands[0], operands[1], operands[2], operands[3],
                                   operands[4], operands[5], operands[6], operands[7]};
-  const int64_t whole = count & -kLanes;
-  HANDGRAD_SIMD
-  for (int64_t i = 0; i < whole; ++i) step<C>(body, i, runs);
+  constexpr int64_t columns = RowOf<C, Body>::kColumns;
+  if constexpr (columns == 4) {
+    const int64_t whole = count & -kLanes;
+    HANDGRAD_SIMD
+    for (int64_t i = 0; i < whole; ++i) step<C, columns, 1>(body, i, runs);
+  } else {
+    // No vector instruction takes rows of five apart: they are taken apart before, some at a time.
+    alignas(64) C apart[kPairOperands][columns * kLanes];
+    for (int64_t first = 0; first < (count & -kLanes); first += kLanes) {
+      C* lanes[kPairOperands];
+      for (int k = 0; k < kPairOperands; ++k) {
+        lanes[k] = is_box(k) || !runs[k] ? apart[k] : runs[k] + first;
+        if (!is_box(k) || !(Body::kReads >> k & 1)) continue;
+        const C* from = runs[k] + columns * first;
+        for (int64_t i = 0; i < kLanes; ++i) {
+          for (int64_t c = 0; c < columns; ++c) apart[k][c * kLanes + i] = from[columns * i + c];
+        }
+      }
+      C* const(&operands_apart)[kPairOperands] = lanes;
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < kLanes; ++i) step<C, 1, kLanes>(body, i, operands_apart);
+      for (const int k : {kGrad1, kGrad2}) {
+        if (!(Body::kWrites >> k & 1)) continue;
+        C* to = runs[k] + columns * first;
+        for (int64_t i = 0; i < kLanes; ++i) {
+          for (int64_t c = 0; c < columns; ++c) to[columns * i + c] = apart[k][c * kLanes + i];
+        }
+      }
+    }
+  }
 }
 
 // All that a loop over pairs is, but for its formula: what follows exists once for each type C.
@@ -69,20 +90,17 @@ template <class C>
 void load_rows(const PairJob<C>& job, int k, int64_t begin, int64_t count, C* run) {
   const Operand& operand = job.operands.all[k];
   const int64_t stride = job.pairs.stride(k), step = job.operands.coordinate_strides[k];
-  alignas(64) C columns[4][kBlock];
+  const int64_t columns = job.operands.columns;
+  alignas(64) C column[kBlock];
   job.pairs.for_each_run(k, begin, count, [&](int64_t offset, int64_t length, int64_t position) {
-    C* to = run + 4 * position;
-    if (stride == 4 && step == 1) {
-      load_run(operand.dtype, operand.data, offset, 1, 4 * length, to);
+    C* to = run + columns * position;
+    if (stride == columns && step == 1) {
+      load_run(operand.dtype, operand.data, offset, 1, columns * length, to);
       return;
     }
-    for (int64_t c = 0; c < 4; ++c) {
-      load_run(operand.dtype, operand.data, offset + c * step, stride, length, columns[c]);
-    }
-    HANDGRAD_SIMD
-    for (int64_t i = 0; i < length; ++i) {
-      to[4 * i] = columns[0][i], to[4 * i + 1] = columns[1][i];
-      to[4 * i + 2] = columns[2][i], to[4 * i + 3] = columns[3][i];
+    for (int64_t c = 0; c < columns; ++c) {
+      load_run(operand.dtype, operand.data, offset + c * step, stride, length, column);
+      for (int64_t i = 0; i < length; ++i) to[columns * i + c] = column[i];
     }
   });
 }
@@ -90,20 +108,17 @@ template <class C>
 void store_rows(const PairJob<C>& job, int k, int64_t begin, int64_t count, const C* run) {
   const Operand& operand = job.operands.all[k];
   const int64_t stride = job.pairs.stride(k), step = job.operands.coordinate_strides[k];
-  alignas(64) C columns[4][kBlock];
+  const int64_t columns = job.operands.columns;
+  alignas(64) C column[kBlock];
   job.pairs.for_each_run(k, begin, count, [&](int64_t offset, int64_t length, int64_t position) {
-    const C* from = run + 4 * position;
-    if (stride == 4 && step == 1) {
-      store_run(operand.dtype, from, 4 * length, operand.data, offset, 1);
+    const C* from = run + columns * position;
+    if (stride == columns && step == 1) {
+      store_run(operand.dtype, from, columns * length, operand.data, offset, 1);
       return;
     }
-    HANDGRAD_SIMD
-    for (int64_t i = 0; i < length; ++i) {
-      columns[0][i] = from[4 * i], columns[1][i] = from[4 * i + 1];
-      columns[2][i] = from[4 * i + 2], columns[3][i] = from[4 * i + 3];
-    }
-    for (int64_t c = 0; c < 4; ++c) {
-      store_run(operand.dtype, columns[c], length, operand.data, offset + c * step, stride);
+    for (int64_t c = 0; c < columns; ++c) {
+      for (int64_t i = 0; i < length; ++i) column[i] = from[columns * i + c];
+      store_run(operand.dtype, column, length, operand.data, offset + c * step, stride);
     }
   });
 }
@@ -126,7 +141,7 @@ void store_numbers(const PairJob<C>& job, int k, int64_t begin, int64_t count, c
 // Runs of operands that do not lie in memory as the loop wants them.
 template <class C>
 struct PairBuffers {
-  alignas(64) C memory[kPairOperands][4 * kBlock];
+  alignas(64) C memory[kPairOperands][kMostColumns * kBlock];
 
   // What is the same for all pairs is written once.
   explicit PairBuffers(const PairJob<C>& job) {
@@ -137,7 +152,7 @@ struct PairBuffers {
       std::fill_n(memory[kGradOutput], kBlock, value * static_cast<C>(job.operands.factor));
     }
     for (const int k : {kDirection1, kDirection2}) {
-      if (!job.operands.all[k].data) std::fill_n(memory[k], 4 * kBlock, C(0));
+      if (!job.operands.all[k].data) std::fill_n(memory[k], kMostColumns * kBlock, C(0));
     }
   }
 
@@ -145,7 +160,7 @@ struct PairBuffers {
     if (!job.operands.all[k].strides || is_result(k)) return;
     if (is_box(k)) {
       load_rows(job, k, begin, count, memory[k]);
-      std::fill(memory[k] + 4 * count, memory[k] + 4 * filled, C(0));
+      std::fill(memory[k] + job.operands.columns * count, memory[k] + job.operands.columns * filled, C(0));
     } else {
       load_numbers(job, k, begin, count, memory[k]);
       std::fill(memory[k] + count, memory[k] + filled, C(0));
@@ -172,7 +187,7 @@ template <class C>
     for (int k = 0; k < kPairOperands; ++k) {
       if (!job.is_touched(k)) continue;
       if (filled == count && job.in_place(k)) {
-        runs[k] = static_cast<C*>(job.operands.all[k].data) + (is_box(k) ? 4 : 1) * first;
+        runs[k] = static_cast<C*>(job.operands.all[k].data) + (is_box(k) ? job.operands.columns : 1) * first;
       } else {
         runs[k] = buffers.memory[k];
         buffers.load(job, k, first, count, filled);

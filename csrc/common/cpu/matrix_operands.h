@@ -39,6 +39,7 @@ struct MatrixSteps {
 };
 
 struct MatrixOperands {
+  int64_t numbers;  // of a box: 4, or 5
   std::array<Operand, kPairOperands> all{};
   std::array<MatrixSteps, kPairOperands> steps{};
   Sizes batch;
@@ -46,7 +47,8 @@ struct MatrixOperands {
 
   MatrixOperands(const Tensor& boxes1,  // [..., N, 4]
                  const Tensor& boxes2)  // [..., M, 4]
-      : batch(boxes1.sizes().data(), boxes1.sizes().size() - 2),
+      : numbers(boxes1.sizes()[boxes1.dim() - 1]),
+        batch(boxes1.sizes().data(), boxes1.sizes().size() - 2),
         rows(boxes1.sizes()[batch.size()]),
         columns(boxes2.sizes()[batch.size()]) {
     set(kBoxes1, Input(boxes1));

@@ -7,6 +7,8 @@
 //     static constexpr unsigned kReads = …, kWrites = …;  // bits of PairOperand: no other is touched
 //     HANDGRAD_MATH PairResults<C> operator()(const PairInputs<C>& in) const;
 //   };
+//
+// A body of other boxes than Box<C> says of which, `using Row = RotatedBox<C>;`, in whose inputs and results they are.
 #pragma once
 
 #include "cpu/element_loop.h"
@@ -14,7 +16,7 @@
 
 namespace handgrad {
 
-// Boxes are rows of four coordinates, the others one number for each pair.
+// Boxes are rows of four coordinates, or of five numbers if they are rotated, the others one number for each pair.
 enum PairOperand { kBoxes1, kBoxes2, kDirection1, kDirection2, kGradOutput, kLoss, kGrad1, kGrad2, kPairOperands };
 static_assert(kPairOperands == kMaxOperands);
 
@@ -22,18 +24,37 @@ inline constexpr bool is_box(int k) { return k != kGradOutput && k != kLoss; }
 inline constexpr bool is_result(int k) { return k >= kLoss; }
 inline constexpr unsigned bit(PairOperand k) { return 1u << k; }
 
-template <class C>
+inline constexpr int64_t kMostColumns = 5;
+
+template <class C, class Row = Box<C>>
 struct PairInputs {
-  Box<C> boxes1, boxes2, direction1, direction2;
+  Row boxes1, boxes2, direction1, direction2;
   C grad_output;
 };
-template <class C>
+template <class C, class Row = Box<C>>
 struct PairResults {
   C loss;
-  Box<C> grad1, grad2;
+  Row grad1, grad2;
 };
 
+namespace detail {
+template <class C, class Body>
+struct RowOfBody {
+  using type = Box<C>;
+};
+template <class C, class Body>
+  requires requires { typename Body::Row; }
+struct RowOfBody<C, Body> {
+  using type = typename Body::Row;
+};
+}  // namespace detail
+
+// What a body's boxes are.
+template <class C, class Body>
+using RowOf = typename detail::RowOfBody<C, Body>::type;
+
 struct PairOperands {
+  int64_t columns;  // numbers of a box
   std::array<Operand, kPairOperands> all{};
   std::array<int64_t, kPairOperands> coordinate_strides{};
   // What a grad_output that is one for all pairs is multiplied by.
@@ -41,9 +62,9 @@ struct PairOperands {
   // Where the sum of the losses goes, if that is asked for; null: they are not summed.
   Output sum = Output::nowhere();
 
-  PairOperands(const Tensor& boxes1,  // [..., 4]
-               const Tensor& boxes2)  // [..., 4]
-  {
+  PairOperands(const Tensor& boxes1,  // [..., 4], or 5
+               const Tensor& boxes2)  // that of boxes1
+      : columns(boxes1.sizes()[boxes1.dim() - 1]) {
     set_boxes(kBoxes1, Input(boxes1), boxes1);
     set_boxes(kBoxes2, Input(boxes2), boxes2);
   }
@@ -75,7 +96,7 @@ struct PairOperands {
   }
   // Whether an operand's elements, or rows, follow each other without a gap.
   bool is_dense(const ElementLoop& loop, int k) const {
-    return all[k].strides && loop.is_linear() && loop.stride(k) == (is_box(k) ? 4 : 1) &&
+    return all[k].strides && loop.is_linear() && loop.stride(k) == (is_box(k) ? columns : 1) &&
            (!is_box(k) || coordinate_strides[k] == 1);
   }
 

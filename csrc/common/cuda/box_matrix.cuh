@@ -21,7 +21,8 @@ namespace handgrad {
 inline constexpr int kMatrixThreads = 128;
 inline constexpr int kMatrixRows = 64, kFewMatrixRows = 32;
 inline constexpr int64_t kEnoughMatrixBlocks = 1024;
-// Rows whose gradients a warp adds up at once: its lanes are these times four coordinates, or half of them in double.
+// Rows whose gradients a warp adds up at once: of axis-parallel boxes its lanes are these times four coordinates, or
+// half of them in double.
 template <class C>
 inline constexpr int kRowGroup = sizeof(C) == sizeof(float) ? 8 : 4;
 
@@ -33,8 +34,8 @@ struct DeviceMatrix {
   BatchOffsets offsets;
   int64_t rows, columns, column_blocks, row_blocks;
   int block_rows;
-  C* row_sums;     // [batches, column blocks, N, 4]; null: not asked for
-  C* column_sums;  // [batches, row blocks, M, 4]
+  C* row_sums;     // [batches, column blocks, N, numbers of a box]; null: not asked for
+  C* column_sums;  // [batches, row blocks, M, numbers of a box]
   ScalarType boxes_dtype;
 
   // Coordinate c of a row.
@@ -45,20 +46,16 @@ struct DeviceMatrix {
   }
 };
 
-template <class C>
-__device__ __forceinline__ Box<C> box_from(const C* row) {
-  return {row[0], row[1], row[2], row[3]};
-}
-
 template <class C, class Body>
 __global__ void __launch_bounds__(kMatrixThreads, kMinBlocks) box_matrix_kernel(Body body, DeviceMatrix<C> matrix) {
   HANDGRAD_LAUNCH_BOUNDS(kMatrixThreads);
   constexpr bool kDirections = Body::kReads & bit(kDirection1);
   constexpr bool kSumsRows = Body::kWrites & bit(kGrad1), kSumsColumns = Body::kWrites & bit(kGrad2);
-  constexpr int kGroup = kRowGroup<C>, kWarps = kMatrixThreads / kWarpSize;
-  __shared__ C boxes[kMatrixRows][4], directions[kDirections ? kMatrixRows : 1][4];
-  __shared__ C gradients[kSumsRows ? kWarps : 1][4][kGroup][kWarpSize + 1];
-  __shared__ C of_warps[kSumsRows ? kWarps : 1][kMatrixRows][4];
+  using Row = RowOf<C, Body>;
+  constexpr int kNumbers = Row::kColumns, kGroup = kRowGroup<C>, kWarps = kMatrixThreads / kWarpSize;
+  __shared__ C boxes[kMatrixRows][kNumbers], directions[kDirections ? kMatrixRows : 1][kNumbers];
+  __shared__ C gradients[kSumsRows ? kWarps : 1][kNumbers][kGroup][kWarpSize + 1];
+  __shared__ C of_warps[kSumsRows ? kWarps : 1][kMatrixRows][kNumbers];
 
   const int64_t column_block = blockIdx.x % matrix.column_blocks, outer = blockIdx.x / matrix.column_blocks;
   const int64_t row_block = outer % matrix.row_blocks, batch = outer / matrix.row_blocks;
@@ -67,23 +64,25 @@ __global__ void __launch_bounds__(kMatrixThreads, kMinBlocks) box_matrix_kernel(
   const bool active = column < matrix.columns;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
 
-  PairInputs<C> in{};
+  PairInputs<C, Row> in{};
   dispatch_storage<C>(matrix.boxes_dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for (int number = static_cast<int>(threadIdx.x); number < 4 * rows; number += kMatrixThreads) {
-      boxes[number / 4][number % 4] = matrix.template coordinate<T>(kBoxes1, batch, first + number / 4, number % 4);
+    for (int number = static_cast<int>(threadIdx.x); number < kNumbers * rows; number += kMatrixThreads) {
+      const int row = number / kNumbers, c = number % kNumbers;
+      boxes[row][c] = matrix.template coordinate<T>(kBoxes1, batch, first + row, c);
       if constexpr (kDirections) {
-        directions[number / 4][number % 4] =
-            matrix.template coordinate<T>(kDirection1, batch, first + number / 4, number % 4);
+        directions[row][c] = matrix.template coordinate<T>(kDirection1, batch, first + row, c);
       }
     }
     if (!active) return;
-    const auto box_of = [&](int k) -> Box<C> {
-      return {matrix.template coordinate<T>(k, batch, column, 0), matrix.template coordinate<T>(k, batch, column, 1),
-              matrix.template coordinate<T>(k, batch, column, 2), matrix.template coordinate<T>(k, batch, column, 3)};
+    const auto read = [&](int k, Row& box) {
+      C numbers[kNumbers];
+#pragma unroll
+      for (int c = 0; c < kNumbers; ++c) numbers[c] = matrix.template coordinate<T>(k, batch, column, c);
+      read_numbers(numbers, 1, box);
     };
-    in.boxes2 = box_of(kBoxes2);
-    if constexpr (kDirections) in.direction2 = box_of(kDirection2);
+    read(kBoxes2, in.boxes2);
+    if constexpr (kDirections) read(kDirection2, in.direction2);
   });
   __syncthreads();
 
@@ -98,16 +97,16 @@ __global__ void __launch_bounds__(kMatrixThreads, kMinBlocks) box_matrix_kernel(
   if constexpr (Body::kReads & bit(kGradOutput)) grad_output = element_of(kGradOutput);
   if constexpr (Body::kWrites & bit(kLoss)) output = element_of(kLoss);
 
-  Box<C> sums{};
+  C sums[kNumbers] = {};
 #pragma unroll 1
   for (int group = 0; group < rows; group += kGroup) {
 #pragma unroll 1
     for (int r = 0; r < kGroup; ++r) {
-      PairResults<C> out{};
+      PairResults<C, Row> out{};
       const int row = group + r;
       if (active && row < rows) {
-        in.boxes1 = box_from(boxes[row]);
-        if constexpr (kDirections) in.direction1 = box_from(directions[row]);
+        read_numbers(boxes[row], 1, in.boxes1);
+        if constexpr (kDirections) read_numbers(directions[row], 1, in.direction1);
         if constexpr (Body::kReads & bit(kGradOutput)) {
           in.grad_output = load(grad_output + row * matrix.steps[kGradOutput].row);
         }
@@ -115,22 +114,18 @@ __global__ void __launch_bounds__(kMatrixThreads, kMinBlocks) box_matrix_kernel(
         if constexpr (Body::kWrites & bit(kLoss)) {
           if (output) store(output + row * matrix.steps[kLoss].row, out.loss);
         }
-        if constexpr (kSumsColumns) {
-          sums = {sums.x1 + out.grad2.x1, sums.y1 + out.grad2.y1, sums.x2 + out.grad2.x2, sums.y2 + out.grad2.y2};
-        }
+        if constexpr (kSumsColumns) add_numbers(out.grad2, sums, 1);
       }
       if constexpr (kSumsRows) {
-        gradients[warp][0][r][lane] = out.grad1.x1;
-        gradients[warp][1][r][lane] = out.grad1.y1;
-        gradients[warp][2][r][lane] = out.grad1.x2;
-        gradients[warp][3][r][lane] = out.grad1.y2;
+        write_numbers(out.grad1, &gradients[warp][0][r][lane], kGroup * (kWarpSize + 1));
       }
     }
     if constexpr (kSumsRows) {
       if (matrix.row_sums) {
         __syncwarp();
-        const int c = lane / kGroup, r = lane % kGroup;
-        if (c < 4 && group + r < rows) {
+        for (int number = lane; number < kNumbers * kGroup; number += kWarpSize) {
+          const int c = number / kGroup, r = number % kGroup;
+          if (group + r >= rows) continue;
           C sum = 0;
 #pragma unroll 8
           for (int other = 0; other < kWarpSize; ++other) sum += gradients[warp][c][r][other];
@@ -142,20 +137,25 @@ __global__ void __launch_bounds__(kMatrixThreads, kMinBlocks) box_matrix_kernel(
   }
   if constexpr (kSumsColumns) {
     if (matrix.column_sums && active) {
-      C* to = matrix.column_sums + 4 * (outer * matrix.columns + column);
-      const C low[2] = {sums.x1, sums.y1}, high[2] = {sums.x2, sums.y2};
-      store_vector<2>(low, to);
-      store_vector<2>(high, to + 2);
+      C* to = matrix.column_sums + kNumbers * (outer * matrix.columns + column);
+      if constexpr (kNumbers == 4) {
+        const C low[2] = {sums[0], sums[1]}, high[2] = {sums[2], sums[3]};
+        store_vector<2>(low, to);
+        store_vector<2>(high, to + 2);
+      } else {
+#pragma unroll
+        for (int c = 0; c < kNumbers; ++c) store(to + c, sums[c]);
+      }
     }
   }
   if constexpr (kSumsRows) {
     if (!matrix.row_sums) return;
     __syncthreads();
-    C* to = matrix.row_sums + 4 * ((batch * matrix.column_blocks + column_block) * matrix.rows + first);
-    for (int number = static_cast<int>(threadIdx.x); number < 4 * rows; number += kMatrixThreads) {
+    C* to = matrix.row_sums + kNumbers * ((batch * matrix.column_blocks + column_block) * matrix.rows + first);
+    for (int number = static_cast<int>(threadIdx.x); number < kNumbers * rows; number += kMatrixThreads) {
       C sum = 0;
 #pragma unroll
-      for (int other = 0; other < kWarps; ++other) sum += of_warps[other][number / 4][number % 4];
+      for (int other = 0; other < kWarps; ++other) sum += of_warps[other][number / kNumbers][number % kNumbers];
       store(to + number, sum);
     }
   }
@@ -164,9 +164,9 @@ __global__ void __launch_bounds__(kMatrixThreads, kMinBlocks) box_matrix_kernel(
 // A gradient, and what it is the sum of.
 template <class C>
 struct PartsOfGradient {
-  const C* parts;  // [batches, count, rows, 4]
+  const C* parts;  // [batches, count, rows, numbers of a box]
   void* gradient;  // null: not asked for
-  int64_t count, rows, items;
+  int64_t count, rows, items, numbers;
   MatrixSteps steps;
   int operand;
 };
@@ -181,12 +181,13 @@ __global__ void __launch_bounds__(kMatrixThreads, kMinBlocks)
   const bool of_first = i < first.items;
   const PartsOfGradient<C>& of = of_first ? first : second;
   i -= of_first ? 0 : first.items;
-  const int64_t in_table = 4 * of.rows, batch = i / in_table, inside = i % in_table;
+  const int64_t in_table = of.numbers * of.rows, batch = i / in_table, inside = i % in_table;
   const C* part = of.parts + batch * of.count * in_table + inside;
   double total = 0;
 #pragma unroll 4
   for (int64_t k = 0; k < of.count; ++k) total += static_cast<double>(load(part + k * in_table));
-  const int64_t to = offsets(batch, of.operand) + inside / 4 * of.steps.row + inside % 4 * of.steps.inner;
+  const int64_t to =
+      offsets(batch, of.operand) + inside / of.numbers * of.steps.row + inside % of.numbers * of.steps.inner;
   dispatch_storage<C>(dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     store(static_cast<T*>(of.gradient) + to, narrow<T>(static_cast<C>(total)));
@@ -217,7 +218,8 @@ template <class C>
 PartsOfGradient<C> parts_of(const MatrixOperands& operands, PairOperand k, const C* parts, int64_t count,
                             int64_t rows) {
   void* gradient = operands.all[k].data;
-  return {parts, gradient, count, rows, gradient ? operands.batches() * rows * 4 : 0, operands.steps[k], k};
+  const int64_t items = gradient ? operands.batches() * rows * operands.numbers : 0;
+  return {parts, gradient, count, rows, items, operands.numbers, operands.steps[k], k};
 }
 
 }  // namespace detail
@@ -232,8 +234,8 @@ struct MatrixOnCuda {
     DeviceMatrix<C> matrix = detail::device_matrix<C>(name.c_str(), operands, boxes);
     const int64_t batches = operands.batches();
     const bool rows = operands.all[kGrad1].data, columns = operands.all[kGrad2].data;
-    const int64_t row_sums = rows ? 4 * batches * matrix.column_blocks * matrix.rows : 0;
-    const int64_t column_sums = columns ? 4 * batches * matrix.row_blocks * matrix.columns : 0;
+    const int64_t row_sums = rows ? operands.numbers * batches * matrix.column_blocks * matrix.rows : 0;
+    const int64_t column_sums = columns ? operands.numbers * batches * matrix.row_blocks * matrix.columns : 0;
     const DeviceOf device(boxes);
     std::optional<Tensor> memory;
     if (rows || columns) {

@@ -1,7 +1,8 @@
 // Kernels over pairs of boxes, the device's counterpart of cpu/box_pairs.h, for the same bodies of one pair.
 //
 // Each body is compiled into three kernels, as in elementwise.cuh: dense rows computed in float, whose boxes are moved
-// by one instruction each; rows of any strides in float; and in double, dense or not.
+// by one instruction each; rows of any strides in float; and in double, dense or not. Rows of five numbers, which
+// no instruction moves at once, have no dense kernel.
 #pragma once
 
 #include "cpu/pair_operands.h"
@@ -27,8 +28,8 @@ struct DevicePairs {
 
 // Reads what the body reads and writes what it writes, of one pair; load_box(k) and store_box(k, box) are the kernel's.
 template <class C, class Body, class LoadBox>
-__device__ __forceinline__ PairInputs<C> load_pair(const LoadBox& load_box) {
-  PairInputs<C> in{};
+__device__ __forceinline__ PairInputs<C, RowOf<C, Body>> load_pair(const LoadBox& load_box) {
+  PairInputs<C, RowOf<C, Body>> in{};
   in.boxes1 = load_box(kBoxes1);
   in.boxes2 = load_box(kBoxes2);
   if constexpr (Body::kReads & bit(kDirection1)) in.direction1 = load_box(kDirection1);
@@ -89,21 +90,26 @@ template <class C, class Body>
 __global__ void __launch_bounds__(kPairThreads, kMinBlocks)
     strided_pairs_kernel(Body body, DevicePairs<C> pairs, StridedIndex<kPairOperands> index, uint32_t count) {
   HANDGRAD_LAUNCH_BOUNDS(kPairThreads);
+  using Row = RowOf<C, Body>;
   double total = 0;
   const C shared = shared_grad_output<C, Body>(pairs);
 #pragma unroll 1
   for (uint32_t i = blockIdx.x * kPairThreads + threadIdx.x; i < count; i += gridDim.x * kPairThreads) {
     uint32_t offset[kPairOperands];
     index.offsets(i, offset);
-    PairInputs<C> in{};
+    PairInputs<C, Row> in{};
     dispatch_storage<C>(pairs.boxes_dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      in = load_pair<C, Body>([&](PairOperand k) -> Box<C> {
-        if (!pairs.data[k]) return {};
+      in = load_pair<C, Body>([&](PairOperand k) -> Row {
+        Row box{};
+        if (!pairs.data[k]) return box;
         const T* from = static_cast<const T*>(pairs.data[k]) + offset[k];
         const int64_t step = pairs.coordinate_strides[k];
-        return {widen(load(from)), widen(load(from + step)), widen(load(from + 2 * step)),
-                widen(load(from + 3 * step))};
+        C numbers[Row::kColumns];
+#pragma unroll
+        for (int c = 0; c < Row::kColumns; ++c) numbers[c] = widen(load(from + c * step));
+        read_numbers(numbers, 1, box);
+        return box;
       });
     });
     if constexpr (Body::kReads & bit(kGradOutput)) {
@@ -111,21 +117,21 @@ __global__ void __launch_bounds__(kPairThreads, kMinBlocks)
                            ? shared
                            : load(static_cast<const C*>(pairs.data[kGradOutput]) + offset[kGradOutput]);
     }
-    const PairResults<C> out = body(in);
+    const PairResults<C, Row> out = body(in);
     if constexpr (Body::kWrites & bit(kLoss)) {
       if (pairs.data[kLoss]) store(static_cast<C*>(pairs.data[kLoss]) + offset[kLoss], out.loss);
       total += static_cast<double>(out.loss);
     }
     dispatch_storage<C>(pairs.boxes_dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      const auto store_box = [&](PairOperand k, const Box<C>& box) {
+      const auto store_box = [&](PairOperand k, const Row& box) {
         if (!pairs.data[k]) return;
         T* to = static_cast<T*>(pairs.data[k]) + offset[k];
         const int64_t step = pairs.coordinate_strides[k];
-        store(to, narrow<T>(box.x1));
-        store(to + step, narrow<T>(box.y1));
-        store(to + 2 * step, narrow<T>(box.x2));
-        store(to + 3 * step, narrow<T>(box.y2));
+        C numbers[Row::kColumns];
+        write_numbers(box, numbers, 1);
+#pragma unroll
+        for (int c = 0; c < Row::kColumns; ++c) store(to + c * step, narrow<T>(numbers[c]));
       };
       if constexpr (Body::kWrites & bit(kGrad1)) store_box(kGrad1, out.grad1);
       if constexpr (Body::kWrites & bit(kGrad2)) store_box(kGrad2, out.grad2);
@@ -213,7 +219,7 @@ void for_each_pair(const char* name, const Tensor& boxes, const Body& body, cons
   const ElementLoop loop = operands.loop(boxes);
   const DevicePairs<C> pairs = detail::device_pairs<C>(operands, boxes);
   const DeviceOf device(boxes);
-  if constexpr (std::is_same_v<C, float>) {
+  if constexpr (std::is_same_v<C, float> && RowOf<C, Body>::kColumns == 4) {
     if (detail::is_dense(operands, loop, boxes.scalar_type())) {
       detail::launch_dense_pairs(name, body, pairs, operands, loop.numel(), boxes, device);
       return;

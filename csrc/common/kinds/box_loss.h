@@ -1,4 +1,4 @@
-// Losses of pairs of boxes, four coordinates each, with a reduction: everything of their host entries but the formula.
+// Losses of pairs of boxes, a row of numbers each, with a reduction: everything of their host entries but the formula.
 //
 // An op describes itself as formula.h says; its formula is one of a pair of boxes, as box_pair.h has it. Its _cpu.cpp
 // is this header, cpu/box_pairs.h and one line,
@@ -21,16 +21,17 @@
 
 namespace handgrad::box_loss {
 
-using box_pair::Gradient;
-using box_pair::SecondGradient;
-using box_pair::Value;
+using box_pair::BoxesOf;
+using box_pair::BoxRow;
+using box_pair::kBoxRow;
 
 // ---- checks, and the results to be filled ---------------------------------------------------------------------------
 
-inline Reduction check_arguments(const char* op, const Tensor& boxes1, const Tensor& boxes2, int64_t reduction) {
+inline Reduction check_arguments(const char* op, const BoxRow& row, const Tensor& boxes1, const Tensor& boxes2,
+                                 int64_t reduction) {
   check_floating(op, "boxes1", boxes1);
-  HANDGRAD_CHECK(boxes1.dim() > 0 && boxes1.sizes()[boxes1.dim() - 1] == 4, op,
-                 ": boxes1 must have shape (..., 4), a row for x1, y1, x2, y2; got ", shape_text(boxes1));
+  HANDGRAD_CHECK(boxes1.dim() > 0 && boxes1.sizes()[boxes1.dim() - 1] == row.columns, op,
+                 ": boxes1 must have shape (..., ", row.columns, "), ", row.text, "; got ", shape_text(boxes1));
   check_like(op, "boxes2", boxes2, "boxes1", boxes1);
   return as_reduction(op, reduction);
 }
@@ -38,12 +39,13 @@ inline Reduction check_arguments(const char* op, const Tensor& boxes1, const Ten
 // What an op's results are like.
 struct Results {
   Reduction reduction;
-  const Tensor& boxes;  // [..., 4]
+  const Tensor& boxes;  // [..., 4], or 5
 
   Sizes pairs() const { return Sizes(boxes.sizes().data(), boxes.sizes().size() - 1); }
   // The mean of no pairs is 0.
   double divisor() const {
-    return reduction == Reduction::mean ? static_cast<double>(std::max<int64_t>(1, boxes.numel() / 4)) : 1.0;
+    if (reduction != Reduction::mean) return 1;
+    return static_cast<double>(std::max<int64_t>(1, boxes.numel() / boxes.sizes()[boxes.dim() - 1]));
   }
   ScalarType loss_dtype() const {
     return boxes.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -65,9 +67,9 @@ struct Results {
   }
 };
 
-inline Results check_backward(const char* op, const Tensor& grad_output, const Tensor& boxes1, const Tensor& boxes2,
-                              int64_t reduction) {
-  const Results results{check_arguments(op, boxes1, boxes2, reduction), boxes1};
+inline Results check_backward(const char* op, const BoxRow& row, const Tensor& grad_output, const Tensor& boxes1,
+                              const Tensor& boxes2, int64_t reduction) {
+  const Results results{check_arguments(op, row, boxes1, boxes2, reduction), boxes1};
   const Sizes sizes = grad_output.sizes(), pairs = results.pairs();
   const bool fits = results.reduction == Reduction::none
                         ? std::equal(sizes.begin(), sizes.end(), pairs.begin(), pairs.end())
@@ -87,15 +89,19 @@ struct Entries;
 
 template <class Op, class Device, class... Number>
 struct Entries<Op, Device, std::tuple<Number...>> {
+  using Boxes = BoxesOf<Op>;
+  static constexpr BoxRow kRow = kBoxRow<Op>;
+
   static Tensor forward(const Tensor& boxes1,  // [..., 4]
                         const Tensor& boxes2,  // that of boxes1
                         Number... numbers, int64_t reduction) {
-    const Results results{check_arguments(Op::name, boxes1, boxes2, reduction), boxes1};
+    const Results results{check_arguments(Op::name, kRow, boxes1, boxes2, reduction), boxes1};
     const Tensor output = results.empty_loss();
     PairOperands operands(boxes1, boxes2);
     operands.set_loss(results.loss(true, output));
     const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
-      Device::template for_each_pair<C>(Op::name, "", boxes1, Value<C, Formula>{formula}, operands);
+      const typename Boxes::template Value<C, Formula> body{formula};
+      Device::template for_each_pair<C>(Op::name, "", boxes1, body, operands);
     };
     with_formula<Op>(boxes1.scalar_type(), loop, numbers...);
     return output;
@@ -106,7 +112,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
                                              const Tensor& boxes2,       // that of boxes1
                                              Number... numbers, int64_t reduction,
                                              const std::vector<bool>& output_mask) {
-    const Results results = check_backward(Op::name, grad_output, boxes1, boxes2, reduction);
+    const Results results = check_backward(Op::name, kRow, grad_output, boxes1, boxes2, reduction);
     const std::array<bool, 2> need = as_output_mask<2>(Op::name, output_mask);
     const Tensor grad_boxes1 = empty_if(need[0], boxes1), grad_boxes2 = empty_if(need[1], boxes2);
     if (!need[0] && !need[1]) return {grad_boxes1, grad_boxes2};
@@ -115,10 +121,12 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     operands.set_gradients(need[0], grad_boxes1, need[1], grad_boxes2);
     const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
       const char* pass = "_backward";
-      if (need[1]) {
-        Device::template for_each_pair<C>(Op::name, pass, boxes1, Gradient<C, Formula, true>{formula}, operands);
-      } else {
-        Device::template for_each_pair<C>(Op::name, pass, boxes1, Gradient<C, Formula, false>{formula}, operands);
+      if (need[1] || !Boxes::kOneGradient) {
+        const typename Boxes::template Gradient<C, Formula, true> body{formula};
+        Device::template for_each_pair<C>(Op::name, pass, boxes1, body, operands);
+      } else if constexpr (Boxes::kOneGradient) {
+        const typename Boxes::template Gradient<C, Formula, false> body{formula};
+        Device::template for_each_pair<C>(Op::name, pass, boxes1, body, operands);
       }
     };
     with_formula<Op>(boxes1.scalar_type(), loop, numbers...);
@@ -132,7 +140,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
                                                             const Tensor& boxes2,       // that of boxes1
                                                             Number... numbers, int64_t reduction,
                                                             const std::vector<bool>& output_mask) {
-    const Results results = check_backward(Op::name, grad_output, boxes1, boxes2, reduction);
+    const Results results = check_backward(Op::name, kRow, grad_output, boxes1, boxes2, reduction);
     if (grad_grad_boxes1) check_like(Op::name, "grad_grad_boxes1", *grad_grad_boxes1, "boxes1", boxes1);
     if (grad_grad_boxes2) check_like(Op::name, "grad_grad_boxes2", *grad_grad_boxes2, "boxes1", boxes1);
     const std::array<bool, 3> need = as_output_mask<3>(Op::name, output_mask);
@@ -146,7 +154,8 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     operands.set_gradients(need[1], grad_boxes1, need[2], grad_boxes2);
     const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
       const char* pass = "_double_backward";
-      Device::template for_each_pair<C>(Op::name, pass, boxes1, SecondGradient<C, Formula>{formula}, operands);
+      const typename Boxes::template SecondGradient<C, Formula> body{formula};
+      Device::template for_each_pair<C>(Op::name, pass, boxes1, body, operands);
     };
     with_formula<Op>(boxes1.scalar_type(), loop, numbers...);
     return {grad_grad_output, grad_boxes1, grad_boxes2};

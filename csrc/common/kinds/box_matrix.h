@@ -21,6 +21,10 @@
 
 namespace handgrad::box_matrix {
 
+using box_pair::BoxesOf;
+using box_pair::BoxRow;
+using box_pair::kBoxRow;
+
 // ---- one pair -------------------------------------------------------------------------------------------------------
 
 // A derivative of 1 - value as one of value.
@@ -36,22 +40,28 @@ struct TurnedRound {
     return out;
   }
 };
-template <class C, class Formula, bool OfBoth>
-using Gradient = TurnedRound<C, box_pair::Gradient<C, Formula, OfBoth>>;
-template <class C, class Formula>
-using SecondGradient = TurnedRound<C, box_pair::SecondGradient<C, Formula>>;
+
+// The bodies of a measure's derivatives: those of a loss turned round, but for boxes whose formulas are measures.
+template <class Op, class C, class Formula, bool OfBoth>
+using Gradient = std::conditional_t<BoxesOf<Op>::kOfLosses,
+                                    TurnedRound<C, typename BoxesOf<Op>::template Gradient<C, Formula, OfBoth>>,
+                                    typename BoxesOf<Op>::template Gradient<C, Formula, OfBoth>>;
+template <class Op, class C, class Formula>
+using SecondGradient = std::conditional_t<BoxesOf<Op>::kOfLosses,
+                                          TurnedRound<C, typename BoxesOf<Op>::template SecondGradient<C, Formula>>,
+                                          typename BoxesOf<Op>::template SecondGradient<C, Formula>>;
 
 // ---- checks, and the results to be filled ---------------------------------------------------------------------------
 
-inline void check_table(const char* op, const char* argument, const Tensor& boxes) {
+inline void check_table(const char* op, const BoxRow& row, const char* argument, const Tensor& boxes) {
   check_floating(op, argument, boxes);
-  HANDGRAD_CHECK(boxes.dim() > 1 && boxes.sizes()[boxes.dim() - 1] == 4, op, ": ", argument,
-                 " must have shape (..., boxes, 4), a row for x1, y1, x2, y2; got ", shape_text(boxes));
+  HANDGRAD_CHECK(boxes.dim() > 1 && boxes.sizes()[boxes.dim() - 1] == row.columns, op, ": ", argument,
+                 " must have shape (..., boxes, ", row.columns, "), ", row.text, "; got ", shape_text(boxes));
 }
 
-inline void check_arguments(const char* op, const Tensor& boxes1, const Tensor& boxes2) {
-  check_table(op, "boxes1", boxes1);
-  check_table(op, "boxes2", boxes2);
+inline void check_arguments(const char* op, const BoxRow& row, const Tensor& boxes1, const Tensor& boxes2) {
+  check_table(op, row, "boxes1", boxes1);
+  check_table(op, row, "boxes2", boxes2);
   const Sizes first = boxes1.sizes(), second = boxes2.sizes();
   HANDGRAD_CHECK(first.size() == second.size() && std::equal(first.begin(), first.end() - 2, second.begin()), op,
                  ": boxes2 must have the batches of boxes1, ", shape_text(Sizes(first.data(), first.size() - 2)),
@@ -75,8 +85,9 @@ inline Tensor empty_matrix(const Tensor& boxes1, const Tensor& boxes2) {
                        in_double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(), boxes1);
 }
 
-inline void check_backward(const char* op, const Tensor& grad_output, const Tensor& boxes1, const Tensor& boxes2) {
-  check_arguments(op, boxes1, boxes2);
+inline void check_backward(const char* op, const BoxRow& row, const Tensor& grad_output, const Tensor& boxes1,
+                           const Tensor& boxes2) {
+  check_arguments(op, row, boxes1, boxes2);
   const std::vector<int64_t> sizes = matrix_sizes(boxes1, boxes2);
   const Sizes given = grad_output.sizes();
   HANDGRAD_CHECK(std::equal(given.begin(), given.end(), sizes.begin(), sizes.end()) &&
@@ -94,16 +105,19 @@ struct Entries;
 
 template <class Op, class Device, class... Number>
 struct Entries<Op, Device, std::tuple<Number...>> {
+  using Boxes = BoxesOf<Op>;
+  static constexpr BoxRow kRow = kBoxRow<Op>;
+
   static Tensor forward(const Tensor& boxes1,  // [..., N, 4]
                         const Tensor& boxes2,  // [..., M, 4]
                         Number... numbers) {
-    check_arguments(Op::name, boxes1, boxes2);
+    check_arguments(Op::name, kRow, boxes1, boxes2);
     const Tensor output = empty_matrix(boxes1, boxes2);
     if (output.numel() == 0) return output;
     MatrixOperands operands(boxes1, boxes2);
     operands.set_matrix(true, output);
     const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
-      const box_pair::Value<C, Formula> body{formula};
+      const typename Boxes::template Value<C, Formula> body{formula};
       Device::template for_each_pair<C>(Op::name, "", boxes1, body, operands);
     };
     with_formula<Op>(boxes1.scalar_type(), loop, numbers...);
@@ -114,7 +128,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
                                              const Tensor& boxes1,       // [..., N, 4]
                                              const Tensor& boxes2,       // [..., M, 4]
                                              Number... numbers, const std::vector<bool>& output_mask) {
-    check_backward(Op::name, grad_output, boxes1, boxes2);
+    check_backward(Op::name, kRow, grad_output, boxes1, boxes2);
     const std::array<bool, 2> need = as_output_mask<2>(Op::name, output_mask);
     const Tensor grad_boxes1 = empty_if(need[0], boxes1), grad_boxes2 = empty_if(need[1], boxes2);
     if (!need[0] && !need[1]) return {grad_boxes1, grad_boxes2};
@@ -123,11 +137,11 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     operands.set_gradients(need[0], grad_boxes1, need[1], grad_boxes2);
     const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
       const char* pass = "_backward";
-      if (need[1]) {
-        const Gradient<C, Formula, true> body{{formula}};
+      if (need[1] || !Boxes::kOneGradient) {
+        const Gradient<Op, C, Formula, true> body{formula};
         Device::template for_each_pair<C>(Op::name, pass, boxes1, body, operands);
-      } else {
-        const Gradient<C, Formula, false> body{{formula}};
+      } else if constexpr (Boxes::kOneGradient) {
+        const Gradient<Op, C, Formula, false> body{formula};
         Device::template for_each_pair<C>(Op::name, pass, boxes1, body, operands);
       }
     };
@@ -141,7 +155,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
                                                             const Tensor& boxes1,       // [..., N, 4]
                                                             const Tensor& boxes2,       // [..., M, 4]
                                                             Number... numbers, const std::vector<bool>& output_mask) {
-    check_backward(Op::name, grad_output, boxes1, boxes2);
+    check_backward(Op::name, kRow, grad_output, boxes1, boxes2);
     if (grad_grad_boxes1) check_like(Op::name, "grad_grad_boxes1", *grad_grad_boxes1, "boxes1", boxes1);
     if (grad_grad_boxes2) check_like(Op::name, "grad_grad_boxes2", *grad_grad_boxes2, "boxes2", boxes2);
     const std::array<bool, 3> need = as_output_mask<3>(Op::name, output_mask);
@@ -154,7 +168,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     operands.set_matrix(need[0], grad_grad_output);
     operands.set_gradients(need[1], grad_boxes1, need[2], grad_boxes2);
     const auto loop = [&]<class C, class Formula>(TypeTag<C>, const Formula& formula) {
-      const SecondGradient<C, Formula> body{{formula}};
+      const SecondGradient<Op, C, Formula> body{formula};
       Device::template for_each_pair<C>(Op::name, "_double_backward", boxes1, body, operands);
     };
     with_formula<Op>(boxes1.scalar_type(), loop, numbers...);

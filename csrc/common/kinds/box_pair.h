@@ -74,4 +74,45 @@ struct SecondGradient {
   }
 };
 
+// ---- what kinds ask of an op's boxes --------------------------------------------------------------------------------
+
+// Axis-parallel boxes, as above. An op on others names them, `using Boxes = RotatedBoxes;` (rotated_box_pair.h).
+struct AxisParallelBoxes {
+  static constexpr int64_t kColumns = 4;
+  static constexpr const char* kRow = "a row for x1, y1, x2, y2";
+  // Whether a gradient of boxes1 alone is worth a loop of its own.
+  static constexpr bool kOneGradient = true;
+  // Whether formulas give the derivatives of 1 - value where the value is a measure's.
+  static constexpr bool kOfLosses = true;
+  template <class C, class Formula>
+  using Value = box_pair::Value<C, Formula>;
+  template <class C, class Formula, bool OfBoth>
+  using Gradient = box_pair::Gradient<C, Formula, OfBoth>;
+  template <class C, class Formula>
+  using SecondGradient = box_pair::SecondGradient<C, Formula>;
+};
+
+namespace detail {
+template <class Op>
+struct BoxesOfOp {
+  using type = AxisParallelBoxes;
+};
+template <class Op>
+  requires requires { typename Op::Boxes; }
+struct BoxesOfOp<Op> {
+  using type = typename Op::Boxes;
+};
+}  // namespace detail
+
+template <class Op>
+using BoxesOf = typename detail::BoxesOfOp<Op>::type;
+
+// How many numbers they are, and which: for checks.
+struct BoxRow {
+  int64_t columns;
+  const char* text;
+};
+template <class Op>
+inline constexpr BoxRow kBoxRow{BoxesOf<Op>::kColumns, BoxesOf<Op>::kRow};
+
 }  // namespace handgrad::box_pair

@@ -11,8 +11,23 @@ namespace handgrad {
 // Corners (x1, y1) and (x2, y2), x1 <= x2 and y1 <= y2 if it is a box that anybody meant.
 template <class C>
 struct Box {
+  static constexpr int kColumns = 4;
   C x1, y1, x2, y2;
 };
+
+// From and to memory, whose coordinates are `step` apart.
+template <class C>
+HANDGRAD_MATH void read_numbers(const C* from, int64_t step, Box<C>& box) {
+  box = {from[0], from[step], from[2 * step], from[3 * step]};
+}
+template <class C>
+HANDGRAD_MATH void write_numbers(const Box<C>& box, C* to, int64_t step) {
+  to[0] = box.x1, to[step] = box.y1, to[2 * step] = box.x2, to[3 * step] = box.y2;
+}
+template <class C>
+HANDGRAD_MATH void add_numbers(const Box<C>& box, C* to, int64_t step) {
+  to[0] += box.x1, to[step] += box.y1, to[2 * step] += box.x2, to[3 * step] += box.y2;
+}
 
 template <class C>
 HANDGRAD_MATH C smaller(C a, C b) {

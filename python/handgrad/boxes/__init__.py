@@ -10,16 +10,21 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.boxes.distance_box_iou import distance_box_iou
     from handgrad.boxes.generalized_box_iou import generalized_box_iou
     from handgrad.boxes.nms import batched_nms, nms
+    from handgrad.boxes.rotated_box_iou import rotated_box_iou
+    from handgrad.boxes.rotated_nms import batched_rotated_nms, rotated_nms
     from handgrad.boxes.soft_nms import soft_nms
     from handgrad.boxes.weighted_boxes_fusion import weighted_boxes_fusion
 
 __all__ = [
     "batched_nms",
+    "batched_rotated_nms",
     "box_iou",
     "complete_box_iou",
     "distance_box_iou",
     "generalized_box_iou",
     "nms",
+    "rotated_box_iou",
+    "rotated_nms",
     "soft_nms",
     "weighted_boxes_fusion",
 ]

@@ -1,4 +1,4 @@
-"""Losses of pairs of boxes, (x1, y1, x2, y2) each: all but the formula.
+"""Losses of pairs of boxes, a row of numbers each: all but the formula.
 
 The op's schema is ``foo(Tensor boxes1, Tensor boxes2, <numbers>, int reduction) -> Tensor``, its private ops' are as
 :mod:`handgrad.derivatives` has them; the C++ half is ``csrc/common/kinds/box_loss.h``.
@@ -22,6 +22,11 @@ from handgrad.reductions import MEAN, NONE, SUM, reduce_or_zero, reduce_samples_
 __all__ = ["BoxLoss", "BoxLossModule", "BoxPair"]
 
 
+#: The numbers of an axis-parallel box, and of a rotated one.
+CORNERS = ("x1", "y1", "x2", "y2")
+CENTRE_SIZE_ANGLE = ("cx", "cy", "w", "h", "angle")
+
+
 class BoxLoss(ReducedLoss):
     """Registers a loss of pairs of boxes and calls it, with the checks and conversions that all of them share.
 
@@ -29,6 +34,7 @@ class BoxLoss(ReducedLoss):
         name: ``"namespace::op"``.
         reference: the loss of each pair in plain PyTorch, ``reference(boxes1, boxes2, *numbers)``, without a
             reduction; it gets float32 or float64.
+        row: what a box is, (x1, y1, x2, y2) unless it is told.
 
     Example::
 
@@ -36,7 +42,8 @@ class BoxLoss(ReducedLoss):
         >>> _loss(boxes1, boxes2, "mean", eps)
     """
 
-    def __init__(self, name: str, reference: Callable[..., Tensor]) -> None:
+    def __init__(self, name: str, reference: Callable[..., Tensor], row: tuple[str, ...] = CORNERS) -> None:
+        self.row = row
         super().__init__(
             name,
             reference=reduced(_in_computed_type(reference), reduce_or_zero),
@@ -46,7 +53,7 @@ class BoxLoss(ReducedLoss):
             splits=self.every_dimension_but_the_last,
         )
 
-    def __call__(self, boxes1: Tensor, boxes2: Tensor, reduction: str, eps: float) -> Tensor:
+    def __call__(self, boxes1: Tensor, boxes2: Tensor, reduction: str, eps: float, *numbers: Any) -> Tensor:
         check_tensor(self.title, "boxes1", boxes1)
         check_tensor(self.title, "boxes2", boxes2)
         check_eps(self.title, eps)
@@ -55,14 +62,15 @@ class BoxLoss(ReducedLoss):
         code = reduction_code(self.title, reduction)
         if code == MEAN and is_sharded(boxes1):
             # A mean of shards' means is the mean only if the shards are of one size; a sum of sums is the sum.
-            return self.forward(boxes1, boxes2, eps, SUM) / max(1, boxes1.numel() // 4)
-        return self.forward(boxes1, boxes2, eps, code)
+            return self.forward(boxes1, boxes2, eps, *numbers, SUM) / max(1, boxes1.numel() // len(self.row))
+        return self.forward(boxes1, boxes2, eps, *numbers, code)
 
     def fake_loss(self, boxes1: Tensor, boxes2: Tensor, *numbers: Any) -> Tensor:
         torch._check(
-            boxes1.dim() > 0 and boxes1.shape[-1] == 4,
+            boxes1.dim() > 0 and boxes1.shape[-1] == len(self.row),
             lambda: (
-                f"{self.title}: boxes1 must have shape (..., 4), a row for x1, y1, x2, y2; got {tuple(boxes1.shape)}"
+                f"{self.title}: boxes1 must have shape (..., {len(self.row)}), a row for {', '.join(self.row)}; got "
+                f"{tuple(boxes1.shape)}"
             ),
         )
         check_like(self.title, "boxes2", boxes2, "boxes1", boxes1)

@@ -1,4 +1,4 @@
-"""Measures of all pairs of two tables of boxes, (x1, y1, x2, y2) each: all but the formula.
+"""Measures of all pairs of two tables of boxes, a row of numbers each: all but the formula.
 
 The op's schema is ``foo(Tensor boxes1, Tensor boxes2, <numbers>) -> Tensor``, its private ops' are as
 :mod:`handgrad.derivatives` has them; the C++ half is ``csrc/common/kinds/box_matrix.h``.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from handgrad.arguments import check_tensor, computed_dtype
 from handgrad.derivatives import ELEMENTWISE, Derivatives
-from handgrad.kinds.box_loss import BoxPair, promoted
+from handgrad.kinds.box_loss import CORNERS, BoxPair, promoted
 
 __all__ = ["BoxMatrix", "BoxPairs", "part_of"]
 
@@ -27,6 +27,7 @@ class BoxMatrix(Derivatives):
         name: ``"namespace::op"``.
         reference: the measure of each pair in plain PyTorch, ``reference(boxes1, boxes2, *numbers)``; it gets float32
             or float64, (..., N, 4) and (..., M, 4), and :class:`BoxPairs` has what it is made of.
+        row: what a box is, (x1, y1, x2, y2) unless it is told.
 
     Example::
 
@@ -34,7 +35,8 @@ class BoxMatrix(Derivatives):
         >>> _matrix(boxes1, boxes2, eps)
     """
 
-    def __init__(self, name: str, reference: Callable[..., Tensor]) -> None:
+    def __init__(self, name: str, reference: Callable[..., Tensor], row: tuple[str, ...] = CORNERS) -> None:
+        self.row = row
         super().__init__(
             name,
             reference=_in_computed_type(reference),
@@ -82,10 +84,10 @@ class BoxMatrix(Derivatives):
 
     def _check_table(self, name: str, boxes: Tensor) -> None:
         torch._check(
-            boxes.dim() > 1 and boxes.shape[-1] == 4,
+            boxes.dim() > 1 and boxes.shape[-1] == len(self.row),
             lambda: (
-                f"{self.title}: {name} must have shape (..., boxes, 4), a row for x1, y1, x2, y2; got "
-                f"{tuple(boxes.shape)}"
+                f"{self.title}: {name} must have shape (..., boxes, {len(self.row)}), a row for {', '.join(self.row)}; "
+                f"got {tuple(boxes.shape)}"
             ),
         )
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.nt_xent_loss import NTXentLoss, nt_xent_loss
     from handgrad.losses.overlap_sums import overlap_sums
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
+    from handgrad.losses.rotated_box_iou_loss import RotatedBoxIoULoss, rotated_box_iou_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
     from handgrad.losses.siglip_loss import SigLipLoss, siglip_loss
     from handgrad.losses.sigmoid_focal_loss import SigmoidFocalLoss, sigmoid_focal_loss
@@ -71,6 +72,7 @@ __all__ = [
     "MultiSimilarityLoss",
     "NTXentLoss",
     "QualityFocalLoss",
+    "RotatedBoxIoULoss",
     "SSIMLoss",
     "ScyllaBoxIoULoss",
     "SigLipLoss",
@@ -107,6 +109,7 @@ __all__ = [
     "nt_xent_loss",
     "overlap_sums",
     "quality_focal_loss",
+    "rotated_box_iou_loss",
     "scylla_box_iou_loss",
     "siglip_loss",
     "sigmoid_focal_loss",

@@ -1,0 +1,68 @@
+"""Rotated boxes: some to compare, and the areas of their intersections in plain PyTorch, as others compute them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def boxes(n: int, device: torch.device) -> Tensor:
+    """Of 8 to 100 pixels in an aerial photograph of 1,024, at any angle."""
+    numbers = torch.rand(n, 5, device=device)
+    return torch.cat([1024 * numbers[:, :2], 8 + 92 * numbers[:, 2:4], 360 * numbers[:, 4:] - 180], 1)
+
+
+def predictions(targets: Tensor) -> Tensor:
+    """Boxes near others, as in training."""
+    sizes = targets[:, 2:4]
+    centres = targets[:, :2] + 0.5 * sizes * torch.randn_like(sizes)
+    return torch.cat(
+        [centres, sizes * (0.5 + torch.rand_like(sizes)), targets[:, 4:] + 30 * torch.randn_like(sizes[:, :1])], 1
+    )
+
+
+def corners(boxes: Tensor) -> Tensor:
+    x, y, width, height, angle = boxes.unbind(-1)
+    angle = torch.deg2rad(angle)
+    cosine, sine = torch.cos(angle)[..., None], torch.sin(angle)[..., None]
+    u = width[..., None] / 2 * boxes.new_tensor([1.0, -1, -1, 1])
+    v = height[..., None] / 2 * boxes.new_tensor([1.0, 1, -1, -1])
+    return torch.stack([x[..., None] + cosine * u + sine * v, y[..., None] - sine * u + cosine * v], -1)
+
+
+def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Of aligned, or broadcast, rows: the 16 points where edges cross and the 8 corners that are inside, put in order
+    around their middle."""
+    first, second = torch.broadcast_tensors(corners(boxes1), corners(boxes2))
+    way1, way2 = first.roll(-1, -2) - first, second.roll(-1, -2) - second
+
+    def cross(a: Tensor, b: Tensor) -> Tensor:
+        return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+    between = second[..., None, :, :] - first[..., :, None, :]
+    below = cross(way1[..., :, None, :], way2[..., None, :, :])
+    along1 = cross(between, way2[..., None, :, :]) / below
+    along2 = cross(between, way1[..., :, None, :]) / below
+    crosses = (along1 > 0) & (along1 < 1) & (along2 > 0) & (along2 < 1)
+    crossings = first[..., :, None, :] + torch.where(crosses, along1, 0)[..., None] * way1[..., :, None, :]
+
+    def inside(points: Tensor, boxes: Tensor) -> Tensor:
+        x, y, width, height, angle = (each[..., None] for each in boxes.unbind(-1))
+        cosine, sine = torch.cos(torch.deg2rad(angle)), torch.sin(torch.deg2rad(angle))
+        across, down = points[..., 0] - x, points[..., 1] - y
+        u, v = cosine * across - sine * down, sine * across + cosine * down
+        return (u.abs() <= width / 2 * (1 + 1e-6)) & (v.abs() <= height / 2 * (1 + 1e-6))
+
+    points = torch.cat([first, second, crossings.flatten(-3, -2)], -2)
+    there = torch.cat([inside(first, boxes2), inside(second, boxes1), crosses.flatten(-2)], -1)
+    count = there.sum(-1, keepdim=True)
+    middle = torch.where(there[..., None], points, 0).sum(-2) / count.clamp(min=1)
+    points = torch.where(there[..., None], points - middle[..., None, :], 0)
+    angle = torch.where(there, torch.atan2(points[..., 1], points[..., 0]), torch.inf).detach()
+    order = angle.sort(-1).indices
+    points = points.gather(-2, order[..., None].expand(points.shape))
+    # What is not there comes last, as often as it takes, as the first point.
+    late = torch.arange(points.shape[-2], device=points.device) >= count
+    points = torch.where(late[..., None], points[..., :1, :], points)
+    shared = cross(points, points.roll(-1, -2)).sum(-1).abs() / 2
+    return shared / (boxes1[..., 2] * boxes1[..., 3] + boxes2[..., 2] * boxes2[..., 3] - shared)

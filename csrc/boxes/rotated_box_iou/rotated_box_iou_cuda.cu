@@ -1,0 +1,10 @@
+// IoU of all pairs of rotated boxes on CUDA devices: a box matrix with this formula.
+#include "rotated_box_iou_math.h"
+
+#include "cuda/box_matrix.cuh"
+#include "kinds/box_matrix.h"
+#include "kinds/rotated_box_pair.h"
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
+  handgrad::box_matrix::implement<handgrad::RotatedBoxIoUOp, handgrad::MatrixOnCuda>(library);
+}

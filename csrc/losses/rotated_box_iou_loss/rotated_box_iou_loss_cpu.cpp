@@ -1,0 +1,10 @@
+// IoU loss of rotated boxes on the CPU: a box loss with these formulas.
+#include "rotated_box_iou_loss_math.h"
+
+#include "cpu/box_pairs.h"
+#include "kinds/box_loss.h"
+#include "kinds/rotated_box_pair.h"
+
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
+  handgrad::box_loss::implement<handgrad::RotatedBoxIoULossOp, handgrad::PairsOnCpu>(library);
+}
