@@ -77,8 +77,9 @@ struct Bin {
   int64_t area() const { return (bottom - top) * (right - left); }
 };
 
+// Lanes go to where they are wanted: a processor with narrower vectors has no register to return them in.
 template <class C>
-[[gnu::noinline]] Lanes<C> largest(Planes<C>& planes, const Bin& bin) {
+[[gnu::noinline]] void largest(Planes<C>& planes, const Bin& bin, Lanes<C>& result) {
   Lanes<C> most = load_lanes(planes.pixel(bin.top, bin.left));
   for (int64_t y = bin.top; y < bin.bottom; ++y) {
     const C* from = planes.pixel(y, bin.left);
@@ -87,12 +88,12 @@ template <class C>
       most = (pixel > most) | (pixel != pixel) ? pixel : most;
     }
   }
-  return most;
+  result = most;
 }
 
 // Where it is: the number of the pixel in its plane.
 template <class C>
-[[gnu::noinline]] Indices<C> where_largest(Planes<C>& planes, const Bin& bin, int64_t width) {
+[[gnu::noinline]] void where_largest(Planes<C>& planes, const Bin& bin, int64_t width, Indices<C>& result) {
   Lanes<C> most = load_lanes(planes.pixel(bin.top, bin.left));
   using Index = std::conditional_t<sizeof(C) == 8, int64_t, int32_t>;
   Indices<C> where = Indices<C>{} + static_cast<Index>(bin.top * width + bin.left);
@@ -105,17 +106,17 @@ template <class C>
       where = later ? Indices<C>{} + static_cast<Index>(y * width + x) : where;
     }
   }
-  return where;
+  result = where;
 }
 
 template <class C>
-[[gnu::noinline]] Lanes<C> mean(Planes<C>& planes, const Bin& bin) {
+[[gnu::noinline]] void mean(Planes<C>& planes, const Bin& bin, Lanes<C>& result) {
   Lanes<C> sum{};
   for (int64_t y = bin.top; y < bin.bottom; ++y) {
     const C* from = planes.pixel(y, bin.left);
     for (int64_t x = bin.left; x < bin.right; ++x, from += kLanes<C>) sum += load_lanes(from);
   }
-  return sum / static_cast<C>(bin.area());
+  result = sum / static_cast<C>(bin.area());
 }
 
 template <class C>
@@ -166,10 +167,13 @@ void pool(const Geometry& geometry, bool average, const StoredView<const C, 4>& 
     for_each_bin(geometry, channel, [&](const Bin& bin, int64_t first, int64_t step) {
       C results[kLanes<C>];
       if (finds) {
-        const Indices<C> where = where_largest(pixels, bin, geometry.width);
+        Indices<C> where;
+        where_largest(pixels, bin, geometry.width, where);
         for (int64_t c = 0; c < channels; ++c) results[c] = moved.pixel(0, where[static_cast<size_t>(c)])[c];
       } else {
-        store_lanes<C>(average ? mean(pixels, bin) : largest(pixels, bin), results);
+        Lanes<C> lanes;
+        average ? mean(pixels, bin, lanes) : largest(pixels, bin, lanes);
+        store_lanes<C>(lanes, results);
       }
       store_run(results, channels, output.at(n, first), step);
     });
@@ -190,7 +194,8 @@ void differentiate(const Geometry& geometry, bool average, const StoredView<cons
       if (average) {
         add_everywhere<C>(grads, bin, load_lanes(of_bin) / static_cast<C>(bin.area()));
       } else {
-        const Indices<C> where = where_largest(pixels, bin, geometry.width);
+        Indices<C> where;
+        where_largest(pixels, bin, geometry.width, where);
         for (int64_t c = 0; c < channels; ++c) grads.pixel(0, where[static_cast<size_t>(c)])[c] += of_bin[c];
       }
     });
