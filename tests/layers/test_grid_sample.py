@@ -61,15 +61,14 @@ def its_own_pixels_are_the_image():
 
 
 def a_ramp_is_where_it_is_read():
-    """Bilinear and bicubic interpolation of a plane is the plane, inside."""
+    """Bilinear interpolation of a plane is the plane, inside. (Keys' kernel with a = -3/4, torch's, does not keep it.)"""
     ramp = torch.arange(7.0, dtype=torch.float64).expand(1, 1, 6, 7)
     pixels = torch.tensor([[1.3, 2.0], [4.6, 3.5], [2.0, 1.0]], dtype=torch.float64).view(1, 1, 3, 2)
-    for mode in ("bilinear", "bicubic"):
-        grid = at_pixels(pixels, (6, 7), False).requires_grad_()
-        output = grid_sample(ramp, grid, mode)
-        torch.testing.assert_close(output.flatten(), pixels[..., 0].flatten())
-        (grad,) = torch.autograd.grad(output.sum(), grid)
-        torch.testing.assert_close(grad, torch.tensor([3.5, 0.0], dtype=torch.float64).expand_as(grad))
+    grid = at_pixels(pixels, (6, 7), False).requires_grad_()
+    output = grid_sample(ramp, grid)
+    torch.testing.assert_close(output.flatten(), pixels[..., 0].flatten())
+    (grad,) = torch.autograd.grad(output.sum(), grid)
+    torch.testing.assert_close(grad, torch.tensor([3.5, 0.0], dtype=torch.float64).expand_as(grad))
 
 
 def linear_in_the_image():
@@ -117,7 +116,7 @@ SPEC = OpSpec(
     module=None,
     samples=[
         # A batch of another size than the others: torch.compile takes equal sizes for the same.
-        sample("zeros", 2, 5, (4, 3), (2, 3)),
+        sample("zeros", 2, 5, (7, 3), (1, 9)),
         sample("bicubic_border", 2, 2, (3, 4), (2, 2), seed=1, mode="bicubic", padding_mode="border"),
         sample("volume", 2, 1, (2, 3, 2), (1, 2, 3), seed=2, padding_mode="reflection", align_corners=True),
         sample("nearest", 3, 2, (4, 3), (2, 3), seed=3, mode="nearest", padding_mode="reflection"),

@@ -111,7 +111,8 @@ def _axis_taps(
     elif padding_mode != 2:
         at = torch.where(at.isnan(), at, at.clamp(-4, size + 3))
     if mode == 1:
-        return [_tap(at.detach().round(), size, torch.ones_like(at))]
+        # 1, whatever the point is: a function of it with a derivative of 0.
+        return [_tap(at.detach().round(), size, torch.where(at > torch.inf, at, 1.0))]
     low = at.detach().floor()
     if mode == 0:
         near = at.isnan() | ((at > -1) & (at < size))
