@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +28,7 @@ def _case(
         one, other = (tensor.requires_grad_() for tensor in maps)
         return one, other, coords
 
-    def looked_up(block: torch.nn.Module, one: Tensor, other: Tensor, coords: Tensor) -> Tensor:
+    def looked_up(block: Any, one: Tensor, other: Tensor, coords: Tensor) -> Tensor:
         block.build_pyramid(one, other)
         output = block.index_pyramid(coords)
         for k in range(1, updates):

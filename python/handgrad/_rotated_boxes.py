@@ -1,4 +1,4 @@
-"""Rotated boxes in plain PyTorch: what references are made of. Mathematics: docs/boxes/rotated_box_iou.md.
+"""Rotated boxes in plain PyTorch: what references are made of. docs/boxes.md leads to the mathematics.
 
 Areas are computed in float64 whatever the boxes are, as in the kernels.
 """

@@ -61,7 +61,7 @@ def its_own_pixels_are_the_image():
 
 
 def a_ramp_is_where_it_is_read():
-    """Bilinear interpolation of a plane is the plane, inside. (Keys' kernel with a = -3/4, torch's, does not keep it.)"""
+    """Bilinear interpolation of a plane is the plane, inside. (Keys' kernel with a = -3/4, torch's, is not.)"""
     ramp = torch.arange(7.0, dtype=torch.float64).expand(1, 1, 6, 7)
     pixels = torch.tensor([[1.3, 2.0], [4.6, 3.5], [2.0, 1.0]], dtype=torch.float64).view(1, 1, 3, 2)
     grid = at_pixels(pixels, (6, 7), False).requires_grad_()

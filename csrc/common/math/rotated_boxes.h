@@ -1,5 +1,5 @@
-// Rotated boxes: the areas of two of them, of their intersection and of their convex hull, and derivatives. Derivation:
-// docs/boxes/rotated_box_iou.md.
+// Rotated boxes: the areas of two of them, of their intersection and of their convex hull, and derivatives. The
+// derivation is on the page to which docs/boxes.md leads.
 //
 // All of it is without branches, for loops of vectors, and for numbers of any type N, double or dual ones (dual.h).
 // Boxes of floats are computed in double: a turned edge of a thousand pixels is off by a ten-thousandth in float, which

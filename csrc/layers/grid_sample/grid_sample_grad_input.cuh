@@ -312,7 +312,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   // Neighbouring lanes store what are neighbours in memory: channels, or columns.
   const bool by_channel = grad_input.strides[1] == 1;
 #pragma unroll 1
-  for (int i = lane; i < kTileColumns * kWarpSize; i += kWarpSize) {
+  for (int32_t i = lane; i < kTileColumns * kWarpSize; i += kWarpSize) {
     const int column = by_channel ? i / kWarpSize : i % kTileColumns;
     const int channel = by_channel ? i % kWarpSize : i / kTileColumns;
     if (tile.column + column >= geometry.size[2] || first_channel + channel >= geometry.channels) continue;

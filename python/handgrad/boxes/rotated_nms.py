@@ -22,8 +22,7 @@ def rotated_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Keeps the best of rotated boxes that overlap: from the highest score down, a box is dropped if its intersection
     over union with a box kept before is greater than ``iou_threshold``.
 
-    Boxes are those of :func:`handgrad.boxes.rotated_box_iou`, as detectron2 has them; signature of
-    ``detectron2.layers.nms_rotated``. Beyond it: overlaps that are right for boxes that nearly coincide, classes,
+    Boxes are as detectron2 has them, and so is the signature of ``detectron2.layers.nms_rotated``. Beyond it: overlaps that are right for boxes that nearly coincide, classes,
     bfloat16 and float16, an order of equal scores.
 
     Args:

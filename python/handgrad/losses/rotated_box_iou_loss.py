@@ -29,8 +29,7 @@ def rotated_box_iou_loss(
         loss = 1 - \frac{I}{U + eps} + \frac{H - U}{H + eps} \quad \text{("giou")}
 
     with the areas I of the intersection, U of the union and H of the convex hull. Identical boxes lose exactly nothing
-    where ``eps`` is 0. Boxes are those of :func:`handgrad.boxes.rotated_box_iou`: positive angles turn
-    counter-clockwise as an image is seen.
+    where ``eps`` is 0. Positive angles turn a box counter-clockwise as an image is seen.
 
     Args:
         boxes1: boxes, (..., 5), each cx, cy, w, h and an angle in degrees; float32, float64, bfloat16 or float16, any
