@@ -22,8 +22,8 @@ def rotated_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Keeps the best of rotated boxes that overlap: from the highest score down, a box is dropped if its intersection
     over union with a box kept before is greater than ``iou_threshold``.
 
-    Boxes are as detectron2 has them, and so is the signature of ``detectron2.layers.nms_rotated``. Beyond it: overlaps that are right for boxes that nearly coincide, classes,
-    bfloat16 and float16, an order of equal scores.
+    Boxes are as detectron2 has them, and so is the signature of ``detectron2.layers.nms_rotated``. Beyond it: overlaps
+    that are right for boxes that nearly coincide, classes, bfloat16 and float16, an order of equal scores.
 
     Args:
         boxes: (boxes, 5), rows of cx, cy, w, h and an angle in degrees; float32, float64, bfloat16 or float16 (all
