@@ -209,6 +209,25 @@ HANDGRAD_MATH Point<N> mixed(Plain<N> part, const Point<N>& a, const Point<N>& b
   return {a.x * part + b.x * rest, a.y * part + b.y * rest};
 }
 
+// For device code: numbers that are computed before whatever follows, which is not made of what they were made of.
+// Otherwise it would be kept in registers, and more than there are.
+#if defined(__CUDA_ARCH__)
+__device__ __forceinline__ void computed_here(double& x) { asm volatile("" : "+d"(x)); }
+template <class T>
+__device__ __forceinline__ void computed_here(Dual<T>& x) {
+  computed_here(x.value);
+  computed_here(x.tangent);
+}
+template <class... N>
+  requires(sizeof...(N) > 1)
+__device__ __forceinline__ void computed_here(N&... numbers) {
+  (computed_here(numbers), ...);
+}
+#else
+template <class... N>
+HANDGRAD_MATH void computed_here(N&...) {}
+#endif
+
 // What a number changes by, of a dual one; and a number of type N from both.
 HANDGRAD_MATH double tangent_of(double) { return 0; }
 template <class T>
@@ -283,7 +302,8 @@ class RotatedPair {
     }
     if constexpr (kHull) {
       // By its rounding it is not smaller than what it is around.
-      const N hull = Hull(*this).area();
+      detail::computed_here(areas.intersection, areas.sum);
+      const N hull = Hull(afresh()).area();
       const T least = value_of(sum) - shared;
       areas.hull = detail::with_tangent<N>(larger(value_of(hull), least), detail::tangent_of(hull));
     }
@@ -293,17 +313,40 @@ class RotatedPair {
   // Derivatives with respect to both boxes, from those of a measure with respect to its areas.
   template <bool kHull>
   HANDGRAD_MATH RotatedPairGradient<N> gradient(const RotatedAreas<N>& slope) const {
-    Local to = intersection_slope();
-    to = {to.u * slope.intersection, to.v * slope.intersection, to.turn * slope.intersection, to.p * slope.intersection,
-          to.q * slope.intersection, to.a * slope.intersection, to.b * slope.intersection};
-    if constexpr (kHull) {
-      const Local hull = Hull(*this).slope();
-      to = {to.u + hull.u * slope.hull, to.v + hull.v * slope.hull, to.turn + hull.turn * slope.hull,
-            to.p + hull.p * slope.hull, to.q + hull.q * slope.hull, to.a + hull.a * slope.hull,
-            to.b + hull.b * slope.hull};
+    if constexpr (!kHull) {
+      return of_boxes(of_areas(slope, Local{}));
+    } else {
+      // One after the other, and nothing kept of what the areas were made of: a device has no registers for all of it.
+      Local hull = Hull(afresh()).slope();
+      hull = {hull.u * slope.hull, hull.v * slope.hull, hull.turn * slope.hull, hull.p * slope.hull,
+              hull.q * slope.hull, hull.a * slope.hull, hull.b * slope.hull};
+      detail::computed_here(hull.u, hull.v, hull.turn, hull.p, hull.q, hull.a, hull.b);
+      const RotatedPair again = afresh();
+      return again.of_boxes(again.of_areas(slope, hull));
     }
+  }
+
+ private:
+  // Derivatives with respect to the first box' centre, its angle, and all half extents, as the second sees them.
+  struct Local {
+    N u, v, turn, p, q, a, b;
+  };
+
+  // With what the areas of the intersection and of both boxes add to `hull`.
+  HANDGRAD_MATH Local of_areas(const RotatedAreas<N>& slope, const Local& hull) const {
+    const Local shared = intersection_slope();
     const N four = T(4) * slope.sum;
-    to.p = to.p + four * q_, to.q = to.q + four * p_, to.a = to.a + four * b_, to.b = to.b + four * a_;
+    return {hull.u + shared.u * slope.intersection,
+            hull.v + shared.v * slope.intersection,
+            hull.turn + shared.turn * slope.intersection,
+            hull.p + shared.p * slope.intersection + four * q_,
+            hull.q + shared.q * slope.intersection + four * p_,
+            hull.a + shared.a * slope.intersection + four * b_,
+            hull.b + shared.b * slope.intersection + four * a_};
+  }
+
+  // Derivatives with respect to both boxes.
+  HANDGRAD_MATH RotatedPairGradient<N> of_boxes(const Local& to) const {
     // Moving or turning both boxes changes nothing.
     const N turn2 = v_ * to.u - u_ * to.v - to.turn;
     const N x = frame_cosine_ * to.u - frame_sine_ * to.v, y = frame_sine_ * to.u + frame_cosine_ * to.v;
@@ -315,18 +358,19 @@ class RotatedPair {
              of_extent(select(swaps_second_, to.a, to.b), has_.height2), turn2 * radian + none}};
   }
 
- private:
-  // Derivatives with respect to the first box' centre, its angle, and all half extents, as the second sees them.
-  struct Local {
-    N u, v, turn, p, q, a, b;
-  };
-
   static HANDGRAD_MATH N half_of(N extent, bool is_one) { return select(is_one, extent * T(0.5), N(0)); }
   HANDGRAD_MATH N of_extent(N to_half, bool is_one) const { return select(is_one, to_half * T(0.5), N(0)) + nothing_; }
 
   // Of the angle between both, in radians.
   HANDGRAD_MATH T turn_tangent() const {
     return value_of(cosine_) * detail::tangent_of(sine_) - value_of(sine_) * detail::tangent_of(cosine_);
+  }
+
+  // The same, of which a compiler does not know that it is.
+  HANDGRAD_MATH RotatedPair afresh() const {
+    RotatedPair again = *this;
+    detail::computed_here(again.u_, again.v_, again.cosine_, again.sine_, again.p_, again.q_, again.a_, again.b_);
+    return again;
   }
 
   // Whether the boxes share more than their borders: whether their shadows on the axes of each overlap.
