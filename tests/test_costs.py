@@ -60,17 +60,33 @@ def test_an_op_without_derivatives_and_an_elementwise_one_are_simple(tmp_path, m
     parallel, launch = '#include "cpu/parallel.h"\n', '#include "cuda/launch.cuh"\n'
     loops = '#include "cpu/elementwise.h"\n', '#include "cuda/elementwise.cuh"\n'
     assert op("choice", 'def("choice(Tensor x) -> Tensor")', parallel, launch).kind == "simple"
+    scored = 'def("scored(Tensor x) -> "\n"(Tensor indices, Tensor scores)")'
+    assert op("scored", scored, parallel, launch).kind == "simple"
+    made = 'def("made(Tensor x) -> "\n"(Tensor y, Tensor scores)")'
+    assert op("made", made, parallel, launch).kind == "hard"
     for name, files, kind in (
         ("warp", (parallel, launch), "hard"),
         ("mixed", (loops[0], launch), "hard"),
         ("curve", loops, "simple"),
         ("loss", ('#include "kinds/elementwise_loss.h"\n', '#include "kinds/elementwise_loss.cuh"\n'), "simple"),
         ("boxes", ('#include "cpu/box_pairs.h"\n', '#include "cuda/box_pairs.cuh"\n'), "simple"),
+        ("turned", ('#include "cpu/box_pairs.h"\n#include "kinds/rotated_box_pair.h"\n', loops[1]), "hard"),
         ("matrix", ('#include "cpu/box_matrix.h"\n', '#include "cuda/box_matrix.cuh"\n'), "simple"),
     ):
         schema = f'def("{name}(Tensor x) -> Tensor"); def("_{name}_backward(Tensor grad_output, Tensor x) -> Tensor")'
         assert op(name, schema, *files).kind == kind
-    assert [each.name for each in costs.ops()] == ["boxes", "choice", "curve", "loss", "matrix", "mixed", "warp"]
+    assert [each.name for each in costs.ops()] == [
+        "boxes",
+        "choice",
+        "curve",
+        "loss",
+        "made",
+        "matrix",
+        "mixed",
+        "scored",
+        "turned",
+        "warp",
+    ]
 
 
 def test_docstrings_are_not_counted():

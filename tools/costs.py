@@ -4,9 +4,9 @@
     python tools/costs.py --build --tests     compiles each file anew and runs each op's tests, in core-seconds
     python tools/costs.py --op roi_align      one op
 
-An op's budget is its class's: `simple` are ops without derivatives, and those whose kernels are the loops over elements
-or pairs of boxes that csrc/common offers; all others are `hard`. tests/test_costs.py holds bytes and lines to the
-budget.
+An op's budget is its class's: `simple` are ops that choose among what they are given, without derivatives, and those
+whose kernels are the loops over elements or pairs of upright boxes that csrc/common offers; all others are `hard`.
+tests/test_costs.py holds bytes and lines to the budget.
 """
 
 from __future__ import annotations
@@ -78,11 +78,14 @@ class Op:
     @property
     def kind(self) -> str:
         """simple or hard, by what the op's C++ says of it."""
-        if f'"_{self.name}_backward(' not in (self.folder / f"{self.name}.cpp").read_text():
-            return "simple"
+        schema = (self.folder / f"{self.name}.cpp").read_text()
+        if f'"_{self.name}_backward(' not in schema:
+            # A tensor without a name of its own is of indices, as in torch's own schemas.
+            return "simple" if re.search(r'-> (Tensor|"\s*"\(Tensor indices\b[^)]*\))"', schema) else "hard"
         kernels = [path for path in self.folder.iterdir() if path.name.endswith(("_cpu.cpp", "_cuda.cu"))]
         loops = r'#include "(cpu|cuda|kinds)/(elementwise|box_pairs|box_matrix)\w*\.c?u?h"'
-        return "simple" if all(re.search(loops, path.read_text()) for path in kernels) else "hard"
+        texts = [path.read_text() for path in kernels]
+        return "simple" if all(re.search(loops, text) and "kinds/rotated" not in text for text in texts) else "hard"
 
     @property
     def budget(self) -> Budget:
