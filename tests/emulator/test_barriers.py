@@ -26,8 +26,10 @@ PROGRAM = """
 import importlib.util, json, sys
 import torch
 from handgrad import _library
-from handgrad.boxes import box_iou, nms, soft_nms
-from handgrad.layers import grid_sample, layer_norm_2d, local_response_norm, multi_scale_deformable_attention, roi_align
+from handgrad.boxes import box_iou, nms, soft_nms, weighted_boxes_fusion
+from handgrad.layers import bilateral_filter, correlation, correlation_lookup, grid_sample, layer_norm_2d
+from handgrad.layers import local_response_norm, median_filter, multi_scale_deformable_attention, ps_roi_align
+from handgrad.layers import roi_align, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
 from handgrad.transforms import adjust_colors, adjust_sharpness, adjust_tones, gaussian_blur, paste, resized_crop
@@ -184,13 +186,61 @@ def of_pasted():
     rows = [[0, 0, 40, 40, 0, 0, 0, 0], [3, 5, 30, 20, 0, 1, 0, 0], [9, 1, 12, 38, 0, 2, 4, 2]]
     return paste(pages, rectangles=rows), paste(pages, [0.3], rectangles=rows)
 
-calls = [of_norm(2, 40, 9), of_sum, of_boxes, slabs_in_turn, of_nms, of_soft_nms, of_pairs, of_crop, of_colours]
-calls += [of_tones, of_attention, of_rows, of_overlaps, of_margins, of_windows, of_channels, of_sorted, of_blurs]
-calls += [of_sharpness, of_pasted, of_samples]
-expected = [call() for call in calls]
+# Several clusters and models, found by several warps.
+def of_fusion():
+    return weighted_boxes_fusion(overlapping, logits[:300].sigmoid(), torch.zeros(300, dtype=torch.int64), iou_thr=0.3)
 
-def noticed():
-    for call, right in zip(calls, expected):
+def differentiated(function, *tensors):
+    # The result, and first and second derivatives.
+    def call():
+        y = function(*tensors)
+        first = torch.autograd.grad(y.square().sum(), tensors, create_graph=True)
+        return y, *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), tensors)
+    return call
+
+def random(*shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
+
+# Several tiles of each, whose pixels other warps have loaded; more channels than a block takes at a time.
+of_resampling = differentiated(lambda x, f: upfirdn2d(x, f, up=2, down=3, padding=2), random(1, 2, 70, 80), random(4))
+of_matrix = differentiated(lambda x, f: upfirdn2d(x, f, padding=2), random(1, 1, 40, 70), random(3, 4))
+# More tiles than a kernel has blocks.
+of_many = differentiated(lambda x, f: upfirdn2d(x, f), random(300, 1, 3, 3), random(2, 2))
+# More boxes than a block looks at in a row, and of one tile more than it weighs at a time.
+sides = torch.rand(300, 4, dtype=torch.float64, generator=generator) * torch.tensor([30.0, 12.0, 9.0, 5.0])
+scattered = torch.cat([torch.zeros(300, 1), sides[:, :2], sides[:, :2] + sides[:, 2:] + 1], 1)
+of_parts = differentiated(lambda x: ps_roi_align(x, scattered, 3, 1.0, 2), random(1, 18, 17, 40))
+of_largest = differentiated(lambda x: roi_pool(x, scattered, 2, 1.0), random(1, 2, 17, 40))
+maps = random(1, 40, 9, 40), random(1, 40, 9, 40)
+of_volume = differentiated(lambda x, y: correlation(x, y, max_displacement=3), *maps)
+of_lookup = differentiated(
+    lambda x, y, at: correlation_lookup(x, y, at, radius=2),
+    random(1, 40, 5, 9), random(1, 40, 9, 20), (random(1, 2, 5, 9).detach() * 4 + 6).requires_grad_(),
+)
+spread = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
+of_weighted = differentiated(lambda x, s: bilateral_filter(x, 5, s, (1.0, 1.5)), random(1, 3, 20, 70), spread)
+of_medians = differentiated(lambda x: median_filter(x, 3), random(1, 1, 20, 70))
+of_pyramid = differentiated(lambda x: spatial_pyramid_pool_2d(x, (1, 2, 3)), random(1, 40, 17, 19))
+
+# By the op whose files they are for.
+calls = {
+    "local_response_norm": of_norm(2, 40, 9), "sigmoid_focal_loss": of_sum, "roi_align": of_boxes,
+    "local_response_norm_slabs": slabs_in_turn, "nms": of_nms, "soft_nms": of_soft_nms, "box_iou": of_pairs,
+    "resized_crop": of_crop, "adjust_colors": of_colours, "adjust_tones": of_tones,
+    "multi_scale_deformable_attention": of_attention, "softmax_focal_loss": of_rows, "overlap_sums": of_overlaps,
+    "margin_softmax_loss": of_margins, "ssim": of_windows, "layer_norm_2d": of_channels,
+    "lovasz_softmax_loss": of_sorted, "gaussian_blur": of_blurs, "adjust_sharpness": of_sharpness, "paste": of_pasted,
+    "grid_sample": of_samples, "weighted_boxes_fusion": of_fusion, "fir": of_resampling, "fir.cuh": of_matrix,
+    "fir.cuh:": of_many,
+    "position_roi": of_parts, "roi_pool": of_largest, "correlation": of_volume, "correlation_lookup": of_lookup,
+    "joint_bilateral_filter": of_weighted, "median_filter": of_medians, "spatial_pyramid_pool_2d": of_pyramid,
+}
+expected = {name: call() for name, call in calls.items()}
+
+def noticed(barrier=""):
+    # First those that are likely to come by it.
+    for name in sorted(calls, key=lambda name: f"/{name}" not in barrier):
+        call, right = calls[name], expected[name]
         for schedule in ("forward", "reverse", "random:0", "random:1"):
             if call is slabs_in_turn and schedule != "forward":
                 continue
@@ -206,7 +256,7 @@ def noticed():
 found = {"": noticed()}
 for barrier in sys.argv[2:]:
     emulator.drop_barrier(barrier)
-    found[barrier] = noticed()
+    found[barrier] = noticed(barrier)
 print(json.dumps(found))
 """
 

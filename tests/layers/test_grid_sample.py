@@ -172,7 +172,7 @@ SPEC = OpSpec(
     sums_of_many=many_points_give_to_one,
     lenient={"align_corners": lambda value: value is None},
     onnx=["zeros", "bicubic_border", "volume"],
-    device_calls={"backward": (4, 3, 0), "double_backward": (5, 4, 0)},
+    device_calls={"backward": (4, 3, 0), "double_backward": (4, 3, 0)},
     tolerances={
         # A point is one of 27 pixels, so that float32 tells points apart by 2e-6 pixels; the gradient of a coordinate
         # is 13 times a sum over 35 channels of differences of pixels, around 100.
@@ -180,7 +180,7 @@ SPEC = OpSpec(
     },
     # Four pixels of each point are read where the input is read once, from the cache as a rule, and the grid once for
     # each eight channels; by each tile once more for the gradient of the input.
-    floor_factors={"forward": 2.4, "backward": 2.9, "double_backward": 4.4},
+    floor_factors={"forward": 2.4, "backward": 3.1, "double_backward": 4.4},
 )
 
 test_matrix = matrix(SPEC)

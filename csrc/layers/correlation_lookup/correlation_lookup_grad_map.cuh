@@ -96,10 +96,9 @@ __global__ void __launch_bounds__(kMapThreads, kMinBlocks)
           add(operands.fmap1, row);
         }
       }
+      // The factors, and the list, are read no more.
       __syncthreads();
     }
-    // The list is read no more.
-    __syncthreads();
   }
   const int64_t row = first_row + warp;
   if (row >= geometry.map_height || !has_channel) return;

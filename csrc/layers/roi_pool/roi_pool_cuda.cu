@@ -146,8 +146,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
         }
       }
     }
-    // The next boxes are about to take the place of these.
-    __syncthreads();
+    // The next boxes take the place of these when all threads have been counted.
   }
   if (!is_pixel) return;
 #pragma unroll

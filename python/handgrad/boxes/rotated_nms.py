@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from handgrad._boxes import check_boxes
+from handgrad._boxes import check_boxes, dequantized
 from handgrad._rotated_boxes import RotatedPair
 from handgrad.arguments import check_range, check_tensor
 from handgrad.kinds.box_loss import CENTRE_SIZE_ANGLE
@@ -50,7 +50,7 @@ def rotated_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     check_tensor(_OP, "boxes", boxes)
     check_tensor(_OP, "scores", scores)
     check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
-    return _rotated_nms(boxes, scores, None, iou_threshold)
+    return _rotated_nms(*dequantized(boxes, scores), None, iou_threshold)
 
 
 @traceable
@@ -80,7 +80,7 @@ def batched_rotated_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_thresho
     if idxs.is_floating_point() or idxs.is_complex():
         raise TypeError(f"{_OP}: idxs must be a tensor of integers; got {idxs.dtype}")
     check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
-    return _rotated_nms(boxes, scores, idxs.to(torch.int64), iou_threshold)
+    return _rotated_nms(*dequantized(boxes, scores), idxs.to(torch.int64), iou_threshold)
 
 
 # ---- reference -------------------------------------------------------------------------------------------------------
