@@ -46,9 +46,9 @@ class Settings:
     weights: str = "package"
     loss: str = "giou"
     size: int = 256
-    steps: int = 400
+    steps: int = 300
     batch: int = 4
-    scenes: int = 40
+    scenes: int = 20
     lr: float = 0.002
     threshold: float = 0.4
     seed: int = 0
