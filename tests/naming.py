@@ -14,7 +14,7 @@ def names_op(text: str, family: str, op: str) -> bool:
     its qualified name does, its files, its functions, or its name alone between quotation marks.
     """
     # Another library's function of the same name is no mention: torch.nn.functional.grid_sample.
-    text = re.sub(rf"\b(?:torch|torchvision)(?:'s |[\w.]*\.){op}\b", "", text)
+    text = re.sub(rf"\b(?:torch|torchvision|F)(?:'s |[\w.]*\.){op}\b", "", text)
     word = rf"(?<![A-Za-z0-9_])_?{op}{ENDS}(?![A-Za-z0-9_])"
     if "_" in op:
         return re.search(word, text) is not None

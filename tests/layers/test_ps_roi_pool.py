@@ -69,6 +69,15 @@ def numel_beyond_int32():
 IMAGE = torch.randn(3, 8, 5, 6, generator=reseeded())
 BOXES = torch.tensor([[0, 1, 1, 4, 3], [1, 0, 2, 5, 4], [2, -3, -1, 2, 2]])
 
+
+def floor(sample):
+    """Boxes and results in bytes: how many pixels are read, the boxes say."""
+    image, boxes = sample.tensors
+    results = ps_roi_pool(*sample.tensors, **sample.kwargs)
+    of_bins = (boxes.numel() + results.numel()) * image.element_size()
+    return {"forward": of_bins, "backward": of_bins + image.numel() * image.element_size(), "double_backward": of_bins}
+
+
 SPEC = OpSpec(
     name="ps_roi_pool",
     operator="handgrad::ps_roi_pool",
@@ -146,6 +155,9 @@ SPEC = OpSpec(
         # Boxes may be whole numbers, as the samples', which have no gradient.
         "boxes": lambda value: isinstance(value, torch.Tensor) and value.dtype is not torch.bool,
     },
+    floor=floor,
+    # A bin of this sample has about a dozen pixels.
+    floor_factors={"forward": 13.5, "backward": 1.3, "double_backward": 13.5},
 )
 
 test_matrix = matrix(SPEC)
