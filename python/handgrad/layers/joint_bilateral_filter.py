@@ -166,8 +166,9 @@ def _sigma_columns(op: str, name: str, sigma: Any, most: int, input: Tensor) -> 
     is_asked = not torch.jit.is_tracing()
     if sigma.dim() not in ranks or (most == 2 and is_asked and sigma.shape[-1] != 2):
         raise RuntimeError(f"{op}: {name} must be a tensor of {shape}; got {tuple(sigma.shape)}")
-    rows = sigma.reshape(-1, most)
-    if is_asked and rows.shape[0] not in (1, batch):
+    rows = sigma.reshape(1, most) if sigma.dim() == ranks[0] else sigma[:, None] if most == 1 else sigma
+    # Not `in`: some Dynamos do not find a size among others there.
+    if is_asked and rows.shape[0] != 1 and rows.shape[0] != batch:
         raise RuntimeError(
             f"{op}: {name} must be a tensor of {shape}; got {tuple(sigma.shape)} beside an input of "
             f"{tuple(input.shape)}"
