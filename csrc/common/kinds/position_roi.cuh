@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 
 struct PositionRoisOnCuda {
   template <class Op>
-  static void run(const PositionGeometry& geometry, const position_roi::Tensors& tensors) {
+  static void run(const PositionGeometry& geometry, const position_roi::PooledTensors& tensors) {
     using namespace position_roi;
     const DeviceOf device(tensors.input);
     dispatch_floating(Op::name, tensors.input.scalar_type(), [&](auto tag) {

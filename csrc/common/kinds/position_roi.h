@@ -30,7 +30,7 @@ struct PositionGeometry : RoiGeometry {
 namespace position_roi {
 
 // The tensors of one pass: the output is made of the input, or the gradient of the input of the output's.
-struct Tensors {
+struct PooledTensors {
   Tensor input;                // [N, C, H, W]; in the double backward its direction
   Tensor boxes;                // [K, 5]
   std::optional<Tensor> from;  // [K, C / bins, pooled_h, pooled_w], the gradient of the output
@@ -65,7 +65,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     const PositionGeometry geometry =
         check_arguments(Op::name, input, boxes, pooled_h, pooled_w, spatial_scale, numbers...);
     const Tensor output = empty_output(geometry, input);
-    Device::template run<Op>(geometry, Tensors{input, boxes, std::nullopt, output});
+    Device::template run<Op>(geometry, PooledTensors{input, boxes, std::nullopt, output});
     return output;
   }
 
@@ -79,7 +79,7 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     check_grad_output(geometry, grad_output, input);
     const bool wanted = as_output_mask<1>(Op::name, output_mask)[0];
     const Tensor grad_input = empty_gradient(wanted, input);
-    if (wanted) Device::template run<Op>(geometry, Tensors{input, boxes, grad_output, grad_input});
+    if (wanted) Device::template run<Op>(geometry, PooledTensors{input, boxes, grad_output, grad_input});
     return grad_input;
   }
 
@@ -95,7 +95,8 @@ struct Entries<Op, Device, std::tuple<Number...>> {
     check_grad_output(geometry, grad_output, input);
     const RoiDoubleBackward results(geometry, grad_grad_input, input, output_mask);
     if (results.wants_output) {
-      Device::template run<Op>(geometry, Tensors{*grad_grad_input, boxes, std::nullopt, results.grad_grad_output});
+      Device::template run<Op>(geometry,
+                               PooledTensors{*grad_grad_input, boxes, std::nullopt, results.grad_grad_output});
     }
     return {results.grad_grad_output, results.grad_input};
   }

@@ -96,7 +96,7 @@ void dispatch_planes(int64_t planes, const Body& body) {
 template <class C>
 class PositionWalk {
  public:
-  PositionWalk(const PositionGeometry& geometry, const BoxesByImage<BoxTaps<C>>& taps, const Tensors& tensors)
+  PositionWalk(const PositionGeometry& geometry, const BoxesByImage<BoxTaps<C>>& taps, const PooledTensors& tensors)
       : geometry_(geometry), taps_(taps), is_backward_(tensors.from) {
     if (is_backward_) {
       image_ = mutable_stored_view<C, 4>(tensors.to);
@@ -203,7 +203,7 @@ class PositionWalk {
 
 struct PositionRoisOnCpu {
   template <class Op>
-  static void run(const PositionGeometry& geometry, const position_roi::Tensors& tensors) {
+  static void run(const PositionGeometry& geometry, const position_roi::PooledTensors& tensors) {
     dispatch_compute(Op::name, tensors.input.scalar_type(), [&](auto tag) {
       using C = typename decltype(tag)::type;
       using namespace position_roi;
