@@ -33,7 +33,9 @@ def padded(image: Tensor, reach: list[int], border: int) -> Tensor:
         if BORDERS[border] == "reflect":
             seen = (size - 1) - ((size - 1) - seen.abs()).abs()
         else:
-            seen = seen.clamp(0, size - 1) if BORDERS[border] == "replicate" else torch.remainder(seen, size)
+            # Not clamp, which ONNX has of whole numbers since version 12.
+            inside = torch.where(seen < 0, 0, torch.where(seen < size, seen, size - 1))
+            seen = inside if BORDERS[border] == "replicate" else torch.remainder(seen, size)
         image = image.index_select(dim, seen)
     return image
 

@@ -312,7 +312,8 @@ def _scales(sigma: Tensor | None, shared: list[float], computed: torch.dtype, in
     if sigma is None:
         return [min(0.5 / number / number if number * number > 0 else most, most) for number in shared]
     narrow = sigma.abs() < 1e-150
-    scale = torch.where(narrow, most, 0.5 / torch.where(narrow, 1.0, sigma).square()).clamp(max=most).to(computed)
+    scale = 0.5 / torch.where(narrow, 1.0, sigma).square()
+    scale = torch.where(narrow | (scale > most), most, scale).to(computed)
     return [column[:, None, None, None] for column in scale.unbind(1)]
 
 
