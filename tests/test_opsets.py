@@ -115,6 +115,9 @@ def check_refusal(spec: OpSpec, message: str, opset: int, open_rows: bool) -> No
         assert OPERATORS[spec.operator].onnx is None or opset < ALWAYS
         return
     assert opset < ALWAYS, message
+    if "export with a higher opset_version" in message:
+        # What torch's own translations of a reference need, as slices whose ends are sizes, torch knows, and no number.
+        return
     needed = [number for number in CLASSIC if f"opset_version={number} or higher" in message]
     assert needed, message
     assert opset < needed[0]
