@@ -86,8 +86,8 @@ def grid_sample_reference(input: Tensor, grid: Tensor, mode: int, padding_mode: 
     pixels = input.to(grid.dtype).flatten(2)
     shape = (*input.shape[:2], -1)
     output = pixels.new_zeros(())
-    taps: list[tuple[Any, Any, Any]] = [(0, True, 1.0)]
-    for size, along in zip(sizes, axes, strict=True):
+    taps, *others = axes
+    for size, along in zip(sizes[1:], others, strict=True):
         taps = [
             (index * size + pixel, valid & there, weight * part)
             for index, valid, weight in taps

@@ -19,6 +19,8 @@ from handgrad.registration import OBSERVERS, OPERATORS, Operator
 
 # What torch translates so that of several values for one element a single one is added: before this version, or always.
 _LOSES_SUMS = {"aten::scatter_add": 16, "aten::index_add": None, "aten::index_put": None}
+# What torch refuses below a version, in words that do not say which.
+_SINCE = {"Slice with dynamic inputs": 10, "Sort, input size not accessible": 10}
 
 
 def register_all() -> None:
@@ -153,7 +155,8 @@ def _refusal(op: Operator, opset: int, later: Sequence[int], error: Exception) -
     found = " ".join(str(error).partition("[Caused")[0].split()[:40])
     # torch's own operators say in which version they came.
     added = re.search(r"(?:added in|try opset) version (\d+)", str(error))
-    needed = max([*later, int(added[1]) if added else 0])
+    unsaid = [since for words, since in _SINCE.items() if words in str(error)]
+    needed = max([*later, *unsaid, int(added[1]) if added else 0])
     remedy = f"opset_version={needed} or higher" if needed else "a higher opset_version or handgrad.onnx.export"
     return ExportError(
         f"{op.overload.name()}: torch.onnx.export(..., dynamo=False) cannot write it in version {opset} of ONNX's "
