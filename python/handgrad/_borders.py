@@ -32,10 +32,11 @@ def padded(image: Tensor, reach: list[int], border: int) -> Tensor:
         seen = torch.arange(size + 2 * around, device=image.device) - around
         if BORDERS[border] == "reflect":
             seen = (size - 1) - ((size - 1) - seen.abs()).abs()
+        elif BORDERS[border] == "circular":
+            seen = torch.remainder(seen, size)
         else:
             # Not clamp, which ONNX has of whole numbers since version 12.
-            inside = torch.where(seen < 0, 0, torch.where(seen < size, seen, size - 1))
-            seen = inside if BORDERS[border] == "replicate" else torch.remainder(seen, size)
+            seen = torch.where(seen < 0, 0, torch.where(seen < size, seen, size - 1))
         image = image.index_select(dim, seen)
     return image
 

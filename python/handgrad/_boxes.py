@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -50,3 +51,38 @@ def rounded_down(threshold: float, dtype: torch.dtype) -> float:
     bits = struct.unpack("<i", struct.pack("<f", threshold))[0]
     nearest = struct.unpack("<f", struct.pack("<i", bits))[0]
     return struct.unpack("<f", struct.pack("<i", bits - 1))[0] if nearest > threshold else nearest
+
+
+_ROWS = 64
+
+
+def decreasing_order(scores: Tensor, firsts: Tensor | None = None) -> Tensor:
+    """The places of scores from the highest down, NaN before all; of equal ones the lower of ``firsts`` comes first,
+    and then what stands first. For references: of comparisons alone, which every exporter can write, as it cannot
+    stable sorts."""
+    numbers = torch.arange(len(scores), device=scores.device)
+    unordered = scores.isnan()
+    before = (scores > scores[:, None]) | (unordered & ~unordered[:, None])
+    equal = (scores == scores[:, None]) | (unordered & unordered[:, None])
+    for key in (numbers,) if firsts is None else (firsts, numbers):
+        before = before | (equal & (key < key[:, None]))
+        equal = equal & (key == key[:, None])
+    return torch.zeros_like(numbers).scatter(0, before.sum(1), numbers)
+
+
+def suppression(
+    overlaps: Callable[[slice], Tensor], count: int, classes: Tensor | None, device: torch.device
+) -> Tensor:
+    """Which of ``count`` boxes in the order of their scores are kept: each, unless it is dropped itself, drops those
+    after it that it overlaps. ``overlaps`` says of some boxes, of a slice, which of all they overlap too much. For
+    references: it never asks for a value on the way, so it runs on a device without waiting for it."""
+    kept = torch.ones(count, dtype=torch.bool, device=device)
+    numbers = torch.arange(count, device=device)
+    for first in range(0, count, _ROWS):
+        rows = slice(first, first + _ROWS)
+        over = overlaps(rows)
+        if classes is not None:
+            over = over & (classes[rows, None] == classes)
+        for index, of_box in enumerate(over, first):
+            kept = kept & ~(kept[index] & of_box & (numbers > index))
+    return kept

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from handgrad.arguments import check_device, check_tensor
+from handgrad.arguments import check_device, check_integers
 
 #: The most steps of a chain, as in csrc.
 MOST_STEPS = 8
@@ -21,10 +20,7 @@ def checked_operations(
 ) -> tuple[Tensor | None, list[int]]:
     """A table of operations, or those of all images, by their numbers."""
     if isinstance(operations, Tensor):
-        check_tensor(op, "operations", operations)
-        if operations.is_floating_point() or operations.is_complex() or operations.dtype is torch.bool:
-            kind = str(operations.dtype).removeprefix("torch.")
-            raise TypeError(f"{op}: operations must be names, or a tensor of integers, as int64; got one of {kind}")
+        check_integers(op, "operations", operations, "names, or a tensor of integers, as int64")
         check_device(op, "operations", operations, "image", images)
         if operations.dim() != 2:
             raise RuntimeError(f"{op}: operations must be (batch, steps); got {tuple(operations.shape)}")

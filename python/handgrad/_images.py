@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_device, check_range, check_tensor
+from handgrad.arguments import (
+    FLOAT_MAX,
+    check_bool,
+    check_choice,
+    check_device,
+    check_integers,
+    check_range,
+    check_tensor,
+    dtype_name,
+)
 
 DTYPES = {torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16}
 #: As in csrc/common/math/statistics.h.
@@ -17,10 +26,7 @@ _MEMORY_FORMATS = {torch.preserve_format: 0, torch.contiguous_format: 1, torch.c
 
 
 def checked_boxes(op: str, boxes: Any, images: Tensor) -> Tensor:
-    check_tensor(op, "boxes", boxes)
-    if boxes.is_floating_point() or boxes.is_complex() or boxes.dtype is torch.bool:
-        kind = str(boxes.dtype).removeprefix("torch.")
-        raise TypeError(f"{op}: boxes must be a tensor of integers, as int64; got one of {kind}")
+    check_integers(op, "boxes", boxes)
     check_device(op, "boxes", boxes, "images", images)
     return boxes.long()
 
@@ -31,7 +37,7 @@ def checked_flips(op: str, name: str, flip: Any, boxes: Tensor) -> tuple[Tensor 
         return None, int(check_bool(op, name, flip))
     check_tensor(op, name, flip)
     if flip.dtype is not torch.bool or flip.dim() != 1:
-        kind = str(flip.dtype).removeprefix("torch.")
+        kind = dtype_name(flip.dtype)
         raise TypeError(f"{op}: {name} must be True, False or (batch,) booleans; got {tuple(flip.shape)} of {kind}")
     check_device(op, name, flip, "boxes", boxes)
     return flip, 0
@@ -61,7 +67,7 @@ def checked_statistics(op: str, mean: Any, std: Any) -> tuple[list[float], list[
 
 def check_image_dtype(op: str, name: str, image: Tensor) -> None:
     if image.dtype not in DTYPES:
-        kind = str(image.dtype).removeprefix("torch.")
+        kind = dtype_name(image.dtype)
         raise TypeError(f"{op}: {name} must be uint8, float32, float64, bfloat16 or float16; got {kind}")
 
 

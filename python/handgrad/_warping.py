@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from handgrad._images import check_image, check_image_dtype
-from handgrad.arguments import FLOAT_MAX, check_choice, check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_choice, check_range, check_tensor, dtype_name
 
 MODES = {"nearest": 0, "bilinear": 1}
 # Beside a matrix in a tensor nobody reads the numbers; of an empty list AOTInductor would make None.
@@ -129,7 +129,7 @@ def checked_matrix(op: str, matrix: Any, images: Tensor) -> tuple[Tensor | None,
         return None, [float(number) for row in matrix for number in row]
     check_tensor(op, "matrix", matrix)
     if not matrix.is_floating_point():
-        kind = str(matrix.dtype).removeprefix("torch.")
+        kind = dtype_name(matrix.dtype)
         raise TypeError(f"{op}: matrix must be a tensor of floating-point numbers; got one of {kind}")
     if matrix.device != images.device:
         raise RuntimeError(f"{op}: matrix must be on the device of image, {images.device}; got {matrix.device}")

@@ -39,6 +39,18 @@ def check_tensor(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: {name} must be a dense tensor; got one of layout {value.layout}")
 
 
+def check_integers(op: str, name: str, value: Any, expected: str = "a tensor of integers, as int64") -> None:
+    """``value`` is a dense tensor of integers, of any type of them but bool."""
+    check_tensor(op, name, value)
+    if value.is_floating_point() or value.is_complex() or value.dtype is torch.bool:
+        raise TypeError(f"{op}: {name} must be {expected}; got one of {dtype_name(value.dtype)}")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """A type as messages have it: ``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
 def computed_dtype(tensor: Tensor) -> torch.dtype:
     """The type that kernels compute the elements of ``tensor`` in."""
     return torch.float64 if tensor.dtype is torch.float64 else torch.float32
@@ -51,7 +63,7 @@ def as_computed(op: str, name: str, tensor: Tensor, model_name: str, model: Tens
         wide = "float64, " if computed is torch.float64 else ""
         raise TypeError(
             f"{op}: {name} must be of {wide}float32, bfloat16 or float16 beside {model_name} that is computed in "
-            f"{str(computed).removeprefix('torch.')}; got {str(tensor.dtype).removeprefix('torch.')}"
+            f"{dtype_name(computed)}; got {dtype_name(tensor.dtype)}"
         )
     return tensor if tensor.dtype is computed else tensor.to(computed)
 

@@ -86,7 +86,8 @@ NOT_APPLICABLE = {
     3: "indices have no derivative",
     9: "how many boxes are returned depends on the values, and vmap's results must have one size: it is refused "
     "with an error message",
-    11: "ONNX's NonMaxSuppression knows no angles, and torch's exporter writes no loop whose length is open",
+    11: "ONNX's NonMaxSuppression knows no angles, and torch's exporter writes no loop whose length is open; a fixed "
+    "number of boxes can be exported",
     15: "nothing is saved, there is no backward",
 }
 

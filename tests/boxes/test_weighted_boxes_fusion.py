@@ -215,7 +215,8 @@ SPEC = OpSpec(
         3: "which boxes are one is a decision, and the scores returned are for ranking detections",
         9: "how many boxes are returned depends on the values, and vmap's results must have one size: it is refused "
         "with an error message",
-        11: "ONNX has no such operator, and torch's exporter writes no loop whose length is open",
+        11: "ONNX has no such operator, and torch's exporter writes no loop whose length is open; a fixed number of "
+        "boxes can be exported",
         15: "nothing is saved, there is no backward",
     },
     # For each box, each of 128 threads reads which it is, what it is and one fused box, from the cache as a rule: 132

@@ -123,7 +123,7 @@ SPEC = OpSpec(
             "bool_labels",
             lambda: supervised_contrastive_loss(*embeddings((2, 3)), torch.tensor([True, False])),
             TypeError,
-            "labels must be integers; got bool",
+            "labels must be a tensor of integers, as int64; got one of bool",
         ),
         Bad(
             "temperature",

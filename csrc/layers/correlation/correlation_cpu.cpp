@@ -4,15 +4,13 @@
 // a time, from copies of what both maps have there. Taps of the window are further products. Backward: a tile of a
 // gradient; what the outputs that look at its pixels have for gradients is gathered first, once for all channels.
 //
-// In order of appearance: the tiles; Outputs, the forward; Gradients, the backward of either map; the host entries.
+// In order of appearance: the tiles; Outputs, the forward; Gradients, the backward of either map; the device.
 #include "abi/registration.h"
 #include "correlation_tiles.h"
 #include "cpu/parallel.h"
 
-namespace handgrad {
+namespace handgrad::correlation {
 namespace {
-
-using namespace correlation;
 
 // Channels whose products are added at a time.
 constexpr int64_t kChannels = 16;
@@ -56,7 +54,7 @@ std::vector<int64_t> begins_of(const Cut& cut, int64_t step) {
 // ---- Outputs --------------------------------------------------------------------------------------------------------
 
 template <class C>
-struct Pair {
+struct StoredPair {
   StoredView<const C, 4> one, other;
 };
 
@@ -74,9 +72,9 @@ class Outputs {
         begins_(begins_of(columns_, 1)),
         sums_(static_cast<size_t>(tiling.rows * geometry.displacements() * tiling.columns)) {}
 
-  void fill(const Tile& tile, const std::vector<Pair<C>>& pairs, const StoredView<C, 5>& output) {
+  void fill(const Tile& tile, const std::vector<StoredPair<C>>& pairs, const StoredView<C, 5>& output) {
     std::fill(sums_.begin(), sums_.end(), C(0));
-    for (const Pair<C>& pair : pairs) {
+    for (const StoredPair<C>& pair : pairs) {
       for (int64_t i = 0; i < geometry_.y.kernel; ++i) {
         for (int64_t j = 0; j < geometry_.x.kernel; ++j) add_tap(tile, pair, i, j);
       }
@@ -85,7 +83,7 @@ class Outputs {
   }
 
  private:
-  void add_tap(const Tile& tile, const Pair<C>& pair, int64_t i, int64_t j) {
+  void add_tap(const Tile& tile, const StoredPair<C>& pair, int64_t i, int64_t j) {
     const Axis &along_y = geometry_.y, &along_x = geometry_.x;
     const int64_t y = along_y.pixel(tile.y, i), x = along_x.pixel(tile.x, j);
     for (int64_t c = 0; c < geometry_.channels; c += kChannels) {
@@ -133,7 +131,7 @@ class Outputs {
 };
 
 template <class C>
-void correlate(const Geometry& geometry, const std::vector<Pair<C>>& pairs, const Tensor& output) {
+void fill_outputs(const Geometry& geometry, const std::vector<StoredPair<C>>& pairs, const Tensor& output) {
   if (output.numel() == 0) return;
   const StoredView<C, 5> view = mutable_stored_view<C, 5>(output);
   const Tiling<C> tiling(geometry.y.out, geometry.x.out, geometry.displacements());
@@ -242,8 +240,8 @@ class Gradients {
 };
 
 template <class C>
-void differentiate(const Geometry& geometry, bool mirrored, const Tensor& grad_output, const Tensor& map,
-                   const Tensor& result) {
+void fill_gradients(const Geometry& geometry, bool mirrored, const Tensor& grad_output, const Tensor& map,
+                    const Tensor& result) {
   if (result.numel() == 0) return;
   const StoredView<const C, 5> grad = stored_view<C, 5>(grad_output);
   const StoredView<const C, 4> pixels = stored_view<C, 4>(map);
@@ -256,76 +254,28 @@ void differentiate(const Geometry& geometry, bool mirrored, const Tensor& grad_o
   });
 }
 
-// ---- host entries ---------------------------------------------------------------------------------------------------
+// ---- the device -----------------------------------------------------------------------------------------------------
 
-Tensor correlation_cpu(const Tensor& input1,  // [N, C, H, W]
-                       const Tensor& input2,  // [N, C, H, W]
-                       const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& max_displacement,
-                       const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                       const std::vector<int64_t>& dilation, const std::vector<int64_t>& dilation_patch,
-                       bool normalize) {
-  const Geometry geometry = check_arguments(
-      input1, input2, {kernel_size, max_displacement, stride, padding, dilation, dilation_patch, normalize});
-  const Tensor output = empty_output(geometry, input1);
-  dispatch_compute(kOp, input1.scalar_type(), [&](auto tag) {
-    using C = typename decltype(tag)::type;
-    correlate<C>(geometry, {{stored_view<C, 4>(input1), stored_view<C, 4>(input2)}}, output);
-  });
-  return output;
-}
-
-std::tuple<Tensor, Tensor> correlation_backward_cpu(
-    const Tensor& grad_output,  // [N, P, Q, out_h, out_w]
-    const Tensor& input1,       // [N, C, H, W]
-    const Tensor& input2,       // [N, C, H, W]
-    const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& max_displacement,
-    const std::vector<int64_t>& stride, const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
-    const std::vector<int64_t>& dilation_patch, bool normalize, const std::vector<bool>& output_mask) {
-  const Geometry geometry = check_arguments(
-      input1, input2, {kernel_size, max_displacement, stride, padding, dilation, dilation_patch, normalize});
-  check_grad_output(geometry, grad_output, input1);
-  const Backward results(input1, input2, as_output_mask<2>(kOp, output_mask));
-  dispatch_compute(kOp, input1.scalar_type(), [&](auto tag) {
-    using C = typename decltype(tag)::type;
-    if (results.wants_input1) differentiate<C>(geometry, false, grad_output, input2, results.grad_input1);
-    if (results.wants_input2) differentiate<C>(geometry, true, grad_output, input1, results.grad_input2);
-  });
-  return {results.grad_input1, results.grad_input2};
-}
-
-std::tuple<Tensor, Tensor, Tensor> correlation_double_backward_cpu(
-    const std::optional<Tensor>& grad_grad_input1,  // [N, C, H, W]
-    const std::optional<Tensor>& grad_grad_input2,  // [N, C, H, W]
-    const Tensor& grad_output,                      // [N, P, Q, out_h, out_w]
-    const Tensor& input1,                           // [N, C, H, W]
-    const Tensor& input2,                           // [N, C, H, W]
-    const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& max_displacement,
-    const std::vector<int64_t>& stride, const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
-    const std::vector<int64_t>& dilation_patch, bool normalize, const std::vector<bool>& output_mask) {
-  const Geometry geometry = check_arguments(
-      input1, input2, {kernel_size, max_displacement, stride, padding, dilation, dilation_patch, normalize});
-  check_grad_output(geometry, grad_output, input1);
-  const DoubleBackward call(geometry, grad_grad_input1, grad_grad_input2, input1, input2,
-                            as_output_mask<3>(kOp, output_mask));
-  dispatch_compute(kOp, input1.scalar_type(), [&](auto tag) {
-    using C = typename decltype(tag)::type;
-    if (call.wants_grad_output) {
-      std::vector<Pair<C>> pairs;
-      if (call.direction1) pairs.push_back({stored_view<C, 4>(*call.direction1), stored_view<C, 4>(input2)});
-      if (call.direction2) pairs.push_back({stored_view<C, 4>(input1), stored_view<C, 4>(*call.direction2)});
-      correlate<C>(geometry, pairs, call.grad_grad_output);
-    }
-    if (call.wants_input1) differentiate<C>(geometry, false, grad_output, *call.direction2, call.grad_input1);
-    if (call.wants_input2) differentiate<C>(geometry, true, grad_output, *call.direction1, call.grad_input2);
-  });
-  return {call.grad_grad_output, call.grad_input1, call.grad_input2};
-}
+struct OnCpu {
+  static void correlate(const Geometry& geometry, const std::vector<Pair>& pairs, const Tensor& output) {
+    dispatch_compute(kOp, output.scalar_type(), [&](auto tag) {
+      using C = typename decltype(tag)::type;
+      std::vector<StoredPair<C>> stored;
+      for (const auto& [one, other] : pairs) stored.push_back({stored_view<C, 4>(*one), stored_view<C, 4>(*other)});
+      fill_outputs<C>(geometry, stored, output);
+    });
+  }
+  static void differentiate(const Geometry& geometry, bool mirrored, const Tensor& grad_output, const Tensor& map,
+                            const Tensor& result) {
+    dispatch_compute(kOp, result.scalar_type(), [&](auto tag) {
+      fill_gradients<typename decltype(tag)::type>(geometry, mirrored, grad_output, map, result);
+    });
+  }
+};
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::correlation
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::correlation_cpu>(library, "correlation");
-  handgrad::implement<handgrad::correlation_backward_cpu>(library, "_correlation_backward");
-  handgrad::implement<handgrad::correlation_double_backward_cpu>(library, "_correlation_double_backward");
+  handgrad::correlation::implement<handgrad::correlation::OnCpu>(library);
 }

@@ -1,11 +1,16 @@
-// What the host entries of all devices share: the sizes of a call, its checks, and its results.
+// What the host entries of all devices share: the sizes of a call, its checks, its results, and the entries themselves,
+// of two passes that a device brings.
 #pragma once
+
+#include <utility>
+#include <vector>
 
 #include "abi/check.h"
 #include "abi/dtype.h"
 #include "abi/layout.h"
 #include "abi/output_mask.h"
 #include "correlation_math.h"
+#include "kinds/formula.h"
 
 namespace handgrad::correlation {
 
@@ -81,47 +86,89 @@ inline Tensor empty_output(const Geometry& geometry, const Tensor& input1) {
   return empty_contiguous(Sizes(sizes, 5), input1);
 }
 
-// The first derivatives, to be filled where they are wanted.
-struct Backward {
-  bool wants_input1, wants_input2;
-  Tensor grad_input1, grad_input2;
+// ---- entries --------------------------------------------------------------------------------------------------------
 
-  Backward(const Tensor& input1, const Tensor& input2, const std::array<bool, 2>& wanted)
-      : wants_input1(wanted[0]),
-        wants_input2(wanted[1]),
-        grad_input1(empty_gradient(wanted[0], input1)),
-        grad_input2(empty_gradient(wanted[1], input2)) {}
-};
+// Maps whose correlation is an output, or one of two that are added.
+using Pair = std::pair<const Tensor*, const Tensor*>;
 
-// The second derivatives: a gradient of either map is the first derivative with the other map's direction in its place.
-struct DoubleBackward {
-  const std::optional<Tensor>&direction1, &direction2;  // None: zero
-  bool wants_grad_output, wants_input1, wants_input2;
-  Tensor grad_grad_output, grad_input1, grad_input2;
+// A device has correlate(geometry, pairs, output) and differentiate(geometry, mirrored, grad_output, map, result), the
+// gradient of the first map, or, mirrored, of the second; `map` is the other one.
+template <class Device>
+Tensor value(const Tensor& input1,  // [N, C, H, W]
+             const Tensor& input2,  // [N, C, H, W]
+             const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& max_displacement,
+             const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+             const std::vector<int64_t>& dilation, const std::vector<int64_t>& dilation_patch, bool normalize) {
+  const Geometry geometry = check_arguments(
+      input1, input2, {kernel_size, max_displacement, stride, padding, dilation, dilation_patch, normalize});
+  const Tensor output = empty_output(geometry, input1);
+  Device::correlate(geometry, {{&input1, &input2}}, output);
+  return output;
+}
 
-  DoubleBackward(const Geometry& geometry, const std::optional<Tensor>& grad_grad_input1,
-                 const std::optional<Tensor>& grad_grad_input2, const Tensor& input1, const Tensor& input2,
-                 const std::array<bool, 3>& wanted)
-      : direction1(grad_grad_input1),
-        direction2(grad_grad_input2),
-        wants_grad_output(wanted[0]),
-        wants_input1(wanted[1]),
-        wants_input2(wanted[2]),
-        grad_grad_output(wanted[0] ? empty_output(geometry, input1) : empty_placeholder(input1)),
-        grad_input1(empty_gradient(wanted[1], input1)),
-        grad_input2(empty_gradient(wanted[2], input2)) {
-    if (direction1) check_like(kOp, "grad_grad_input1", *direction1, "input1", input1);
-    if (direction2) check_like(kOp, "grad_grad_input2", *direction2, "input2", input2);
-    if (!direction1 && !direction2) clear(wants_grad_output, grad_grad_output);
-    if (!direction2) clear(wants_input1, grad_input1);
-    if (!direction1) clear(wants_input2, grad_input2);
+template <class Device>
+std::tuple<Tensor, Tensor> backward(const Tensor& grad_output,  // [N, P, Q, out_h, out_w]
+                                    const Tensor& input1,       // [N, C, H, W]
+                                    const Tensor& input2,       // [N, C, H, W]
+                                    const std::vector<int64_t>& kernel_size,
+                                    const std::vector<int64_t>& max_displacement, const std::vector<int64_t>& stride,
+                                    const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
+                                    const std::vector<int64_t>& dilation_patch, bool normalize,
+                                    const std::vector<bool>& output_mask) {
+  const Geometry geometry = check_arguments(
+      input1, input2, {kernel_size, max_displacement, stride, padding, dilation, dilation_patch, normalize});
+  check_grad_output(geometry, grad_output, input1);
+  const std::array<bool, 2> wanted = as_output_mask<2>(kOp, output_mask);
+  const Tensor grad_input1 = empty_gradient(wanted[0], input1), grad_input2 = empty_gradient(wanted[1], input2);
+  if (wanted[0]) Device::differentiate(geometry, false, grad_output, input2, grad_input1);
+  if (wanted[1]) Device::differentiate(geometry, true, grad_output, input1, grad_input2);
+  return {grad_input1, grad_input2};
+}
+
+// The op is linear in each of its maps, so that its second derivatives are itself and its first ones, of directions.
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> double_backward(
+    const std::optional<Tensor>& grad_grad_input1,  // [N, C, H, W]
+    const std::optional<Tensor>& grad_grad_input2,  // [N, C, H, W]
+    const Tensor& grad_output,                      // [N, P, Q, out_h, out_w]
+    const Tensor& input1,                           // [N, C, H, W]
+    const Tensor& input2,                           // [N, C, H, W]
+    const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& max_displacement,
+    const std::vector<int64_t>& stride, const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
+    const std::vector<int64_t>& dilation_patch, bool normalize, const std::vector<bool>& output_mask) {
+  const Geometry geometry = check_arguments(
+      input1, input2, {kernel_size, max_displacement, stride, padding, dilation, dilation_patch, normalize});
+  check_grad_output(geometry, grad_output, input1);
+  if (grad_grad_input1) check_like(kOp, "grad_grad_input1", *grad_grad_input1, "input1", input1);
+  if (grad_grad_input2) check_like(kOp, "grad_grad_input2", *grad_grad_input2, "input2", input2);
+  const std::array<bool, 3> wanted = as_output_mask<3>(kOp, output_mask);
+  const Tensor grad_grad_output = wanted[0] ? empty_output(geometry, input1) : empty_placeholder(input1);
+  const Tensor grad_input1 = empty_gradient(wanted[1], input1), grad_input2 = empty_gradient(wanted[2], input2);
+  if (wanted[0]) {
+    std::vector<Pair> pairs;
+    if (grad_grad_input1) pairs.push_back({&*grad_grad_input1, &input2});
+    if (grad_grad_input2) pairs.push_back({&input1, &*grad_grad_input2});
+    if (pairs.empty()) {
+      fill_zero(grad_grad_output);
+    } else {
+      Device::correlate(geometry, pairs, grad_grad_output);
+    }
   }
+  const auto differentiate = [&](bool mirrored, const std::optional<Tensor>& direction, const Tensor& result) {
+    if (direction) {
+      Device::differentiate(geometry, mirrored, grad_output, *direction, result);
+    } else {
+      fill_zero(result);
+    }
+  };
+  if (wanted[1]) differentiate(false, grad_grad_input2, grad_input1);
+  if (wanted[2]) differentiate(true, grad_grad_input1, grad_input2);
+  return {grad_grad_output, grad_input1, grad_input2};
+}
 
- private:
-  static void clear(bool& wanted, const Tensor& result) {
-    if (wanted) fill_zero(result);
-    wanted = false;
-  }
-};
+template <class Device, class Library>
+void implement(Library& library) {
+  implement_differentiable<&value<Device>, &backward<Device>, &double_backward<Device>>(library, kOp);
+}
 
 }  // namespace handgrad::correlation

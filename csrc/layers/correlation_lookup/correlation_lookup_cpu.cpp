@@ -4,14 +4,12 @@
 // pixel's own. The gradient of the second map, which pixels have in common, is made of an image and some channels by
 // one thread, which adds pixel after pixel.
 //
-// In order of appearance: Operands; Run, a run of pixels and what is made of one; the passes; the host entries.
+// In order of appearance: Operands; Run, a run of pixels and what is made of one; the passes; the device.
 #include "abi/registration.h"
 #include "correlation_lookup_rows.h"
 
-namespace handgrad {
+namespace handgrad::correlation_lookup {
 namespace {
-
-using namespace correlation_lookup;
 
 // Pixels of a run.
 constexpr int64_t kPixels = 32;
@@ -25,15 +23,18 @@ struct Operands {
   View<const C, 4> coords, v_coords;
   MapPixels<C> fmap2, v_fmap2;
 
-  // Without fmap2, which not every pass reads.
-  Operands(const Geometry& geometry, const Tensor& fmap1, const Tensor* fmap2, const Tensor& coords,
-           const Directions& along, bool reads_v_fmap2)
-      : fmap1(stored_view<C, 4>(fmap1)),
-        coords(view<C, 4>(coords)),
-        fmap2(geometry, fmap2),
-        v_fmap2(geometry, reads_v_fmap2 ? along.fmap2 : nullptr) {
-    if (along.fmap1) v_fmap1 = stored_view<C, 4>(*along.fmap1);
-    if (along.coords) v_coords = view<C, 4>(*along.coords);
+  // The second map is copied where its pixels lie apart, so only for passes that read it.
+  Operands(const Inputs& inputs, const Results& results)
+      : fmap1(stored_view<C, 4>(inputs.fmap1)),
+        coords(view<C, 4>(inputs.coords)),
+        fmap2(inputs.geometry, reads_fmap2(results) ? &inputs.fmap2 : nullptr),
+        v_fmap2(inputs.geometry, reads_fmap2(results) ? inputs.along.fmap2 : nullptr) {
+    if (inputs.grad_output) grad = stored_view<C, 4>(*inputs.grad_output);
+    if (inputs.along.fmap1) v_fmap1 = stored_view<C, 4>(*inputs.along.fmap1);
+    if (inputs.along.coords) v_coords = view<C, 4>(*inputs.along.coords);
+  }
+  static bool reads_fmap2(const Results& results) {
+    return results.wants_output || results.wants_fmap1 || results.wants_coords;
   }
 };
 
@@ -287,7 +288,7 @@ void differentiate_map(const Geometry& geometry, const Operands<C>& operands, co
 }
 
 template <bool Twice, class C>
-void differentiate(const Geometry& geometry, const Operands<C>& operands, const Gradients& results) {
+void differentiate(const Geometry& geometry, const Operands<C>& operands, const Results& results) {
   const StoredView<C, 4> of_fmap1 = mutable_stored_view_if<C, 4>(results.wants_fmap1, results.fmap1);
   const View<C, 4> of_coords = mutable_view_if<C, 4>(results.wants_coords, results.coords);
   const bool has_pixels = geometry.batch * geometry.height * geometry.width > 0;
@@ -297,76 +298,25 @@ void differentiate(const Geometry& geometry, const Operands<C>& operands, const 
   differentiate_map<Twice>(geometry, operands, mutable_stored_view<C, 4>(results.fmap2));
 }
 
-// ---- host entries ---------------------------------------------------------------------------------------------------
+// ---- the device -----------------------------------------------------------------------------------------------------
 
-Tensor correlation_lookup_cpu(const Tensor& fmap1,   // [N, C, H, W]
-                              const Tensor& fmap2,   // [N, C, H2, W2]
-                              const Tensor& coords,  // [N, 2, H, W]
-                              int64_t radius) {
-  const Geometry geometry = check_arguments(fmap1, fmap2, coords, radius);
-  const Tensor output = empty_output(geometry, fmap1);
-  if (output.numel() == 0) return output;
-  dispatch_compute(kOp, fmap1.scalar_type(), [&](auto tag) {
-    using C = typename decltype(tag)::type;
-    const Operands<C> operands(geometry, fmap1, &fmap2, coords, {}, false);
-    look_up<false>(geometry, operands, mutable_stored_view<C, 4>(output));
-  });
-  return output;
-}
-
-std::tuple<Tensor, Tensor, Tensor> correlation_lookup_backward_cpu(const Tensor& grad_output,  // [N, outputs, H, W]
-                                                                   const Tensor& fmap1,        // [N, C, H, W]
-                                                                   const Tensor& fmap2,        // [N, C, H2, W2]
-                                                                   const Tensor& coords,       // [N, 2, H, W]
-                                                                   int64_t radius,
-                                                                   const std::vector<bool>& output_mask) {
-  const Geometry geometry = check_arguments(fmap1, fmap2, coords, radius);
-  check_grad_output(geometry, grad_output, fmap1);
-  const auto wanted = as_output_mask<3>(kOp, output_mask);
-  const Gradients results(fmap1, fmap2, coords, wanted[0], wanted[1], wanted[2]);
-  dispatch_compute(kOp, fmap1.scalar_type(), [&](auto tag) {
-    using C = typename decltype(tag)::type;
-    const bool reads = wanted[0] || wanted[2];
-    Operands<C> operands(geometry, fmap1, reads ? &fmap2 : nullptr, coords, {}, false);
-    operands.grad = stored_view<C, 4>(grad_output);
-    differentiate<false>(geometry, operands, results);
-  });
-  return {results.fmap1, results.fmap2, results.coords};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> correlation_lookup_double_backward_cpu(
-    const std::optional<Tensor>& grad_grad_fmap1,   // [N, C, H, W]
-    const std::optional<Tensor>& grad_grad_fmap2,   // [N, C, H2, W2]
-    const std::optional<Tensor>& grad_grad_coords,  // [N, 2, H, W]
-    const Tensor& grad_output,                      // [N, outputs, H, W]
-    const Tensor& fmap1,                            // [N, C, H, W]
-    const Tensor& fmap2,                            // [N, C, H2, W2]
-    const Tensor& coords,                           // [N, 2, H, W]
-    int64_t radius, const std::vector<bool>& output_mask) {
-  const Geometry geometry = check_arguments(fmap1, fmap2, coords, radius);
-  check_grad_output(geometry, grad_output, fmap1);
-  const Directions along(grad_grad_fmap1, grad_grad_fmap2, grad_grad_coords);
-  along.check(fmap1, fmap2, coords);
-  const auto wanted = as_output_mask<4>(kOp, output_mask);
-  const Tensor grad_grad_output = wanted[0] ? empty_output(geometry, fmap1) : empty_placeholder(fmap1);
-  const Gradients results(fmap1, fmap2, coords, wanted[1], wanted[2], wanted[3]);
-  dispatch_compute(kOp, fmap1.scalar_type(), [&](auto tag) {
-    using C = typename decltype(tag)::type;
-    Operands<C> operands(geometry, fmap1, &fmap2, coords, along, wanted[0] || wanted[1] || wanted[3]);
-    operands.grad = stored_view<C, 4>(grad_output);
-    if (wanted[0] && grad_grad_output.numel() > 0) {
-      look_up<true>(geometry, operands, mutable_stored_view<C, 4>(grad_grad_output));
-    }
-    differentiate<true>(geometry, operands, results);
-  });
-  return {grad_grad_output, results.fmap1, results.fmap2, results.coords};
-}
+struct OnCpu {
+  template <bool Twice>
+  static void run(const Inputs& inputs, const Results& results) {
+    dispatch_compute(kOp, inputs.fmap1.scalar_type(), [&](auto tag) {
+      using C = typename decltype(tag)::type;
+      const Operands<C> operands(inputs, results);
+      if (results.wants_output && results.output.numel() > 0) {
+        look_up<Twice>(inputs.geometry, operands, mutable_stored_view<C, 4>(results.output));
+      }
+      differentiate<Twice>(inputs.geometry, operands, results);
+    });
+  }
+};
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::correlation_lookup
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::correlation_lookup_cpu>(library, "correlation_lookup");
-  handgrad::implement<handgrad::correlation_lookup_backward_cpu>(library, "_correlation_lookup_backward");
-  handgrad::implement<handgrad::correlation_lookup_double_backward_cpu>(library, "_correlation_lookup_double_backward");
+  handgrad::correlation_lookup::implement<handgrad::correlation_lookup::OnCpu>(library);
 }

@@ -1,20 +1,18 @@
-// A lookup of correlations on CUDA devices: launches, and the host entries.
+// A lookup of correlations on CUDA devices: launches.
 #include "abi/registration.h"
 #include "correlation_lookup_grad_map.cuh"
 
-namespace handgrad {
+namespace handgrad::correlation_lookup {
 namespace {
 
-using namespace correlation_lookup;
-
 template <class T>
-Operands<T> operands_of(const Tensor& fmap1, const Tensor& fmap2, const Tensor& coords, const Directions& along) {
+Operands<T> operands_of(const Inputs& inputs) {
   Operands<T> operands;
-  operands.fmap1 = view<T, 4>(fmap1), operands.fmap2 = view<T, 4>(fmap2);
-  operands.coords = view<Compute<T>, 4>(coords);
-  if (along.fmap1) operands.v_fmap1 = view<T, 4>(*along.fmap1);
-  if (along.fmap2) operands.v_fmap2 = view<T, 4>(*along.fmap2);
-  if (along.coords) operands.v_coords = view<Compute<T>, 4>(*along.coords);
+  operands.fmap1 = view<T, 4>(inputs.fmap1), operands.fmap2 = view<T, 4>(inputs.fmap2);
+  operands.coords = view<Compute<T>, 4>(inputs.coords);
+  if (inputs.along.fmap1) operands.v_fmap1 = view<T, 4>(*inputs.along.fmap1);
+  if (inputs.along.fmap2) operands.v_fmap2 = view<T, 4>(*inputs.along.fmap2);
+  if (inputs.along.coords) operands.v_coords = view<Compute<T>, 4>(*inputs.along.coords);
   return operands;
 }
 
@@ -37,7 +35,7 @@ void look_up(const Geometry& geometry, const Operands<T>& operands, const Tensor
 
 template <class T, bool Twice>
 void differentiate(const Geometry& geometry, const Operands<T>& operands, const Tensor& grad_output,
-                   const Gradients& results) {
+                   const Results& results) {
   const int64_t pixels = geometry.batch * geometry.height * geometry.width;
   const DeviceOf device(grad_output);
   const View<const T, 4> grad = view<T, 4>(grad_output);
@@ -62,69 +60,21 @@ void differentiate(const Geometry& geometry, const Operands<T>& operands, const 
   }
 }
 
-// ---- host entries ---------------------------------------------------------------------------------------------------
-
-Tensor correlation_lookup_cuda(const Tensor& fmap1,   // [N, C, H, W]
-                               const Tensor& fmap2,   // [N, C, H2, W2]
-                               const Tensor& coords,  // [N, 2, H, W]
-                               int64_t radius) {
-  const Geometry geometry = check_arguments(fmap1, fmap2, coords, radius);
-  const Tensor output = empty_output(geometry, fmap1);
-  dispatch_floating(kOp, fmap1.scalar_type(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    look_up<T, false>(geometry, operands_of<T>(fmap1, fmap2, coords, {}), output);
-  });
-  return output;
-}
-
-std::tuple<Tensor, Tensor, Tensor> correlation_lookup_backward_cuda(const Tensor& grad_output,  // [N, outputs, H, W]
-                                                                    const Tensor& fmap1,        // [N, C, H, W]
-                                                                    const Tensor& fmap2,        // [N, C, H2, W2]
-                                                                    const Tensor& coords,       // [N, 2, H, W]
-                                                                    int64_t radius,
-                                                                    const std::vector<bool>& output_mask) {
-  const Geometry geometry = check_arguments(fmap1, fmap2, coords, radius);
-  check_grad_output(geometry, grad_output, fmap1);
-  const auto wanted = as_output_mask<3>(kOp, output_mask);
-  const Gradients results(fmap1, fmap2, coords, wanted[0], wanted[1], wanted[2]);
-  dispatch_floating(kOp, fmap1.scalar_type(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    differentiate<T, false>(geometry, operands_of<T>(fmap1, fmap2, coords, {}), grad_output, results);
-  });
-  return {results.fmap1, results.fmap2, results.coords};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> correlation_lookup_double_backward_cuda(
-    const std::optional<Tensor>& grad_grad_fmap1,   // [N, C, H, W]
-    const std::optional<Tensor>& grad_grad_fmap2,   // [N, C, H2, W2]
-    const std::optional<Tensor>& grad_grad_coords,  // [N, 2, H, W]
-    const Tensor& grad_output,                      // [N, outputs, H, W]
-    const Tensor& fmap1,                            // [N, C, H, W]
-    const Tensor& fmap2,                            // [N, C, H2, W2]
-    const Tensor& coords,                           // [N, 2, H, W]
-    int64_t radius, const std::vector<bool>& output_mask) {
-  const Geometry geometry = check_arguments(fmap1, fmap2, coords, radius);
-  check_grad_output(geometry, grad_output, fmap1);
-  const Directions along(grad_grad_fmap1, grad_grad_fmap2, grad_grad_coords);
-  along.check(fmap1, fmap2, coords);
-  const auto wanted = as_output_mask<4>(kOp, output_mask);
-  const Tensor grad_grad_output = wanted[0] ? empty_output(geometry, fmap1) : empty_placeholder(fmap1);
-  const Gradients results(fmap1, fmap2, coords, wanted[1], wanted[2], wanted[3]);
-  dispatch_floating(kOp, fmap1.scalar_type(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    const Operands<T> operands = operands_of<T>(fmap1, fmap2, coords, along);
-    if (wanted[0]) look_up<T, true>(geometry, operands, grad_grad_output);
-    differentiate<T, true>(geometry, operands, grad_output, results);
-  });
-  return {grad_grad_output, results.fmap1, results.fmap2, results.coords};
-}
+struct OnCuda {
+  template <bool Twice>
+  static void run(const Inputs& inputs, const Results& results) {
+    dispatch_floating(kOp, inputs.fmap1.scalar_type(), [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      const Operands<T> operands = operands_of<T>(inputs);
+      if (results.wants_output) look_up<T, Twice>(inputs.geometry, operands, results.output);
+      if (inputs.grad_output) differentiate<T, Twice>(inputs.geometry, operands, *inputs.grad_output, results);
+    });
+  }
+};
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::correlation_lookup
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::correlation_lookup_cuda>(library, "correlation_lookup");
-  handgrad::implement<handgrad::correlation_lookup_backward_cuda>(library, "_correlation_lookup_backward");
-  handgrad::implement<handgrad::correlation_lookup_double_backward_cuda>(library,
-                                                                         "_correlation_lookup_double_backward");
+  handgrad::correlation_lookup::implement<handgrad::correlation_lookup::OnCuda>(library);
 }

@@ -1,13 +1,16 @@
-// What the host entries of all devices share: the sizes of a call, its checks, and its results.
+// What the host entries of all devices share: the sizes of a call, its checks, its results, and the entries themselves,
+// of passes that a device brings.
 #pragma once
 
 #include <cmath>
+#include <vector>
 
 #include "abi/check.h"
 #include "abi/dtype.h"
 #include "abi/layout.h"
 #include "abi/output_mask.h"
 #include "correlation_lookup_math.h"
+#include "kinds/formula.h"
 
 namespace handgrad::correlation_lookup {
 
@@ -73,27 +76,89 @@ struct Directions {
       : fmap1(of_fmap1 ? &*of_fmap1 : nullptr),
         fmap2(of_fmap2 ? &*of_fmap2 : nullptr),
         coords(of_coords ? &*of_coords : nullptr) {}
-
-  void check(const Tensor& of_fmap1, const Tensor& of_fmap2, const Tensor& of_coords) const {
-    if (fmap1) check_like(kOp, "grad_grad_fmap1", *fmap1, "fmap1", of_fmap1);
-    if (fmap2) check_like(kOp, "grad_grad_fmap2", *fmap2, "fmap2", of_fmap2);
-    if (coords) check_like(kOp, "grad_grad_coords", *coords, "coords", of_coords);
-  }
 };
 
-// The results of the backward, to be filled where they are wanted.
-struct Gradients {
-  bool wants_fmap1, wants_fmap2, wants_coords;
-  Tensor fmap1, fmap2, coords;
-
-  Gradients(const Tensor& of_fmap1, const Tensor& of_fmap2, const Tensor& of_coords, bool first, bool second,
-            bool third)
-      : wants_fmap1(first),
-        wants_fmap2(second),
-        wants_coords(third),
-        fmap1(empty_gradient(first, of_fmap1)),
-        fmap2(empty_gradient(second, of_fmap2)),
-        coords(empty_gradient(third, of_coords)) {}
+// What a pass reads.
+struct Inputs {
+  const Geometry& geometry;
+  const Tensor &fmap1, &fmap2, &coords;
+  const Tensor* grad_output = nullptr;  // of the derivatives
+  Directions along = {};
 };
+
+// What is to be filled, where it is wanted.
+struct Results {
+  bool wants_output = false, wants_fmap1 = false, wants_fmap2 = false, wants_coords = false;
+  Tensor output, fmap1, fmap2, coords;  // the last three are gradients
+
+  Results(const Inputs& inputs, bool wants_output, bool wants_fmap1, bool wants_fmap2, bool wants_coords)
+      : wants_output(wants_output),
+        wants_fmap1(wants_fmap1),
+        wants_fmap2(wants_fmap2),
+        wants_coords(wants_coords),
+        output(wants_output ? empty_output(inputs.geometry, inputs.fmap1) : empty_placeholder(inputs.fmap1)),
+        fmap1(empty_gradient(wants_fmap1, inputs.fmap1)),
+        fmap2(empty_gradient(wants_fmap2, inputs.fmap2)),
+        coords(empty_gradient(wants_coords, inputs.coords)) {}
+};
+
+// ---- entries --------------------------------------------------------------------------------------------------------
+
+// A device has run<Twice>(inputs, results), which fills what is wanted; for Twice with how it changes along the
+// directions.
+template <class Device>
+Tensor value(const Tensor& fmap1,   // [N, C, H, W]
+             const Tensor& fmap2,   // [N, C, H2, W2]
+             const Tensor& coords,  // [N, 2, H, W]
+             int64_t radius) {
+  const Geometry geometry = check_arguments(fmap1, fmap2, coords, radius);
+  const Inputs inputs{geometry, fmap1, fmap2, coords};
+  const Results results(inputs, true, false, false, false);
+  Device::template run<false>(inputs, results);
+  return results.output;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output,  // [N, outputs, H, W]
+                                            const Tensor& fmap1,        // [N, C, H, W]
+                                            const Tensor& fmap2,        // [N, C, H2, W2]
+                                            const Tensor& coords,       // [N, 2, H, W]
+                                            int64_t radius, const std::vector<bool>& output_mask) {
+  const Geometry geometry = check_arguments(fmap1, fmap2, coords, radius);
+  check_grad_output(geometry, grad_output, fmap1);
+  const std::array<bool, 3> wanted = as_output_mask<3>(kOp, output_mask);
+  const Inputs inputs{geometry, fmap1, fmap2, coords, &grad_output};
+  const Results results(inputs, false, wanted[0], wanted[1], wanted[2]);
+  Device::template run<false>(inputs, results);
+  return {results.fmap1, results.fmap2, results.coords};
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward(
+    const std::optional<Tensor>& grad_grad_fmap1,   // [N, C, H, W]
+    const std::optional<Tensor>& grad_grad_fmap2,   // [N, C, H2, W2]
+    const std::optional<Tensor>& grad_grad_coords,  // [N, 2, H, W]
+    const Tensor& grad_output,                      // [N, outputs, H, W]
+    const Tensor& fmap1,                            // [N, C, H, W]
+    const Tensor& fmap2,                            // [N, C, H2, W2]
+    const Tensor& coords,                           // [N, 2, H, W]
+    int64_t radius, const std::vector<bool>& output_mask) {
+  const Geometry geometry = check_arguments(fmap1, fmap2, coords, radius);
+  check_grad_output(geometry, grad_output, fmap1);
+  const Directions along(grad_grad_fmap1, grad_grad_fmap2, grad_grad_coords);
+  if (along.fmap1) check_like(kOp, "grad_grad_fmap1", *along.fmap1, "fmap1", fmap1);
+  if (along.fmap2) check_like(kOp, "grad_grad_fmap2", *along.fmap2, "fmap2", fmap2);
+  if (along.coords) check_like(kOp, "grad_grad_coords", *along.coords, "coords", coords);
+  const std::array<bool, 4> wanted = as_output_mask<4>(kOp, output_mask);
+  const Inputs inputs{geometry, fmap1, fmap2, coords, &grad_output, along};
+  const Results results(inputs, wanted[0], wanted[1], wanted[2], wanted[3]);
+  Device::template run<true>(inputs, results);
+  return {results.output, results.fmap1, results.fmap2, results.coords};
+}
+
+template <class Device, class Library>
+void implement(Library& library) {
+  implement_differentiable<&value<Device>, &backward<Device>, &double_backward<Device>>(library, kOp);
+}
 
 }  // namespace handgrad::correlation_lookup

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from handgrad._boxes import check_boxes, dequantized, rounded_down
-from handgrad.arguments import check_range, check_tensor, computed_dtype
+from handgrad._boxes import check_boxes, dequantized, rounded_down, suppression
+from handgrad.arguments import check_integers, check_range, check_tensor, computed_dtype
 from handgrad.boxes.nms_onnx import non_max_suppression
 from handgrad.registration import dynamic_size, register, without_derivatives
 from handgrad.tracing import traceable
@@ -78,41 +78,30 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """
     check_tensor(_OP, "boxes", boxes)
     check_tensor(_OP, "scores", scores)
-    check_tensor(_OP, "idxs", idxs)
-    if idxs.is_floating_point() or idxs.is_complex():
-        raise TypeError(f"{_OP}: idxs must be a tensor of integers; got {idxs.dtype}")
+    check_integers(_OP, "idxs", idxs)
     check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
     return _nms(*dequantized(boxes, scores), idxs.to(torch.int64), iou_threshold)
 
 
 # ---- reference -------------------------------------------------------------------------------------------------------
 
-_ROWS = 64
-
 
 def nms_reference(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
     """Plain PyTorch. To be trusted because it is the definition: in the order of scores each box, unless it is dropped
-    itself, drops those after it that it overlaps too much. It never asks for a value on the way, so it runs on a device
-    without waiting for it."""
+    itself, drops those after it that it overlaps too much."""
     order = scores.sort(descending=True, stable=True).indices
     dtype = computed_dtype(boxes)
     boxes = boxes.to(dtype).index_select(0, order)
-    classes = None if idxs is None else idxs.index_select(0, order)
     low, high = boxes[:, :2], boxes[:, 2:]
     areas = (high - low).prod(1)
-    kept = torch.ones_like(order, dtype=torch.bool)
-    for first in range(0, len(order), _ROWS):
-        # So many boxes against all.
-        rows = slice(first, first + _ROWS)
+
+    def overlaps(rows: slice) -> Tensor:
         sizes = torch.minimum(high[rows, None], high) - torch.maximum(low[rows, None], low)
         shared = sizes.clamp(min=0).prod(2)
-        over = shared / (areas[rows, None] + areas - shared) > rounded_down(iou_threshold, dtype)
-        if classes is not None:
-            over &= classes[rows, None] == classes
-        for row in range(over.shape[0]):
-            index = first + row
-            kept[index + 1 :] &= ~(kept[index] & over[row, index + 1 :])
-    return order[kept]
+        return shared / (areas[rows, None] + areas - shared) > rounded_down(iou_threshold, dtype)
+
+    classes = None if idxs is None else idxs.index_select(0, order)
+    return order[suppression(overlaps, len(order), classes, order.device)]
 
 
 # ---- fake ------------------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from handgrad._boxes import check_boxes, dequantized
+from handgrad._boxes import check_boxes, decreasing_order, dequantized, suppression
 from handgrad._rotated_boxes import RotatedPair
-from handgrad.arguments import check_range, check_tensor
+from handgrad.arguments import check_integers, check_range, check_tensor
 from handgrad.kinds.box_loss import CENTRE_SIZE_ANGLE
 from handgrad.registration import dynamic_size, register, without_derivatives
 from handgrad.tracing import traceable
@@ -76,37 +76,27 @@ def batched_rotated_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_thresho
     """
     check_tensor(_OP, "boxes", boxes)
     check_tensor(_OP, "scores", scores)
-    check_tensor(_OP, "idxs", idxs)
-    if idxs.is_floating_point() or idxs.is_complex():
-        raise TypeError(f"{_OP}: idxs must be a tensor of integers; got {idxs.dtype}")
+    check_integers(_OP, "idxs", idxs)
     check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
     return _rotated_nms(*dequantized(boxes, scores), idxs.to(torch.int64), iou_threshold)
 
 
 # ---- reference -------------------------------------------------------------------------------------------------------
 
-_ROWS = 64
-
 
 def rotated_nms_reference(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
     """Plain PyTorch. To be trusted because it is the definition: in the order of scores each box, unless it is dropped
     itself, drops those after it that it overlaps too much."""
-    order = scores.sort(descending=True, stable=True).indices
+    order = decreasing_order(scores)
     boxes = boxes.double().index_select(0, order)
-    classes = None if idxs is None else idxs.index_select(0, order)
-    kept = torch.ones_like(order, dtype=torch.bool)
-    for first in range(0, len(order), _ROWS):
-        # So many boxes against all.
-        rows = slice(first, first + _ROWS)
+
+    def overlaps(rows: slice) -> Tensor:
         pair = RotatedPair(boxes[rows, None], boxes[None])
         shared = pair.intersection()
-        over = shared / (pair.sum - shared) > iou_threshold
-        if classes is not None:
-            over &= classes[rows, None] == classes
-        for row in range(over.shape[0]):
-            index = first + row
-            kept[index + 1 :] &= ~(kept[index] & over[row, index + 1 :])
-    return order[kept]
+        return shared / (pair.sum - shared) > iou_threshold
+
+    classes = None if idxs is None else idxs.index_select(0, order)
+    return order[suppression(overlaps, len(order), classes, order.device)]
 
 
 # ---- fake ------------------------------------------------------------------------------------------------------------

@@ -8,8 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handgrad._boxes import check_boxes, dequantized, rounded_down
-from handgrad.arguments import FLOAT_MAX, check_bool, check_choice, check_range, check_tensor, computed_dtype
+from handgrad._boxes import check_boxes, decreasing_order, dequantized, rounded_down
+from handgrad.arguments import (
+    FLOAT_MAX,
+    check_bool,
+    check_choice,
+    check_integers,
+    check_range,
+    check_tensor,
+    computed_dtype,
+)
 from handgrad.registration import dynamic_size, register, without_derivatives
 from handgrad.tracing import traceable
 
@@ -85,7 +93,7 @@ def weighted_boxes_fusion(
         weights = [1.0] * count if weights is None else weights
     check_tensor(_OP, "boxes", boxes)
     check_tensor(_OP, "scores", scores)
-    _check_integers("labels", labels)
+    check_integers(_OP, "labels", labels)
     assert isinstance(scores, Tensor)  # as was just checked
     assert isinstance(labels, Tensor)
     if models is None:
@@ -94,7 +102,7 @@ def weighted_boxes_fusion(
     elif weights is None:
         raise TypeError(f"{_OP}: weights must be a list with a number for each model, where models is given; got None")
     elif isinstance(weights, Sequence):
-        _check_integers("models", models)
+        check_integers(_OP, "models", models)
         count = max(count, len(weights))
     check_range(_OP, "iou_thr", iou_thr, 0.0, 1.0, "a number from 0 to 1")
     check_range(_OP, "skip_box_thr", skip_box_thr, 0.0, FLOAT_MAX, "a finite number, at least 0")
@@ -134,12 +142,6 @@ def _joined(boxes: Sequence[Tensor], *rows: Any) -> tuple[int, Tensor, Tensor, T
     return len(boxes), torch.cat(list(boxes)), torch.cat(list(lists[0])), torch.cat(list(lists[1])), torch.cat(numbers)
 
 
-def _check_integers(name: str, tensor: Any) -> None:
-    check_tensor(_OP, name, tensor)
-    if tensor.is_floating_point() or tensor.is_complex():
-        raise TypeError(f"{_OP}: {name} must be a tensor of integers; got {tensor.dtype}")
-
-
 def _weights(weights: Sequence[float], models: int) -> list[float]:
     if isinstance(weights, str) or not isinstance(weights, Sequence):
         raise TypeError(f"{_OP}: weights must be a list with a number for each model; got {type(weights).__name__}")
@@ -177,7 +179,7 @@ def weighted_boxes_fusion_reference(
     counts = (sizes > 0).all(1) & (area > 0) & (area < torch.inf) & (scores >= skip_box_threshold)
     table = torch.tensor(list(weights), dtype=dtype, device=boxes.device)
     weighted = torch.where(counts, scores.to(dtype) * table.index_select(0, models), -torch.inf)
-    order = weighted.sort(descending=True, stable=True).indices
+    order = decreasing_order(weighted)
     boxes, weighted, counts = boxes.to(dtype)[order], weighted[order], counts[order]
     labels, models = labels[order], models[order]
 
@@ -212,8 +214,7 @@ def weighted_boxes_fusion_reference(
     confidence = _confidence_reference(member, weighted, models, table, _CONF_TYPES[conf_type], allows_overflow)
     kept = member.any(1)
     fused, confidence, label_of = fused[kept], confidence[kept], label_of[kept]
-    by_label = label_of.sort(stable=True).indices
-    order = by_label[confidence[by_label].sort(descending=True, stable=True).indices]
+    order = decreasing_order(confidence, label_of)
     return fused[order].to(scores.dtype), confidence[order].to(scores.dtype), label_of[order]
 
 

@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from handgrad._sharding import replicated_beside
 from handgrad._vectors import unit_rows
-from handgrad.arguments import as_computed, check_bool, check_device, check_range, check_tensor, computed_dtype
+from handgrad.arguments import (
+    as_computed,
+    check_bool,
+    check_device,
+    check_integers,
+    check_range,
+    check_tensor,
+    computed_dtype,
+    dtype_name,
+)
 from handgrad.derivatives import BATCHED
 from handgrad.kinds.reduced_loss import ReducedLoss
 from handgrad.reductions import MEAN, NONE, SUM, reduction_code
@@ -105,7 +114,7 @@ class Pairs:
         check_tensor(self.op, name, tensor)
         if not tensor.is_floating_point():
             raise TypeError(
-                f"{self.op}: {name} must be float32, float64, bfloat16 or float16; got {_dtype_name(tensor)}"
+                f"{self.op}: {name} must be float32, float64, bfloat16 or float16; got {dtype_name(tensor.dtype)}"
             )
         if tensor.dim() not in (2, 3) or (self.knows_sizes and tensor.shape[-1] == 0):
             raise RuntimeError(
@@ -130,7 +139,8 @@ class Pairs:
             return tensor
         if not torch.is_autocast_enabled(model.device.type):
             raise RuntimeError(
-                f"{self.op}: {name} must have the dtype of {self.name}, {_dtype_name(model)}; got {_dtype_name(tensor)}"
+                f"{self.op}: {name} must have the dtype of {self.name}, {dtype_name(model.dtype)}; got "
+                f"{dtype_name(tensor.dtype)}"
             )
         dtype = torch.promote_types(tensor.dtype, model.dtype)
         self.model, self.tensors = model.to(dtype), [each.to(dtype) for each in self.tensors]
@@ -172,9 +182,7 @@ class Pairs:
 
     def labels(self, name: str, labels: Tensor) -> Tensor:
         """A label for each row, as int64."""
-        check_tensor(self.op, name, labels)
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
-            raise TypeError(f"{self.op}: {name} must be integers; got {_dtype_name(labels)}")
+        check_integers(self.op, name, labels)
         self._check_device(name, labels)
         if self.knows_sizes and labels.shape != self.model.shape[:-1]:
             raise RuntimeError(
@@ -249,7 +257,3 @@ def _reduced(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
     # Whose it is: registration names the op's public function by its module.
     with_reduction.__module__ = reference.__module__
     return with_reduction
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

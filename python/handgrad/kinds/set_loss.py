@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from handgrad._layout import empty_gradient
-from handgrad.arguments import check_tensor, computed_dtype
+from handgrad.arguments import check_tensor, computed_dtype, dtype_name
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.kinds.reduced_loss import LossModule
 from handgrad.reductions import MEAN, NONE, reduction_code
@@ -52,7 +52,7 @@ class SetLoss(Derivatives):
         if embeddings.dim() != 2 or not embeddings.is_floating_point():
             raise RuntimeError(
                 f"{self.title}: embeddings must have shape (N, D), and be float32, float64, bfloat16 or float16; got "
-                f"{tuple(embeddings.shape)} of {str(embeddings.dtype).removeprefix('torch.')}"
+                f"{tuple(embeddings.shape)} of {dtype_name(embeddings.dtype)}"
             )
         if not (labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool):
             labels = labels.to(torch.int64)

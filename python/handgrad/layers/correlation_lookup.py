@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handgrad._layout import empty_image
-from handgrad.arguments import as_computed, check_int, check_tensor
+from handgrad.arguments import as_computed, check_int, check_tensor, dtype_name
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
 
@@ -85,7 +85,7 @@ def _levels(fmap2: Any, num_levels: Any) -> list[Tensor]:
     if fmap2.dim() != 4 or not fmap2.is_floating_point():
         raise RuntimeError(
             f"{_OP}: fmap2 must have 4 dimensions and be float32, float64, bfloat16 or float16; got "
-            f"{tuple(fmap2.shape)} of {str(fmap2.dtype).removeprefix('torch.')}"
+            f"{tuple(fmap2.shape)} of {dtype_name(fmap2.dtype)}"
         )
     levels = [fmap2]
     for _ in range(check_int(_OP, "num_levels", num_levels, 1, _MOST_LEVELS) - 1):

@@ -18,6 +18,7 @@ from handgrad.arguments import (
     check_range,
     check_tensor,
     computed_dtype,
+    dtype_name,
 )
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
@@ -158,7 +159,7 @@ def _sigma_columns(op: str, name: str, sigma: Any, most: int, input: Tensor) -> 
     check_tensor(op, name, sigma)
     check_device(op, name, sigma, "input", input)
     if not sigma.is_floating_point():
-        kind = str(sigma.dtype).removeprefix("torch.")
+        kind = dtype_name(sigma.dtype)
         raise TypeError(f"{op}: {name} must be a number or a tensor of floating-point ones; got {kind}")
     ranks = (0, 1) if most == 1 else (1, 2)
     shape = "one number or of (batch,)" if most == 1 else "two numbers or of (batch, 2)"

@@ -40,10 +40,6 @@ def emulated(spec: OpSpec) -> Path | None:
     return LOADED.get(spec.namespace, Loaded()).emulated
 
 
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def directions(
     outputs: tuple[Tensor, ...], seed: int = 1, representable: torch.dtype | None = None
 ) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from handgrad._colours import OPERATIONS, of_levels, of_numbers
 from handgrad._images import checked_finish, scaled
 from handgrad._layout import empty_image
 from handgrad._resampling import normalised
-from handgrad.arguments import FLOAT_MAX, check_device, check_int, check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_device, check_int, check_range, check_tensor, dtype_name
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
 
@@ -214,7 +214,7 @@ def _checked_factors(factors: Any, images: Tensor, steps: int, shared: list[int]
     if isinstance(factors, Tensor):
         check_tensor(_OP, "factors", factors)
         if not factors.is_floating_point() or factors.dim() not in (1, 2):
-            kind = str(factors.dtype).removeprefix("torch.")
+            kind = dtype_name(factors.dtype)
             raise TypeError(
                 f"{_OP}: factors must be numbers, or (steps,) or (batch, steps) of floating-point ones; got "
                 f"{tuple(factors.shape)} of {kind}"

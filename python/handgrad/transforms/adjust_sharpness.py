@@ -10,7 +10,7 @@ from torch import Tensor
 from handgrad._images import check_image_dtype
 from handgrad._layout import empty_image
 from handgrad._linear import LinearInImage
-from handgrad.arguments import FLOAT_MAX, check_device, check_range, check_tensor, computed_dtype
+from handgrad.arguments import FLOAT_MAX, check_device, check_range, check_tensor, computed_dtype, dtype_name
 from handgrad.derivatives import BATCHED
 from handgrad.tracing import traceable
 
@@ -71,7 +71,7 @@ def _checked_factor(factor: Any, images: Tensor, has_batch: bool) -> tuple[Tenso
         return None, float(factor)
     check_tensor(_OP, "sharpness_factor", factor)
     if not factor.is_floating_point():
-        kind = str(factor.dtype).removeprefix("torch.")
+        kind = dtype_name(factor.dtype)
         raise TypeError(f"{_OP}: sharpness_factor must be a number, or a tensor of floating-point ones; got {kind}")
     check_device(_OP, "sharpness_factor", factor, "image", images)
     # Traces have no sizes to ask; the op asks them again.

@@ -11,7 +11,7 @@ from torch import Tensor
 from handgrad._chains import UNUSED, checked_operations
 from handgrad._images import check_image
 from handgrad._layout import empty_image
-from handgrad.arguments import FLOAT_MAX, check_device, check_int, check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_device, check_int, check_range, check_tensor, dtype_name
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
 
@@ -175,7 +175,7 @@ def _checked_numbers(numbers: Any, images: Tensor, steps: int, shared: list[int]
     if isinstance(numbers, Tensor):
         check_tensor(_OP, "numbers", numbers)
         if numbers.is_complex() or numbers.dtype is torch.bool or numbers.dim() not in (1, 2):
-            kind = str(numbers.dtype).removeprefix("torch.")
+            kind = dtype_name(numbers.dtype)
             raise TypeError(
                 f"{_OP}: numbers must be numbers, or (steps,) or (batch, steps) of them; got {tuple(numbers.shape)} of "
                 f"{kind}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from handgrad._layout import empty_image
 from handgrad._warping import checked_fill, checked_image, checked_mode, fused, read_corners
-from handgrad.arguments import check_device, check_tensor, computed_dtype
+from handgrad.arguments import check_device, check_tensor, computed_dtype, dtype_name
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
 
@@ -77,7 +77,7 @@ def _for_all(field: Tensor, images: Tensor) -> Tensor:
 def _checked_displacement(displacement: Any, images: Tensor) -> Tensor:
     check_tensor(_OP, "displacement", displacement)
     if not displacement.is_floating_point():
-        kind = str(displacement.dtype).removeprefix("torch.")
+        kind = dtype_name(displacement.dtype)
         raise TypeError(f"{_OP}: displacement must be a tensor of floating-point numbers; got one of {kind}")
     check_device(_OP, "displacement", displacement, "image", images)
     # Traces have no sizes to ask; the op asks them.

@@ -11,7 +11,15 @@ from torch import Tensor
 from handgrad._images import check_image_dtype
 from handgrad._layout import empty_image
 from handgrad._linear import LinearInImage
-from handgrad.arguments import FLOAT_MAX, check_device, check_pair, check_range, check_tensor, computed_dtype
+from handgrad.arguments import (
+    FLOAT_MAX,
+    check_device,
+    check_pair,
+    check_range,
+    check_tensor,
+    computed_dtype,
+    dtype_name,
+)
 from handgrad.derivatives import BATCHED
 from handgrad.tracing import traceable
 
@@ -136,7 +144,7 @@ def _checked_sigma(sigma: Any, taps: list[int], images: Tensor, has_batch: bool)
         return None, _checked_numbers(sigma, taps)
     check_tensor(_OP, "sigma", sigma)
     if not sigma.is_floating_point():
-        kind = str(sigma.dtype).removeprefix("torch.")
+        kind = dtype_name(sigma.dtype)
         raise TypeError(f"{_OP}: sigma must be a number, two of them, or a tensor of floating-point ones; got {kind}")
     check_device(_OP, "sigma", sigma, "image", images)
     # Traces have no sizes to ask; the op asks them again.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from handgrad._images import check_image_dtype
-from handgrad.arguments import FLOAT_MAX, check_device, check_int, check_pair, check_range, check_tensor
+from handgrad.arguments import FLOAT_MAX, check_device, check_int, check_pair, check_range, check_tensor, dtype_name
 from handgrad.transforms.paste import paste
 
 #: More than an image has rows, columns or levels.
@@ -184,7 +184,7 @@ def rectangles_of_box(op: str, images: Tensor, box: Any, partner: Tensor | None)
         check_tensor(op, "box", box)
         check_device(op, "box", box, "images", images)
         if box.dim() not in (1, 2) or box.shape[-1] != 4 or box.is_floating_point():
-            kind = str(box.dtype).removeprefix("torch.")
+            kind = dtype_name(box.dtype)
             raise RuntimeError(f"{op}: box must be (4,) or (batch, 4) integers; got {tuple(box.shape)} of {kind}")
     boxes = box if isinstance(box, Tensor) else torch.tensor(_checked_box(op, box), device=images.device)
     rows = torch.tensor([_OWN, _OWN], device=images.device).repeat(images.shape[0], 1, 1)
@@ -290,7 +290,7 @@ def _shifts(op: str, name: str, partner: Any, images: Tensor, count: int | None 
     check_device(op, name, partner, "images", images)
     shape = (images.shape[0],) if count is None else (images.shape[0], count)
     if tuple(partner.shape) != shape or partner.is_floating_point() or partner.dtype is torch.bool:
-        kind = str(partner.dtype).removeprefix("torch.")
+        kind = dtype_name(partner.dtype)
         raise RuntimeError(f"{op}: {name} must be {shape} indices of images; got {tuple(partner.shape)} of {kind}")
     own = torch.arange(images.shape[0], device=images.device)
     return partner.long() - (own if count is None else own[:, None])

@@ -12,7 +12,17 @@ from torch import Tensor
 from handgrad._images import check_image
 from handgrad._layout import empty_image
 from handgrad._warping import checked_fill
-from handgrad.arguments import FLOAT_MAX, check_device, check_int, check_pair, check_range, check_tensor, computed_dtype
+from handgrad.arguments import (
+    FLOAT_MAX,
+    check_device,
+    check_int,
+    check_integers,
+    check_pair,
+    check_range,
+    check_tensor,
+    computed_dtype,
+    dtype_name,
+)
 from handgrad.derivatives import BATCHED, Call, Derivatives
 from handgrad.tracing import traceable
 
@@ -106,10 +116,7 @@ def _checked_rectangles(rectangles: Any, image: Tensor) -> tuple[Tensor | None, 
         expected = "whole numbers of 63 bits"
         numbers = [number for row in rectangles for number in row]
         return None, [check_int(_OP, "rectangles", number, -(2**62), 2**62, expected) for number in numbers]
-    check_tensor(_OP, "rectangles", rectangles)
-    if rectangles.is_floating_point() or rectangles.is_complex() or rectangles.dtype is torch.bool:
-        kind = str(rectangles.dtype).removeprefix("torch.")
-        raise TypeError(f"{_OP}: rectangles must be a tensor of integers, as int64; got one of {kind}")
+    check_integers(_OP, "rectangles", rectangles)
     check_device(_OP, "rectangles", rectangles, "image", image)
     if rectangles.dim() not in (2, 3):
         raise RuntimeError(f"{_OP}: rectangles must be (R, 8) or (batch, R, 8); got {tuple(rectangles.shape)}")
@@ -128,7 +135,7 @@ def _checked_opacity(opacity: Any, image: Tensor) -> tuple[Tensor | None, list[f
         return None, [float(number) for number in opacity]
     check_tensor(_OP, "opacity", opacity)
     if not opacity.is_floating_point():
-        kind = str(opacity.dtype).removeprefix("torch.")
+        kind = dtype_name(opacity.dtype)
         raise TypeError(f"{_OP}: opacity must be a tensor of floating-point numbers; got one of {kind}")
     check_device(_OP, "opacity", opacity, "image", image)
     if image.dtype is torch.uint8:

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from handgrad.testing.calls import Checks, after, name_of, value_and_grads
+from handgrad.arguments import dtype_name
+from handgrad.testing.calls import Checks, after, value_and_grads
 from handgrad.testing.spec import OpSpec, Sample
 
 
 def cases(spec: OpSpec, root: Path, device: str = "cpu") -> Checks:
     for dtype in spec.dtypes:
         for sample in (*spec.samples, spec.large):
-            name = f"{sample.name}_{name_of(dtype)}"
+            name = f"{sample.name}_{dtype_name(dtype)}"
             yield name, functools.partial(_against_reference, spec, sample, dtype, device)
 
 
@@ -29,9 +30,8 @@ def _against_reference(spec: OpSpec, sample: Sample, dtype: torch.dtype, device:
     found = [out.dtype for out in outputs]
     wanted = [wide if out.is_floating_point() and dtype.is_floating_point else out.dtype for out in expected[0]]
     assert found == wanted, f"outputs are {found}, not {wanted}"
-    hint = (
-        f"{spec.name}, sample {sample.name!r} in {name_of(dtype)}: the {{}} are not those of the reference in float64"
-    )
+    kind = dtype_name(dtype)
+    hint = f"{spec.name}, sample {sample.name!r} in {kind}: the {{}} are not those of the reference in float64"
     if dtype.itemsize == 2:
         hint += "; half types are to be computed and summed in Compute<T>, float32, and rounded once"
     spec.close(tuple(out.cpu() for out in outputs), expected[0], dtype, msg=after(hint.format("outputs")))

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from handgrad.arguments import dtype_name
 from handgrad.testing.calls import (
     Checks,
     after,
     deterministic_algorithms,
     emulated,
-    name_of,
     second_grads,
     sources,
     value_and_grads,
@@ -30,7 +30,7 @@ _SCHEDULES = ("forward", "reverse", *(f"random:{seed}" for seed in range(8)))
 
 def cases(spec: OpSpec, root: Path) -> Checks:
     for dtype in spec.dtypes:
-        yield f"any_number_of_threads_{name_of(dtype)}", functools.partial(_any_threads, spec, spec.large.to(dtype))
+        yield f"any_number_of_threads_{dtype_name(dtype)}", functools.partial(_any_threads, spec, spec.large.to(dtype))
     if emulated(spec):
         for sample in spec.samples:
             yield f"any_schedule_{sample.name}", functools.partial(_any_schedule, spec, sample, root)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from handgrad.arguments import dtype_name
 from handgrad.registration import OPERATORS
 from handgrad.testing import malformed
 from handgrad.testing.calls import Checks
@@ -54,7 +55,7 @@ def _usual(spec: OpSpec) -> Iterator[tuple[str, Callable[[], None]]]:
             yield f"none_{name}", functools.partial(_refused, spec, sample, index, None, "; got NoneType")
         yield f"sparse_{name}", functools.partial(_refused, spec, sample, index, tensor.to_sparse(), "dense tensor")
         other = torch.int64 if tensor.is_floating_point() else torch.float32
-        kind = str(other).removeprefix("torch.")
+        kind = dtype_name(other)
         if spec.takes(name)(tensor.to(other)):
             continue
         yield f"{kind}_{name}", functools.partial(_refused, spec, sample, index, tensor.to(other), f"got .*{kind}")
