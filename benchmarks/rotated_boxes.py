@@ -1,4 +1,4 @@
-"""Rotated boxes: some to compare, and the areas of their intersections in plain PyTorch, as others compute them."""
+"""Rotated boxes: some to compare, and how alike they are in plain PyTorch, as others compute it."""
 
 from __future__ import annotations
 
@@ -66,3 +66,22 @@ def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     points = torch.where(late[..., None], points[..., :1, :], points)
     shared = cross(points, points.roll(-1, -2)).sum(-1).abs() / 2
     return shared / (boxes1[..., 2] * boxes1[..., 3] + boxes2[..., 2] * boxes2[..., 3] - shared)
+
+
+def probabilistic_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """Of aligned, or broadcast, rows: from the covariance matrices of both."""
+    (xx1, yy1, xy1), (xx2, yy2, xy2) = _covariance(boxes1), _covariance(boxes2)
+    xx, yy, xy = xx1 + xx2, yy1 + yy2, xy1 + xy2
+    x, y = boxes1[..., 0] - boxes2[..., 0], boxes1[..., 1] - boxes2[..., 1]
+    determinant = xx * yy - xy**2
+    apart = (xx * y**2 + yy * x**2 - 2 * xy * x * y) / (determinant + eps) / 4
+    alone = ((xx1 * yy1 - xy1**2).clamp(min=0) * (xx2 * yy2 - xy2**2).clamp(min=0)).sqrt()
+    distance = (apart + (determinant / (4 * alone + eps) + eps).log() / 2).clamp(eps, 100)
+    return 1 - (1 - (-distance).exp() + eps).sqrt()
+
+
+def _covariance(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    along, across = boxes[..., 2] ** 2 / 12, boxes[..., 3] ** 2 / 12
+    angle = torch.deg2rad(boxes[..., 4])
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    return along * cosine**2 + across * sine**2, along * sine**2 + across * cosine**2, (across - along) * cosine * sine

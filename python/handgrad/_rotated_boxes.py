@@ -6,9 +6,12 @@ Areas are computed in float64 whatever the boxes are, as in the kernels.
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
+
+from handgrad.arguments import FLOAT_MAX, check_range
 
 
 class RotatedPair:
@@ -138,3 +141,40 @@ def _ring(x: Tensor, y: Tensor, corners: list[int]) -> tuple[Tensor, Tensor]:
 
 def _dot(points: tuple[Tensor, Tensor], normals: tuple[Tensor, Tensor]) -> Tensor:
     return points[0] * normals[0] + points[1] * normals[1]
+
+
+# ---- normal distributions --------------------------------------------------------------------------------------------
+
+
+def check_positive_eps(op: str, eps: float) -> None:
+    check_range(op, "eps", eps, sys.float_info.min, FLOAT_MAX, "a finite number, above 0")
+
+
+def probabilistic_iou(boxes1: Tensor, boxes2: Tensor, eps: float) -> Tensor:
+    """1 less the Hellinger distance of the normal distributions of boxes, broadcast against each other."""
+    boxes1, boxes2 = boxes1.double(), boxes2.double()
+    x1, y1, width1, height1, _ = boxes1.unbind(boxes1.dim() - 1)
+    x2, y2, width2, height2, _ = boxes2.unbind(boxes2.dim() - 1)
+    xx, yy, xy = (one + other for one, other in zip(_covariance(boxes1), _covariance(boxes2), strict=True))
+    x, y = x1 - x2, y1 - y2
+    # Of thin boxes that are parallel it may be less than nothing, by its rounding.
+    determinant = (xx * yy - xy**2).clamp(min=0)
+    # The root of the product of both determinants, which are w^2 h^2 / 144.
+    alone = width1.clamp(min=0) * height1.clamp(min=0) * width2.clamp(min=0) * height2.clamp(min=0) / 144
+    apart = (xx * y**2 + yy * x**2 - 2 * xy * x * y) / (4 * (determinant + eps))
+    distance = apart + torch.log(determinant / (4 * alone + eps) + eps) / 2
+    nothing = (boxes1 * 0).sum(boxes1.dim() - 1) + (boxes2 * 0).sum(boxes2.dim() - 1)
+    return 1 - torch.sqrt(1 - torch.exp(-distance.clamp(eps, 100.0)) + eps) + nothing
+
+
+def _covariance(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Variances along x and y, and the covariance: a side of length w has w^2 / 12 along it."""
+    _, _, width, height, angle = boxes.unbind(boxes.dim() - 1)
+    along, across = width.clamp(min=0) ** 2 / 12, height.clamp(min=0) ** 2 / 12
+    cosine, sine = _turn(angle)
+    # y points downwards: a box' width lies along (cosine, -sine).
+    return (
+        along * cosine**2 + across * sine**2,
+        along * sine**2 + across * cosine**2,
+        (across - along) * cosine * sine,
+    )

@@ -1,8 +1,8 @@
 // What box_pair.h has, of one pair of rotated boxes.
 //
-// A formula is one of areas (math/rotated_boxes.h): kHull says whether that of the convex hull is among them,
-// value(areas) is the result and slope(areas) are the derivatives with respect to them, of any type of number. It is
-// computed in double, whatever the boxes' type.
+// A formula is one of areas (math/rotated_boxes.h), and kHull says whether that of the convex hull is among them; or,
+// where it has no kHull, of the frame of both. value(areas) is the result and slope(areas) are the derivatives with
+// respect to them, of any type of number. It is computed in double, whatever the boxes' type.
 #pragma once
 
 #include "cpu/pair_operands.h"
@@ -16,6 +16,28 @@ HANDGRAD_MATH RotatedBox<To> converted(const RotatedBox<From>& box, To factor = 
           factor * static_cast<To>(box.height), factor * static_cast<To>(box.angle)};
 }
 
+template <class Formula>
+concept OfAreas = requires { Formula::kHull; };
+
+template <class Formula>
+HANDGRAD_MATH double value_of_pair(const Formula& formula, const RotatedPair<double>& pair) {
+  if constexpr (OfAreas<Formula>) {
+    return formula.value(pair.template areas<Formula::kHull>());
+  } else {
+    return formula.value(pair.frame()) + pair.nothing();
+  }
+}
+
+template <class Formula, class N>
+HANDGRAD_MATH RotatedPairGradient<N> gradient_of_pair(const Formula& formula, const RotatedPair<N>& pair) {
+  if constexpr (OfAreas<Formula>) {
+    constexpr bool kHull = Formula::kHull;
+    return pair.template gradient<kHull>(formula.slope(pair.template areas<kHull>()));
+  } else {
+    return pair.gradient(formula.slope(pair.frame()));
+  }
+}
+
 template <class C, class Formula>
 struct Value {
   using Row = RotatedBox<C>;
@@ -24,7 +46,7 @@ struct Value {
   HANDGRAD_MATH PairResults<C, Row> operator()(const PairInputs<C, Row>& in) const {
     const RotatedPair<double> pair(converted<double>(in.boxes1), converted<double>(in.boxes2));
     PairResults<C, Row> out{};
-    out.loss = static_cast<C>(formula.value(pair.template areas<Formula::kHull>()));
+    out.loss = static_cast<C>(value_of_pair(formula, pair));
     return out;
   }
 };
@@ -36,9 +58,8 @@ struct Gradient {
                             kWrites = bit(kGrad1) | (OfBoth ? bit(kGrad2) : 0);
   Formula formula;
   HANDGRAD_MATH PairResults<C, Row> operator()(const PairInputs<C, Row>& in) const {
-    constexpr bool kHull = Formula::kHull;
     const RotatedPair<double> pair(converted<double>(in.boxes1), converted<double>(in.boxes2));
-    const auto gradient = pair.template gradient<kHull>(formula.slope(pair.template areas<kHull>()));
+    const auto gradient = gradient_of_pair(formula, pair);
     const double factor = static_cast<double>(in.grad_output);
     PairResults<C, Row> out{};
     out.grad1 = scaled(gradient.first, factor);
@@ -62,9 +83,8 @@ struct SecondGradient {
                             kWrites = bit(kLoss) | bit(kGrad1) | bit(kGrad2);
   Formula formula;
   HANDGRAD_MATH PairResults<C, Row> operator()(const PairInputs<C, Row>& in) const {
-    constexpr bool kHull = Formula::kHull;
     const RotatedPair<Dual<double>> pair(along(in.boxes1, in.direction1), along(in.boxes2, in.direction2));
-    const auto gradient = pair.template gradient<kHull>(formula.slope(pair.template areas<kHull>()));
+    const auto gradient = gradient_of_pair(formula, pair);
     const double factor = static_cast<double>(in.grad_output);
     return {static_cast<C>(dot(gradient.first, in.direction1) + dot(gradient.second, in.direction2)),
             tangents(gradient.first, factor), tangents(gradient.second, factor)};

@@ -74,6 +74,15 @@ HANDGRAD_MATH Dual<T> exp(Dual<T> x) {
   const T power = exp(x.value);
   return {power, power * x.tangent};
 }
+template <class T>
+HANDGRAD_MATH Dual<T> log(Dual<T> x) {
+  return {log(x.value), x.tangent / x.value};
+}
+template <class T>
+HANDGRAD_MATH Dual<T> square_root(Dual<T> x) {
+  const T root = square_root(x.value);
+  return {root, x.tangent / (2 * root)};
+}
 
 // ---- choices --------------------------------------------------------------------------------------------------------
 

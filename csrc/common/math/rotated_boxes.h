@@ -1,5 +1,5 @@
-// Rotated boxes: the areas of two of them, of their intersection and of their convex hull, and derivatives. The
-// derivation is on the page to which docs/boxes.md leads.
+// Rotated boxes: two of them as the second sees it; the areas of both, of their intersection and of their convex hull;
+// and derivatives. The derivation is on the page to which docs/boxes.md leads.
 //
 // All of it is without branches, for loops of vectors, and for numbers of any type N, double or dual ones (dual.h).
 // Boxes of floats are computed in double: a turned edge of a thousand pixels is off by a ten-thousandth in float, which
@@ -247,8 +247,21 @@ HANDGRAD_MATH N with_tangent(Plain<N> value, Plain<N> tangent) {
 
 // ---- a pair ---------------------------------------------------------------------------------------------------------
 
-// What a measure is a function of: the areas of the intersection, of both boxes together, and of the smallest convex
-// shape around both.
+// The first box as the second sees it, around whose centre it lies: its own centre (u, v), cosine and sine of the angle
+// between both, which is at most an eighth turn, and half the extents of the first and of the second.
+template <class N>
+struct RotatedFrame {
+  N u, v, cosine, sine, p, q, a, b;
+};
+
+// Derivatives with respect to these, the angle being in radians.
+template <class N>
+struct RotatedFrameSlope {
+  N u, v, turn, p, q, a, b;
+};
+
+// What measures of areas are functions of: those of the intersection, of both boxes together, and of the smallest
+// convex shape around both.
 template <class N>
 struct RotatedAreas {
   N intersection, sum, hull;
@@ -287,6 +300,11 @@ class RotatedPair {
     nothing_ = detail::nothing_of(first) + detail::nothing_of(second);
   }
 
+  HANDGRAD_MATH RotatedFrame<N> frame() const { return {u_, v_, cosine_, sine_, p_, q_, a_, b_}; }
+
+  // 0, or NaN where a number of a box is not finite.
+  HANDGRAD_MATH T nothing() const { return nothing_; }
+
   // The areas; that of the hull only if it is asked for.
   template <bool kHull>
   HANDGRAD_MATH RotatedAreas<N> areas() const {
@@ -314,7 +332,7 @@ class RotatedPair {
   template <bool kHull>
   HANDGRAD_MATH RotatedPairGradient<N> gradient(const RotatedAreas<N>& slope) const {
     if constexpr (!kHull) {
-      return of_boxes(of_areas(slope, Local{}));
+      return gradient(of_areas(slope, Local{}));
     } else {
       // One after the other, and nothing kept of what the areas were made of: a device has no registers for all of it.
       Local hull = Hull(afresh()).slope();
@@ -322,15 +340,25 @@ class RotatedPair {
               hull.q * slope.hull, hull.a * slope.hull, hull.b * slope.hull};
       detail::computed_here(hull.u, hull.v, hull.turn, hull.p, hull.q, hull.a, hull.b);
       const RotatedPair again = afresh();
-      return again.of_boxes(again.of_areas(slope, hull));
+      return again.gradient(again.of_areas(slope, hull));
     }
   }
 
+  // And from those with respect to the frame.
+  HANDGRAD_MATH RotatedPairGradient<N> gradient(const RotatedFrameSlope<N>& to) const {
+    // Moving or turning both boxes changes nothing.
+    const N turn2 = v_ * to.u - u_ * to.v - to.turn;
+    const N x = frame_cosine_ * to.u - frame_sine_ * to.v, y = frame_sine_ * to.u + frame_cosine_ * to.v;
+    // NaN in one number is NaN in all.
+    const T radian = detail::kRadian, none = nothing_;
+    return {{x + none, none - y, of_extent(select(swaps_first_, to.q, to.p), has_.width1),
+             of_extent(select(swaps_first_, to.p, to.q), has_.height1), to.turn * radian + none},
+            {none - x, y + none, of_extent(select(swaps_second_, to.b, to.a), has_.width2),
+             of_extent(select(swaps_second_, to.a, to.b), has_.height2), turn2 * radian + none}};
+  }
+
  private:
-  // Derivatives with respect to the first box' centre, its angle, and all half extents, as the second sees them.
-  struct Local {
-    N u, v, turn, p, q, a, b;
-  };
+  using Local = RotatedFrameSlope<N>;
 
   // With what the areas of the intersection and of both boxes add to `hull`.
   HANDGRAD_MATH Local of_areas(const RotatedAreas<N>& slope, const Local& hull) const {
@@ -343,19 +371,6 @@ class RotatedPair {
             hull.q + shared.q * slope.intersection + four * p_,
             hull.a + shared.a * slope.intersection + four * b_,
             hull.b + shared.b * slope.intersection + four * a_};
-  }
-
-  // Derivatives with respect to both boxes.
-  HANDGRAD_MATH RotatedPairGradient<N> of_boxes(const Local& to) const {
-    // Moving or turning both boxes changes nothing.
-    const N turn2 = v_ * to.u - u_ * to.v - to.turn;
-    const N x = frame_cosine_ * to.u - frame_sine_ * to.v, y = frame_sine_ * to.u + frame_cosine_ * to.v;
-    // NaN in one number is NaN in all.
-    const T radian = detail::kRadian, none = nothing_;
-    return {{x + none, none - y, of_extent(select(swaps_first_, to.q, to.p), has_.width1),
-             of_extent(select(swaps_first_, to.p, to.q), has_.height1), to.turn * radian + none},
-            {none - x, y + none, of_extent(select(swaps_second_, to.b, to.a), has_.width2),
-             of_extent(select(swaps_second_, to.a, to.b), has_.height2), turn2 * radian + none}};
   }
 
   static HANDGRAD_MATH N half_of(N extent, bool is_one) { return select(is_one, extent * T(0.5), N(0)); }

@@ -10,6 +10,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.boxes.distance_box_iou import distance_box_iou
     from handgrad.boxes.generalized_box_iou import generalized_box_iou
     from handgrad.boxes.nms import batched_nms, nms
+    from handgrad.boxes.probiou import probiou
     from handgrad.boxes.rotated_box_iou import rotated_box_iou
     from handgrad.boxes.rotated_nms import batched_rotated_nms, rotated_nms
     from handgrad.boxes.soft_nms import soft_nms
@@ -23,6 +24,7 @@ __all__ = [
     "distance_box_iou",
     "generalized_box_iou",
     "nms",
+    "probiou",
     "rotated_box_iou",
     "rotated_nms",
     "soft_nms",

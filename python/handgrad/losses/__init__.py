@@ -32,6 +32,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.losses.multi_similarity_loss import MultiSimilarityLoss, multi_similarity_loss
     from handgrad.losses.nt_xent_loss import NTXentLoss, nt_xent_loss
     from handgrad.losses.overlap_sums import overlap_sums
+    from handgrad.losses.probiou_loss import ProbIoULoss, probiou_loss
     from handgrad.losses.quality_focal_loss import QualityFocalLoss, quality_focal_loss
     from handgrad.losses.rotated_box_iou_loss import RotatedBoxIoULoss, rotated_box_iou_loss
     from handgrad.losses.scylla_box_iou_loss import ScyllaBoxIoULoss, scylla_box_iou_loss
@@ -71,6 +72,7 @@ __all__ = [
     "MarginSoftmaxLoss",
     "MultiSimilarityLoss",
     "NTXentLoss",
+    "ProbIoULoss",
     "QualityFocalLoss",
     "RotatedBoxIoULoss",
     "SSIMLoss",
@@ -108,6 +110,7 @@ __all__ = [
     "multi_similarity_loss",
     "nt_xent_loss",
     "overlap_sums",
+    "probiou_loss",
     "quality_focal_loss",
     "rotated_box_iou_loss",
     "scylla_box_iou_loss",
