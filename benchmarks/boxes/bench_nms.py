@@ -1,4 +1,4 @@
-"""Non-maximum suppression: boxes spread over an image, crowded, all in one place; and in 80 classes."""
+"""Non-maximum suppression: boxes spread out, crowded, all in one place; in 80 classes; of a batch of images."""
 
 from __future__ import annotations
 
@@ -56,6 +56,34 @@ def _case(
     )
 
 
+def _batch(images: int, count: int) -> Case:
+    """What a detector has after its threshold of scores, of each image."""
+    threshold = 0.7
+
+    def inputs(device: torch.device) -> tuple[Tensor, ...]:
+        corner = torch.rand(images, count, 2, device=device) * 600
+        boxes = torch.cat([corner, corner + 10 + 150 * torch.rand(images, count, 2, device=device)], 2)
+        scores = torch.stack([(torch.randperm(count, device=device) + 1) / (count + 1) for _ in range(images)])
+        return boxes, scores, torch.randint(80, (images, count), device=device)
+
+    def ours(boxes: Tensor, scores: Tensor, idxs: Tensor) -> Tensor:
+        return torch.cat(handgrad.boxes.multi_image_nms(boxes, scores, threshold, idxs))
+
+    def torchvision_loop(boxes: Tensor, scores: Tensor, idxs: Tensor) -> Tensor:
+        from torchvision import ops
+
+        return torch.cat([ops.batched_nms(*image, threshold) for image in zip(boxes, scores, idxs, strict=True)])
+
+    return Case(
+        name=f"{images} images of {count} boxes in 80 classes, multi_image_nms",
+        inputs=inputs,
+        handgrad=ours,
+        peers={"torchvision, a loop": torchvision_loop},
+        # Four coordinates, a score and a class are read; an index is written for each box kept, at most.
+        forward_bytes=images * count * (5 * 4 + 8 + 8),
+    )
+
+
 def benchmark(quick: bool) -> Benchmark:
     count = 300 if quick else 20_000
     spread = (10.0, 60.0)
@@ -67,6 +95,7 @@ def benchmark(quick: bool) -> Benchmark:
             _case(f"{count} boxes around one place, few suppressed (0.9)", count, (0, 0), 1000.0, 0.9, one_place=True),
             _case(f"{count} boxes of which one is kept", count, (900.0, 1000.0), side=100.0),
             _case(f"{count} boxes in 80 classes, batched_nms", count, spread, classes=80),
+            _batch(2 if quick else 16, count // 20),
         ],
         sweeps=[
             Sweep(

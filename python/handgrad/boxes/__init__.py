@@ -9,6 +9,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.boxes.complete_box_iou import complete_box_iou
     from handgrad.boxes.distance_box_iou import distance_box_iou
     from handgrad.boxes.generalized_box_iou import generalized_box_iou
+    from handgrad.boxes.multi_image_nms import multi_image_nms
     from handgrad.boxes.nms import batched_nms, nms
     from handgrad.boxes.probiou import probiou
     from handgrad.boxes.rotated_box_iou import rotated_box_iou
@@ -23,6 +24,7 @@ __all__ = [
     "complete_box_iou",
     "distance_box_iou",
     "generalized_box_iou",
+    "multi_image_nms",
     "nms",
     "probiou",
     "rotated_box_iou",
