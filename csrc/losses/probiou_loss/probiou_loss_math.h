@@ -1,5 +1,5 @@
-// 1 - probabilistic IoU of one pair of rotated boxes, which is math/box_gaussians.h's. Derivation:
-// docs/boxes/probiou.md.
+// 1 - probabilistic IoU of one pair of rotated boxes, which is math/box_gaussians.h's. Derivatives:
+// docs/losses/probiou_loss.md.
 #pragma once
 
 #include <tuple>

@@ -27,7 +27,7 @@ def probiou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
 
     with the way :math:`\Delta` between the centres, and variances :math:`w^2 / 12` and :math:`h^2 / 12` along the sides
     of a box. Values of ultralytics' ``batch_probiou``, whose boxes have angles in radians, clockwise. Unlike
-    :func:`rotated_box_iou` it is smooth, and tells boxes apart that do not meet. Beyond ultralytics: sums without
+    an intersection over union it is smooth, and tells boxes apart that do not meet. Beyond ultralytics: sums without
     cancellation, of thin boxes too; derivatives with respect to both tables, first and second.
 
     Args:

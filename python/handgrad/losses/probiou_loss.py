@@ -18,8 +18,14 @@ _OP = "probiou_loss"
 def probiou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
     r"""1 - probabilistic IoU of each rotated box with another: the Hellinger distance of the normal distributions that
     they are taken for (Llerena et al., `Gaussian Bounding Boxes and Probabilistic Intersection-over-Union for Object
-    Detection <https://arxiv.org/abs/2106.06072>`_, 2021). The formula is that of
-    :func:`handgrad.boxes.probiou`.
+    Detection <https://arxiv.org/abs/2106.06072>`_, 2021; the distribution of a box is that of its eqs. 1 and 3).
+
+    .. math:: loss = \sqrt{1 - e^{-d} + eps}, \quad
+        d = \frac{1}{4} \Delta^T (\Sigma_1 + \Sigma_2)^{-1} \Delta +
+        \frac{1}{2} \ln \frac{|\Sigma_1 + \Sigma_2|}{4 \sqrt{|\Sigma_1| |\Sigma_2|}}
+
+    with the way :math:`\Delta` between the centres, and variances :math:`w^2 / 12` and :math:`h^2 / 12` along the sides
+    of a box.
 
     It is smooth, has a gradient for boxes that do not meet, and for squares none with respect to the angle, which does
     not matter to a normal distribution. Values and gradients of ultralytics' ``1 - probiou``, whose angles are radians,
@@ -31,7 +37,8 @@ def probiou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: f
         boxes2: the boxes that they are compared with, one each. Same shape; floating-point types are promoted as torch
             does.
         reduction: ``"none"``, ``"mean"`` (over all pairs) or ``"sum"``. Under these two no row of losses is written.
-        eps: above 0, see :func:`handgrad.boxes.probiou`.
+        eps: above 0; added to the denominators, to what the logarithm is taken of, and under the root; d is cut to at
+            least ``eps``, and at most 100.
 
     Returns:
         Under ``"none"`` a loss for each pair, (...); otherwise a scalar, the mean of no pairs being 0. float32, or
