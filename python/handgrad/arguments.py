@@ -39,10 +39,12 @@ def check_tensor(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: {name} must be a dense tensor; got one of layout {value.layout}")
 
 
-def check_integers(op: str, name: str, value: Any, expected: str = "a tensor of integers, as int64") -> None:
-    """``value`` is a dense tensor of integers, of any type of them but bool."""
+def check_integers(
+    op: str, name: str, value: Any, expected: str = "a tensor of integers, as int64", or_bool: bool = False
+) -> None:
+    """``value`` is a dense tensor of integers; of bool only where that is said."""
     check_tensor(op, name, value)
-    if value.is_floating_point() or value.is_complex() or value.dtype is torch.bool:
+    if value.is_floating_point() or value.is_complex() or (value.dtype is torch.bool and not or_bool):
         raise TypeError(f"{op}: {name} must be {expected}; got one of {dtype_name(value.dtype)}")
 
 

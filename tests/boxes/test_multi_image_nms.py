@@ -60,6 +60,7 @@ def test_rotated_boxes():
     assert sum(map(len, loop)) < 150
 
 
+@pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
 def test_quantized_boxes():
     boxes, scores, _ = images_of((40, 30))
     boxes = [torch.quantize_per_tensor(each, 0.25, 0, torch.quint8) for each in boxes]
@@ -85,6 +86,10 @@ def test_classes_of_any_number():
     boxes, scores, idxs = images_of((50, 50))
     far = [each * 2**40 - 2**50 for each in idxs]
     the_same(multi_image_nms(boxes, scores, 0.4, far), multi_image_nms(boxes, scores, 0.4, idxs))
+    two = [each > 0 for each in idxs]
+    the_same(
+        multi_image_nms(boxes, scores, 0.4, two), multi_image_nms(boxes, scores, 0.4, [each.int() for each in two])
+    )
 
 
 @pytest.mark.parametrize(

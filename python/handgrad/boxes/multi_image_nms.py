@@ -63,13 +63,13 @@ def multi_image_nms(
     rotated = flat_boxes.dim() == 2 and flat_boxes.shape[1] == 5
     # Which image, and where in it.
     device = flat_boxes.device
-    sizes = torch.tensor(counts, device=device)
+    sizes = torch.tensor(counts, dtype=torch.int64, device=device)
     image = torch.arange(len(counts), device=device).repeat_interleave(sizes, output_size=len(flat_boxes))
     place = torch.arange(len(flat_boxes), device=device) - (sizes.cumsum(0) - sizes).index_select(0, image)
     group = image
     if idxs is not None:
         flat_idxs, _ = _joined("idxs", idxs, counts, 1)
-        check_integers(_OP, "idxs", flat_idxs)
+        check_integers(_OP, "idxs", flat_idxs, or_bool=True)
         flat_idxs = flat_idxs.to(torch.int64)
         if len(flat_idxs):
             low, high = flat_idxs.aminmax()

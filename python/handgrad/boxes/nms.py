@@ -78,7 +78,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """
     check_tensor(_OP, "boxes", boxes)
     check_tensor(_OP, "scores", scores)
-    check_integers(_OP, "idxs", idxs)
+    check_integers(_OP, "idxs", idxs, or_bool=True)
     check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
     return _nms(*dequantized(boxes, scores), idxs.to(torch.int64), iou_threshold)
 

@@ -93,7 +93,7 @@ def weighted_boxes_fusion(
         weights = [1.0] * count if weights is None else weights
     check_tensor(_OP, "boxes", boxes)
     check_tensor(_OP, "scores", scores)
-    check_integers(_OP, "labels", labels)
+    check_integers(_OP, "labels", labels, or_bool=True)
     assert isinstance(scores, Tensor)  # as was just checked
     assert isinstance(labels, Tensor)
     if models is None:
