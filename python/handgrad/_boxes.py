@@ -63,7 +63,8 @@ def decreasing_order(scores: Tensor, firsts: Tensor | None = None) -> Tensor:
     numbers = torch.arange(len(scores), device=scores.device)
     unordered = scores.isnan()
     before = (scores > scores[:, None]) | (unordered & ~unordered[:, None])
-    equal = (scores == scores[:, None]) | (unordered & unordered[:, None])
+    # (Not ==, which older versions of ONNX have for integers only.)
+    equal = ~(before | before.T)
     for key in (numbers,) if firsts is None else (firsts, numbers):
         before = before | (equal & (key < key[:, None]))
         equal = equal & (key == key[:, None])

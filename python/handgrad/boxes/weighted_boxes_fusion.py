@@ -177,7 +177,7 @@ def weighted_boxes_fusion_reference(
     sizes = (boxes[:, 2:] - boxes[:, :2]).to(dtype)
     area = sizes.prod(1)
     counts = (sizes > 0).all(1) & (area > 0) & (area < torch.inf) & (scores >= skip_box_threshold)
-    table = torch.tensor(list(weights), dtype=dtype, device=boxes.device)
+    table = torch.stack([boxes.new_full((), weight, dtype=dtype) for weight in weights])
     weighted = torch.where(counts, scores.to(dtype) * table.index_select(0, models), -torch.inf)
     order = decreasing_order(weighted)
     boxes, weighted, counts = boxes.to(dtype)[order], weighted[order], counts[order]
@@ -212,9 +212,9 @@ def weighted_boxes_fusion_reference(
         found = found + (counts[i] & ~joins)
 
     confidence = _confidence_reference(member, weighted, models, table, _CONF_TYPES[conf_type], allows_overflow)
-    kept = member.any(1)
-    fused, confidence, label_of = fused[kept], confidence[kept], label_of[kept]
     order = decreasing_order(confidence, label_of)
+    # What nothing is in comes out last of all steps: how much that leaves depends on the values.
+    order = order[member.any(1)[order]]
     return fused[order].to(scores.dtype), confidence[order].to(scores.dtype), label_of[order]
 
 
