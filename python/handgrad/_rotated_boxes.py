@@ -158,19 +158,25 @@ def probabilistic_iou(boxes1: Tensor, boxes2: Tensor, eps: float) -> Tensor:
     xx, yy, xy = (one + other for one, other in zip(_covariance(boxes1), _covariance(boxes2), strict=True))
     x, y = x1 - x2, y1 - y2
     # Of thin boxes that are parallel it may be less than nothing, by its rounding.
-    determinant = (xx * yy - xy**2).clamp(min=0)
+    determinant = _not_negative(xx * yy - xy**2)
     # The root of the product of both determinants, which are w^2 h^2 / 144.
-    alone = width1.clamp(min=0) * height1.clamp(min=0) * width2.clamp(min=0) * height2.clamp(min=0) / 144
+    alone = math.prod(_not_negative(extent) for extent in (width1, height1, width2, height2)) / 144
     apart = (xx * y**2 + yy * x**2 - 2 * xy * x * y) / (4 * (determinant + eps))
     distance = apart + torch.log(determinant / (4 * alone + eps) + eps) / 2
     nothing = (boxes1 * 0).sum(boxes1.dim() - 1) + (boxes2 * 0).sum(boxes2.dim() - 1)
-    return 1 - torch.sqrt(1 - torch.exp(-distance.clamp(eps, 100.0)) + eps) + nothing
+    distance = torch.where(distance < eps, eps, torch.where(distance > 100, 100.0, distance))
+    return 1 - torch.sqrt(1 - torch.exp(-distance) + eps) + nothing
+
+
+def _not_negative(x: Tensor) -> Tensor:
+    # (Not clamp, here and above, which onnxruntime has of float64 since version 12 of ONNX's operators.)
+    return torch.where(x < 0, 0.0, x)
 
 
 def _covariance(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Variances along x and y, and the covariance: a side of length w has w^2 / 12 along it."""
     _, _, width, height, angle = boxes.unbind(boxes.dim() - 1)
-    along, across = width.clamp(min=0) ** 2 / 12, height.clamp(min=0) ** 2 / 12
+    along, across = _not_negative(width) ** 2 / 12, _not_negative(height) ** 2 / 12
     cosine, sine = _turn(angle)
     # y points downwards: a box' width lies along (cosine, -sine).
     return (
