@@ -160,7 +160,9 @@ def probabilistic_iou(boxes1: Tensor, boxes2: Tensor, eps: float) -> Tensor:
     # Of thin boxes that are parallel it may be less than nothing, by its rounding.
     determinant = _not_negative(xx * yy - xy**2)
     # The root of the product of both determinants, which are w^2 h^2 / 144.
-    alone = math.prod(_not_negative(extent) for extent in (width1, height1, width2, height2)) / 144
+    area1 = _not_negative(width1) * _not_negative(height1)
+    area2 = _not_negative(width2) * _not_negative(height2)
+    alone = area1 * area2 / 144
     apart = (xx * y**2 + yy * x**2 - 2 * xy * x * y) / (4 * (determinant + eps))
     distance = apart + torch.log(determinant / (4 * alone + eps) + eps) / 2
     nothing = (boxes1 * 0).sum(boxes1.dim() - 1) + (boxes2 * 0).sum(boxes2.dim() - 1)
