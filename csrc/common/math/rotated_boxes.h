@@ -40,7 +40,9 @@ HANDGRAD_MATH void add_numbers(const RotatedBox<C>& box, C* to, int64_t step) {
 template <class N>
 struct Rest {
   N degrees;
-  bool odd;  // quarter turns
+  // 1 where the number of quarter turns is odd, else 0: a bool beside a number stays in memory, and no loop would be
+  // one of vectors.
+  Plain<N> odd;
 };
 
 // Of such a rest cosine and sine. Of multiples of 90 degrees they are exact.
@@ -78,7 +80,7 @@ struct CosineTerms {
 
 HANDGRAD_MATH Rest<double> rest_of(double degrees) {
   const double quarters = nearest(degrees * (1.0 / 90)), half = 0.5 * quarters;
-  return {degrees - 90 * quarters, half != nearest(half)};
+  return {degrees - 90 * quarters, half != nearest(half) ? 1.0 : 0.0};
 }
 template <class T>
 HANDGRAD_MATH Rest<Dual<T>> rest_of(Dual<T> degrees) {
@@ -286,7 +288,7 @@ class RotatedPair {
     const Turn<N> frame = detail::turn_of(rest2.degrees), turn = detail::turn_of(between.degrees);
     frame_cosine_ = frame.cosine, frame_sine_ = frame.sine;
     cosine_ = turn.cosine, sine_ = turn.sine;
-    swaps_second_ = rest2.odd, swaps_first_ = rest1.odd != between.odd;
+    swaps_second_ = rest2.odd != 0, swaps_first_ = rest1.odd != between.odd;
     const N x = first.x - second.x, y = second.y - first.y;
     u_ = frame_cosine_ * x + frame_sine_ * y;
     v_ = frame_cosine_ * y - frame_sine_ * x;
