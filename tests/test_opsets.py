@@ -34,16 +34,19 @@ CLASSIC = range(_constants.ONNX_BASE_OPSET, _constants.ONNX_TORCHSCRIPT_EXPORTER
 NEWER = range(18, _constants.ONNX_MAX_OPSET + 1)
 # The versions from which on an op must not be refused.
 ALWAYS = 18
+# That in which many operators became others, with axes as inputs.
+CHANGED = 13
 
 
-def asked(versions: range, always: Sequence[int]) -> list[Any]:
-    """(spec, version) of those that are always asked, and of two of the others, by the op's name; of an op that becomes
-    an operator every version, as its translation is handgrad's own and has a history of its own."""
-    others = [version for version in versions if version not in always]
+def asked(versions: range, always: Sequence[int], by_turns: Sequence[int]) -> list[Any]:
+    """(spec, version) of those that are always asked; of one that is asked by turns, and of one of the others, by the
+    op's name; of an op that becomes an operator every version, as its translation is handgrad's own and has a history
+    of its own."""
+    others = [version for version in versions if version not in {*always, *by_turns}]
     cases = []
     for name, spec in found_specs():
         letters = sum(name.encode())
-        some = {others[letters % len(others)], others[(letters // len(others)) % len(others)]}
+        some = {others[letters % len(others)], by_turns[letters % len(by_turns)]}
         own = OPERATORS[spec.operator].onnx is not None
         for version in versions if own else sorted([*always, *some]):
             cases.append(pytest.param(spec, version, id=f"{name}-{version}"))
@@ -140,7 +143,7 @@ def check_refusal(spec: OpSpec, message: str, opset: int, open_rows: bool) -> No
     assert opset < needed[0]
 
 
-@pytest.mark.parametrize(("spec", "opset"), asked(CLASSIC, (CLASSIC[0], ALWAYS)))
+@pytest.mark.parametrize(("spec", "opset"), asked(CLASSIC, (CLASSIC[0], ALWAYS), (CHANGED, CLASSIC[-1])))
 def test_classic_exporter(tmp_path, spec, opset):
     sample = example_of(spec)
     model, path = Parameter(spec, sample.kwargs), tmp_path / "op.onnx"
@@ -158,7 +161,7 @@ def test_classic_exporter(tmp_path, spec, opset):
                 hg_onnx.verify(model, path, spec.grown(sample, 3).tensors)
 
 
-@pytest.mark.parametrize(("spec", "opset"), asked(NEWER, ()))
+@pytest.mark.parametrize(("spec", "opset"), asked(NEWER, (), (ALWAYS, NEWER[-1])))
 def test_handgrads_exporter(tmp_path, spec, opset):
     sample = example_of(spec)
     model, path = Parameter(spec, sample.kwargs).eval(), tmp_path / "op.onnx"
