@@ -213,7 +213,7 @@ def weighted_boxes_fusion_reference(
 
     confidence = _confidence_reference(member, weighted, models, table, _CONF_TYPES[conf_type], allows_overflow)
     order = decreasing_order(confidence, label_of)
-    # What nothing is in comes out last of all steps: how much that leaves depends on the values.
+    # Clusters that nothing is in are left out in the last step: how many remain depends on the values.
     order = order[member.any(1)[order]]
     return fused[order].to(scores.dtype), confidence[order].to(scores.dtype), label_of[order]
 
