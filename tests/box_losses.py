@@ -86,9 +86,11 @@ def box_loss_spec(
     public_reference: Callable[..., Tensor] | None = None,
     numel_beyond_int32: Callable[[], None] | None = None,
     more_bad: Sequence[Bad] = (),
+    least_eps: str = "at least 0",
     **fields: Any,
 ) -> OpSpec:
-    """``pairs`` makes boxes, whose numbers are ``row``, and adding ``way`` moves them."""
+    """``pairs`` makes boxes, whose numbers are ``row``, and adding ``way`` moves them. ``least_eps`` says how large eps
+    must be."""
     name = function.__name__
     boxes1, boxes2 = pairs(3)
     numbers = boxes1.shape[-1]
@@ -139,7 +141,7 @@ def box_loss_spec(
         widens=True,
         channels_last=False,
         bad=[
-            Bad("eps", lambda: module(eps=-1.0), ValueError, r"eps must be a finite number, .* 0; got -1\.0"),
+            Bad("eps", lambda: module(eps=-1.0), ValueError, rf"eps must be a finite number, {least_eps}; got -1\.0"),
             Bad("reduction", lambda: module(reduction="avg"), ValueError, "reduction must be .* got 'avg'"),
             Bad(
                 "columns",

@@ -39,6 +39,7 @@ SPEC = box_loss_spec(
     row="cx, cy, w, h, angle",
     way=(3.0, -7.0, 0.0, 0.0, 0.0),
     numel_beyond_int32=lambda: rotated_boxes.rows_beyond_int32(probiou_loss),
+    least_eps="above 0",
     more_bad=[
         Bad("no_eps", lambda: ProbIoULoss(eps=0.0), ValueError, r"eps must be a finite number, above 0; got 0"),
     ],

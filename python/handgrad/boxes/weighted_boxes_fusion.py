@@ -102,7 +102,7 @@ def weighted_boxes_fusion(
     elif weights is None:
         raise TypeError(f"{_OP}: weights must be a list with a number for each model, where models is given; got None")
     elif isinstance(weights, Sequence):
-        check_integers(_OP, "models", models)
+        check_integers(_OP, "models", models, or_bool=True)
         count = max(count, len(weights))
     check_range(_OP, "iou_thr", iou_thr, 0.0, 1.0, "a number from 0 to 1")
     check_range(_OP, "skip_box_thr", skip_box_thr, 0.0, FLOAT_MAX, "a finite number, at least 0")
