@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
+
+from handgrad.benchmarking import Case, compiled
+
+Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 def boxes(n: int, device: torch.device) -> Tensor:
@@ -85,3 +91,53 @@ def _covariance(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     angle = torch.deg2rad(boxes[..., 4])
     cosine, sine = torch.cos(angle), torch.sin(angle)
     return along * cosine**2 + across * sine**2, along * sine**2 + across * cosine**2, (across - along) * cosine * sine
+
+
+# ---- cases -----------------------------------------------------------------------------------------------------------
+
+
+def matrix_case(
+    rows: int,
+    columns: int,
+    differentiated: bool,
+    ours: Measure,
+    of_pairs: Measure,
+    without_gradient: Mapping[str, Measure] | None = None,
+) -> Case:
+    """All pairs of two tables, beside a formula of aligned pairs, and peers ``without_gradient`` if none is asked."""
+
+    def inputs(device: torch.device) -> tuple[Tensor, Tensor]:
+        return boxes(rows, device).requires_grad_(differentiated), boxes(columns, device)
+
+    def formula(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+        return of_pairs(boxes1[:, None], boxes2[None])
+
+    tables, matrix = 20 * (rows + columns), 4 * rows * columns
+    others = {} if differentiated else without_gradient or {}
+    return Case(
+        name=f"{rows} x {columns} float32" + (", gradient of boxes1" if differentiated else ""),
+        inputs=inputs,
+        handgrad=ours,
+        peers={**others, "formula": formula, "formula, torch.compile": compiled(formula)},
+        # Both tables are read and the matrix is written; then its gradient and they are read, and one gradient written.
+        forward_bytes=tables + matrix,
+        backward_bytes=tables + matrix + 20 * rows if differentiated else 0,
+    )
+
+
+def pairs_case(n: int, name: str, ours: Measure, formula: Measure | None) -> Case:
+    """A mean over so many pairs, beside a formula if anybody has one."""
+
+    def inputs(device: torch.device) -> tuple[Tensor, Tensor]:
+        targets = boxes(n, device)
+        return predictions(targets).requires_grad_(), targets
+
+    return Case(
+        name=f"{n} pairs float32, {name}",
+        inputs=inputs,
+        handgrad=ours,
+        peers={} if formula is None else {"formula": formula, "formula, torch.compile": compiled(formula)},
+        # Both sets are read, and one gradient is written.
+        forward_bytes=40 * n,
+        backward_bytes=60 * n,
+    )

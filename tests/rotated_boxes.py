@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from box_losses import boxes as straight_boxes
+from box_losses import with_grads
 from handgrad.testing import reseeded
 
 
@@ -201,3 +202,34 @@ def rows_beyond_int32(function: Callable[..., Tensor]) -> None:
     (grad,) = torch.autograd.grad(function(leaf, other).sum(), leaf)
     near = rows.clone().requires_grad_()
     torch.testing.assert_close(grad, torch.autograd.grad(function(near, other).sum(), near)[0])
+
+
+# ---- what each op on them is asked -----------------------------------------------------------------------------------
+
+
+def spoils_a_row_and_a_column_alone(function: Callable[..., Tensor], column: int, value: float) -> None:
+    """A box of either table that is not finite, in a matrix of all pairs."""
+    first, second = tables(40, 300, dtype=torch.float32)
+    expected = function(first, second)
+    first[7, column] = value
+    second[299, column] = value
+    found, grad1, grad2 = with_grads(function, first, second)
+    bad = torch.zeros_like(found, dtype=torch.bool)
+    bad[7] = bad[:, 299] = True
+    assert torch.equal(found.isnan(), bad)
+    assert torch.equal(found[~bad], expected[~bad])
+    # Each box has met a bad one.
+    assert grad1.isnan().any(1).all()
+    assert grad2.isnan().any(1).all()
+
+
+def spoils_a_pair_alone(function: Callable[..., Tensor], value: float) -> None:
+    """A box that is not finite, in a row of pairs."""
+    first, second = pairs(100, dtype=torch.float32)
+    _, *expected = with_grads(function, first, second)
+    first[7, 4] = value
+    second[50, 2] = value
+    loss, *grads = with_grads(function, first, second)
+    assert loss.isnan().nonzero().flatten().tolist() == [7, 50]
+    good = ~loss.isnan()
+    torch.testing.assert_close([grad[good] for grad in grads], [grad[good] for grad in expected])

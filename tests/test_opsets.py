@@ -121,7 +121,7 @@ def check_file(path: Path, model: nn.Module, args: Any, opset: int) -> None:
     except hg_onnx.VerificationError as error:
         if "Could not find an implementation" not in str(error):
             raise
-        # onnxruntime lacks the newest operators; onnx itself can run them, slowly, or nobody.
+        # onnxruntime lacks the newest operators; onnx itself, with what it lacks, can run them, slowly.
         given = zip(written.graph.input, tree_leaves(args), strict=True)
         with np.errstate(all="ignore"):
             evaluator = ReferenceEvaluator(written, new_ops=[MaxRoiPool])

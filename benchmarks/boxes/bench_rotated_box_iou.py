@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from benchmarks import rotated_boxes
-from handgrad.benchmarking import Benchmark, Case, compiled
+from benchmarks.rotated_boxes import iou, matrix_case
+from handgrad.benchmarking import Benchmark
 from handgrad.boxes import rotated_box_iou
 
 
@@ -16,29 +15,10 @@ def _torchvision(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return torchvision.ops.box_iou(boxes1, boxes2, "cxcywhr")
 
 
-def _formula(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    return rotated_boxes.iou(boxes1[:, None], boxes2[None])
-
-
-def _case(rows: int, columns: int, differentiated: bool) -> Case:
-    def inputs(device: torch.device) -> tuple[Tensor, Tensor]:
-        boxes = rotated_boxes.boxes(rows, device).requires_grad_(differentiated)
-        return boxes, rotated_boxes.boxes(columns, device)
-
-    tables, matrix = 20 * (rows + columns), 4 * rows * columns
-    peers = {"formula": _formula, "formula, torch.compile": compiled(_formula)}
-    return Case(
-        name=f"{rows} x {columns} float32" + (", gradient of boxes1" if differentiated else ""),
-        inputs=inputs,
-        handgrad=rotated_box_iou,
-        # torchvision's has no gradient.
-        peers=peers if differentiated else {"torchvision": _torchvision, **peers},
-        # Both tables are read and the matrix is written; then its gradient and they are read, and one gradient written.
-        forward_bytes=tables + matrix,
-        backward_bytes=tables + matrix + 20 * rows if differentiated else 0,
-    )
-
-
 def benchmark(quick: bool) -> Benchmark:
     size = (20, 30) if quick else (1_000, 1_000)
-    return Benchmark(op="rotated_box_iou", cases=[_case(*size, differentiated) for differentiated in (False, True)])
+    # torchvision's has no gradient.
+    peers = {"torchvision": _torchvision}
+    return Benchmark(
+        op="rotated_box_iou", cases=[matrix_case(*size, d, rotated_box_iou, iou, peers) for d in (False, True)]
+    )

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 
+def numbers_of(tensor: Tensor) -> Tensor:
+    """A tensor, or the numbers that a quantized one stands for: decisions about them need no type of their own."""
+    return tensor.dequantize() if tensor.is_quantized else tensor
+
+
 def dequantized(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The numbers that quantized boxes and scores stand for: decisions about them need no type of their own."""
-    return boxes.dequantize() if boxes.is_quantized else boxes, scores.dequantize() if scores.is_quantized else scores
+    return numbers_of(boxes), numbers_of(scores)
 
 
 def check_boxes(
@@ -71,19 +75,18 @@ def decreasing_order(scores: Tensor, firsts: Tensor | None = None) -> Tensor:
     return torch.zeros_like(numbers).scatter(0, before.sum(1), numbers)
 
 
-def suppression(
-    overlaps: Callable[[slice], Tensor], count: int, classes: Tensor | None, device: torch.device
-) -> Tensor:
-    """Which of ``count`` boxes in the order of their scores are kept: each, unless it is dropped itself, drops those
-    after it that it overlaps. ``overlaps`` says of some boxes, of a slice, which of all they overlap too much. For
-    references: it never asks for a value on the way, so it runs on a device without waiting for it."""
-    kept = torch.ones(count, dtype=torch.bool, device=device)
-    numbers = torch.arange(count, device=device)
-    for first in range(0, count, _ROWS):
+def kept_in_order(overlaps: Callable[[slice], Tensor], order: Tensor, idxs: Tensor | None) -> Tensor:
+    """Those of ``order``, boxes by their scores, that are kept: each, unless it is dropped itself, drops those of its
+    class after it that it overlaps. ``overlaps`` says of some places of the order, a slice, which of all they overlap
+    too much. For references: it never asks for a value on the way, so it runs on a device without waiting for it."""
+    classes = None if idxs is None else idxs.index_select(0, order)
+    kept = torch.ones_like(order, dtype=torch.bool)
+    numbers = torch.arange(len(order), device=order.device)
+    for first in range(0, len(order), _ROWS):
         rows = slice(first, first + _ROWS)
         over = overlaps(rows)
         if classes is not None:
             over = over & (classes[rows, None] == classes)
         for index, of_box in enumerate(over, first):
             kept = kept & ~(kept[index] & of_box & (numbers > index))
-    return kept
+    return order[kept]

@@ -177,18 +177,7 @@ def test_boxes_without_area_share_nothing():
 @pytest.mark.parametrize("value", [NAN, INFINITY, -INFINITY], ids=str)
 @pytest.mark.parametrize("column", range(5))
 def test_one_box_that_is_not_finite_spoils_its_row_and_column_alone(column, value):
-    first, second = tables(40, 300, dtype=torch.float32)
-    expected = rotated_box_iou(first, second)
-    first[7, column] = value
-    second[299, column] = value
-    found, grad1, grad2 = with_grads(rotated_box_iou, first, second)
-    bad = torch.zeros_like(found, dtype=torch.bool)
-    bad[7] = bad[:, 299] = True
-    assert torch.equal(found.isnan(), bad)
-    assert torch.equal(found[~bad], expected[~bad])
-    # Each box has met a bad one.
-    assert grad1.isnan().any(1).all()
-    assert grad2.isnan().any(1).all()
+    rotated_boxes.spoils_a_row_and_a_column_alone(rotated_box_iou, column, value)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64, torch.uint8], ids=str)

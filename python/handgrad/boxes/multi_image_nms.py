@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handgrad._boxes import numbers_of
 from handgrad.arguments import FLOAT_MAX, check_int, check_integers, check_range, check_tensor
 from handgrad.boxes.nms import batched_nms
 from handgrad.boxes.rotated_nms import batched_rotated_nms
@@ -93,7 +94,7 @@ def _joined(name: str, given: Any, counts: list[int] | None, dim: int) -> tuple[
         if given.dim() != dim + 1:
             shape = "(images, boxes, 4)" if dim == 2 else "(images, boxes)"
             raise RuntimeError(f"{_OP}: {name} must have shape {shape}, or be a list; got {tuple(given.shape)}")
-        found, flat = [given.shape[1]] * given.shape[0], _numbers(given).flatten(0, 1)
+        found, flat = [given.shape[1]] * given.shape[0], numbers_of(given).flatten(0, 1)
     else:
         if not isinstance(given, Sequence) or isinstance(given, str):
             raise TypeError(
@@ -106,11 +107,7 @@ def _joined(name: str, given: Any, counts: list[int] | None, dim: int) -> tuple[
             if one.dim() != dim:
                 shape = "(boxes, 4)" if dim == 2 else "(boxes,)"
                 raise RuntimeError(f"{_OP}: {name}[{k}] must have shape {shape}; got {tuple(one.shape)}")
-        found, flat = [len(one) for one in given], torch.cat([_numbers(one) for one in given])
+        found, flat = [len(one) for one in given], torch.cat([numbers_of(one) for one in given])
     if counts is not None and found != counts:
         raise ValueError(f"{_OP}: {name} must have one for each of the boxes, {counts} in the images; got {found}")
     return flat, found
-
-
-def _numbers(tensor: Tensor) -> Tensor:
-    return tensor.dequantize() if tensor.is_quantized else tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from handgrad._boxes import check_boxes, dequantized, rounded_down, suppression
+from handgrad._boxes import check_boxes, dequantized, kept_in_order, rounded_down
 from handgrad.arguments import check_integers, check_range, check_tensor, computed_dtype
 from handgrad.boxes.nms_onnx import non_max_suppression
 from handgrad.registration import dynamic_size, register, without_derivatives
@@ -100,8 +100,7 @@ def nms_reference(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_thresh
         shared = sizes.clamp(min=0).prod(2)
         return shared / (areas[rows, None] + areas - shared) > rounded_down(iou_threshold, dtype)
 
-    classes = None if idxs is None else idxs.index_select(0, order)
-    return order[suppression(overlaps, len(order), classes, order.device)]
+    return kept_in_order(overlaps, order, idxs)
 
 
 # ---- fake ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from handgrad._boxes import check_boxes, decreasing_order, dequantized, suppression
+from handgrad._boxes import check_boxes, decreasing_order, dequantized, kept_in_order
 from handgrad._rotated_boxes import RotatedPair
 from handgrad.arguments import check_integers, check_range, check_tensor
 from handgrad.kinds.box_loss import CENTRE_SIZE_ANGLE
@@ -95,8 +95,7 @@ def rotated_nms_reference(boxes: Tensor, scores: Tensor, idxs: Tensor | None, io
         shared = pair.intersection()
         return shared / (pair.sum - shared) > iou_threshold
 
-    classes = None if idxs is None else idxs.index_select(0, order)
-    return order[suppression(overlaps, len(order), classes, order.device)]
+    return kept_in_order(overlaps, order, idxs)
 
 
 # ---- fake ------------------------------------------------------------------------------------------------------------
