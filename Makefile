@@ -7,10 +7,15 @@ PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 ABI_TORCH ?= torch==2.13.0
 JOBS ?= 2
-# One architecture, to be quick, unless a wheel is asked for: that is for all that handgrad supports.
+# One architecture, the least processor and this one, to be quick, unless a wheel is asked for: that is for all that
+# handgrad supports.
 ifeq ($(filter wheel release,$(MAKECMDGOALS)),)
 export HANDGRAD_CUDA_ARCHS ?= 90
+export HANDGRAD_CPU_LEVELS ?= v2;native
 endif
+# How many files of kernels are compiled as one. Half of a compiler's time is headers: who builds once, as CI does, takes
+# 8; who changes a kernel has it alone.
+UNITY ?= 0
 
 # Kernels must not spill registers where they are looked at, on the one architecture. A wheel has older ones too.
 NO_SPILLS := -DHANDGRAD_NO_SPILLS=$(if $(HANDGRAD_CUDA_ARCHS),ON,OFF)
@@ -20,9 +25,9 @@ ifdef NVCC
 export CUDACXX := $(NVCC)
 endif
 
-# One wheel at a time is in dist/; its stamp says which architectures were asked for.
+# One wheel at a time is in dist/; its stamp says which architectures and levels were asked for.
 comma := ,
-WHEEL := dist/.built-$(subst $(comma),-,$(subst ;,-,$(or $(HANDGRAD_CUDA_ARCHS),all)))
+WHEEL := dist/.built-$(subst $(comma),-,$(subst ;,-,$(or $(HANDGRAD_CUDA_ARCHS),all)-$(or $(HANDGRAD_CPU_LEVELS),all)))
 
 BIN := .venv/bin
 ABI_BIN := .venv-abi/bin
@@ -44,7 +49,7 @@ build: .venv/.built  ## the virtual environment .venv with handgrad in it, edita
 	@touch $@
 
 .venv/.built: .venv/.torch $(SOURCES)
-	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS="-DHANDGRAD_EMULATED=ON $(NO_SPILLS)" \
+	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS="-DHANDGRAD_EMULATED=ON -DHANDGRAD_UNITY=$(UNITY) $(NO_SPILLS)" \
 	  $(BIN)/pip install $(PIP_FLAGS) --no-build-isolation -e ".[dev]"
 	@touch $@
 
@@ -52,7 +57,7 @@ wheel: $(WHEEL)  ## the wheel, in dist/, for all CUDA architectures
 
 $(WHEEL): .venv/.built $(shell find python -name '*.py') $(shell find templates -type f)
 	rm -rf dist && mkdir dist
-	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS="-DHANDGRAD_EMULATED=OFF $(NO_SPILLS)" $(BIN)/python -m build -q --no-isolation --sdist --wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_ARGS="-DHANDGRAD_EMULATED=OFF -DHANDGRAD_UNITY=$(UNITY) $(NO_SPILLS)" $(BIN)/python -m build -q --no-isolation --sdist --wheel .
 	# auditwheel names the oldest C library that will do, and copies nothing in: torch brings what is needed.
 	if [ "$$(uname)" = Linux ]; then \
 	  PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*.so' --plat auto --only-plat \
@@ -78,9 +83,10 @@ endif
 test-python: build wheel
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(JOBS) tests $(OP_TESTS:%=--ignore=%)
 
-# The kernels for lesser processors than this one.
+# The kernels for lesser processors than this one, those that were built.
+LESSER = $$(ls python/handgrad/lib | sed -n 's/^libhandgrad_cpu_\(v[2-4]\)\.so$$/\1/p' | sort | sed '$$d')
 test-levels: build
-	for level in v2 v3; do HANDGRAD_CPU_LEVEL=$$level $(BIN)/python $(PYTEST) --tier levels $(OP_TESTS) || exit 1; done
+	for level in $(LESSER); do HANDGRAD_CPU_LEVEL=$$level $(BIN)/python $(PYTEST) --tier levels $(OP_TESTS) || exit 1; done
 
 # The CUDA kernels, run on the CPU by the emulator, in place of the CPU kernels.
 test-emulated: build  ## the CUDA kernels in the emulator
@@ -99,7 +105,7 @@ op-whole:
 op-kernels:
 	HANDGRAD_BACKEND=emulated $(BIN)/python $(ONE) --tier kernels
 op-levels:
-	for level in v2 v3; do HANDGRAD_CPU_LEVEL=$$level $(BIN)/python $(ONE) --tier levels || exit 1; done
+	for level in $(LESSER); do HANDGRAD_CPU_LEVEL=$$level $(BIN)/python $(ONE) --tier levels || exit 1; done
 op-torches:
 	@if [ -x $(ABI_BIN)/pytest ]; then PYTHONPATH=python $(ABI_BIN)/python $(ONE) --tier torches; \
 	else echo "Not asked of $(ABI_TORCH): make test-abi makes its environment, .venv-abi."; fi
@@ -172,7 +178,7 @@ NATIVE := $(CURDIR)/build/native/lib
 WITH_LIBRARIES = $(MAKE) -sq .venv/.built || export HANDGRAD_LIBRARY_DIR=$(NATIVE);
 
 .venv/.native: .venv/.torch $(SOURCES)
-	PATH="$(CURDIR)/$(BIN):$$PATH" HANDGRAD_BUILD=native \
+	PATH="$(CURDIR)/$(BIN):$$PATH" HANDGRAD_BUILD=native CMAKE_ARGS="-DHANDGRAD_UNITY=8" \
 	  $(BIN)/pip install $(PIP_FLAGS) --no-build-isolation -e ".[examples]"
 	@touch $@
 

@@ -24,6 +24,9 @@ onnx = pytest.importorskip("onnx", reason="handgrad.onnx needs the extra handgra
 pytest.importorskip("onnxruntime", reason="the files are run by it")
 
 from handgrad import onnx as hg_onnx  # noqa: E402 (it needs nothing, but every test of it does)
+from handgrad.testing.exporters import reuse_registries  # noqa: E402
+
+reuse_registries()
 
 
 def operators(path: Path) -> list[str]:

@@ -29,6 +29,9 @@ from torch.onnx import _constants  # noqa: E402
 
 from handgrad import onnx as hg_onnx  # noqa: E402 (it needs nothing, but every test of it does)
 from handgrad.onnx.operators import in_torch  # noqa: E402
+from handgrad.testing.exporters import reuse_registries  # noqa: E402
+
+reuse_registries()
 
 CLASSIC = range(_constants.ONNX_BASE_OPSET, _constants.ONNX_TORCHSCRIPT_EXPORTER_MAX_OPSET + 1)
 NEWER = range(18, _constants.ONNX_MAX_OPSET + 1)

@@ -89,7 +89,10 @@ def test_enough_steps_find_the_discs(segment, images, tmp_path, capsys):
     results = results_in(tmp_path)
     losses = results["losses"]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
-    assert results["measured"]["training"]["F1"] > 0.7
+    # Two of the four discs touch: whether so few steps tell them apart depends on the last bits of sums, and so on the
+    # processor. Taken for one they are two that are missed and one too many: 2 * 2 / (2 * 2 + 2 + 1).
+    assert results["measured"]["training"]["F1"] > 0.57
+    assert results["measured"]["training"]["Dice"] > 0.9
     assert results["measured"]["test"]["Dice"] > 0.9
 
 

@@ -22,10 +22,8 @@
 #include "cpu/sort.h"
 #include "nms_host.h"
 
-namespace handgrad {
+namespace handgrad::nms {
 namespace {
-
-using namespace nms;
 
 // Children of a node: one vector of floats where vectors are widest.
 constexpr int64_t kLanes = 16;
@@ -306,6 +304,6 @@ Tensor nms_cpu(const Tensor& boxes,                // [K, 4]
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::nms
 
-STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) { handgrad::implement<handgrad::nms_cpu>(library, "nms"); }
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) { handgrad::implement<handgrad::nms::nms_cpu>(library, "nms"); }

@@ -4,10 +4,8 @@
 #include "cuda/suppression.cuh"
 #include "nms_host.h"
 
-namespace handgrad {
+namespace handgrad::nms {
 namespace {
-
-using namespace nms;
 
 // A box' corners and its area.
 template <class C>
@@ -45,8 +43,8 @@ Tensor nms_cuda(const Tensor& boxes,                // [K, 4]
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::nms
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::nms_cuda>(library, "nms");
+  handgrad::implement<handgrad::nms::nms_cuda>(library, "nms");
 }

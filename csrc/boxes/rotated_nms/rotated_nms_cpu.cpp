@@ -9,10 +9,8 @@
 #include "cpu/score_order.h"
 #include "rotated_nms_host.h"
 
-namespace handgrad {
+namespace handgrad::rotated_nms {
 namespace {
-
-using namespace rotated_nms;
 
 constexpr int64_t kLanes = 16, kBoxesInStep = 256;
 
@@ -138,8 +136,8 @@ Tensor rotated_nms_cpu(const Tensor& boxes,                // [K, 5]
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::rotated_nms
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::rotated_nms_cpu>(library, "rotated_nms");
+  handgrad::implement<handgrad::rotated_nms::rotated_nms_cpu>(library, "rotated_nms");
 }

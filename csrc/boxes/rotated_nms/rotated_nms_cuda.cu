@@ -4,10 +4,8 @@
 #include "cuda/suppression.cuh"
 #include "rotated_nms_host.h"
 
-namespace handgrad {
+namespace handgrad::rotated_nms {
 namespace {
-
-using namespace rotated_nms;
 
 struct RotatedRule {
   using Number = double;
@@ -50,8 +48,8 @@ Tensor rotated_nms_cuda(const Tensor& boxes,                // [K, 5]
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::rotated_nms
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::rotated_nms_cuda>(library, "rotated_nms");
+  handgrad::implement<handgrad::rotated_nms::rotated_nms_cuda>(library, "rotated_nms");
 }

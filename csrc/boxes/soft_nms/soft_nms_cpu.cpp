@@ -9,10 +9,8 @@
 #include "abi/registration.h"
 #include "soft_nms_host.h"
 
-namespace handgrad {
+namespace handgrad::soft_nms {
 namespace {
-
-using namespace soft_nms;
 
 constexpr int64_t kLanes = 16;
 
@@ -172,6 +170,8 @@ std::tuple<Tensor, Tensor> soft_nms_cpu(const Tensor& boxes,   // [K, 4]
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::soft_nms
 
-STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) { handgrad::implement<handgrad::soft_nms_cpu>(library, "soft_nms"); }
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
+  handgrad::implement<handgrad::soft_nms::soft_nms_cpu>(library, "soft_nms");
+}

@@ -11,10 +11,8 @@
 #include "cuda/launch.cuh"
 #include "soft_nms_host.h"
 
-namespace handgrad {
+namespace handgrad::soft_nms {
 namespace {
-
-using namespace soft_nms;
 
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kWarpSize;
@@ -192,8 +190,8 @@ std::tuple<Tensor, Tensor> soft_nms_cuda(const Tensor& boxes,   // [K, 4]
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::soft_nms
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::soft_nms_cuda>(library, "soft_nms");
+  handgrad::implement<handgrad::soft_nms::soft_nms_cuda>(library, "soft_nms");
 }

@@ -10,10 +10,8 @@
 #include "cpu/sort.h"
 #include "weighted_boxes_fusion_host.h"
 
-namespace handgrad {
+namespace handgrad::weighted_boxes_fusion {
 namespace {
-
-using namespace weighted_boxes_fusion;
 
 constexpr int64_t kLanes = 16;
 
@@ -157,8 +155,8 @@ std::tuple<Tensor, Tensor, Tensor> weighted_boxes_fusion_cpu(const Tensor& boxes
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::weighted_boxes_fusion
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::weighted_boxes_fusion_cpu>(library, "weighted_boxes_fusion");
+  handgrad::implement<handgrad::weighted_boxes_fusion::weighted_boxes_fusion_cpu>(library, "weighted_boxes_fusion");
 }

@@ -11,10 +11,8 @@
 #include "cuda/sort.cuh"
 #include "weighted_boxes_fusion_host.h"
 
-namespace handgrad {
+namespace handgrad::weighted_boxes_fusion {
 namespace {
-
-using namespace weighted_boxes_fusion;
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarpSize;
@@ -249,8 +247,8 @@ std::tuple<Tensor, Tensor, Tensor> weighted_boxes_fusion_cuda(const Tensor& boxe
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::weighted_boxes_fusion
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::weighted_boxes_fusion_cuda>(library, "weighted_boxes_fusion");
+  handgrad::implement<handgrad::weighted_boxes_fusion::weighted_boxes_fusion_cuda>(library, "weighted_boxes_fusion");
 }

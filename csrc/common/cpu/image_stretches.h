@@ -79,8 +79,9 @@ template <class C>
 
 template <class C>
 HANDGRAD_MATH C blend(C v0, C v1, C v2, C v3, const Weights<C>& by, int64_t k) {
-  return fused(v3, by.corner[3][k],
-               fused(v2, by.corner[2][k], fused(v1, by.corner[1][k], product(v0, by.corner[0][k]))));
+  return fused_multiply_add(
+      v3, by.corner[3][k],
+      fused_multiply_add(v2, by.corner[2][k], fused_multiply_add(v1, by.corner[1][k], product(v0, by.corner[0][k]))));
 }
 
 // One channel, at `plane`.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "abi/macros.h"
+#include "math/fused.h"
 #include "math/statistics.h"
 
 namespace handgrad {
@@ -100,11 +101,9 @@ class Normalisation {
     HANDGRAD_SIMD
     for (int64_t i = 0; i < count; ++i) {
       const F centred = values[i] - mean, quotient = centred * inverse;
-      values[i] = fused(fused(-quotient, std, centred), inverse, quotient);
+      values[i] = fused_multiply_add(fused_multiply_add(-quotient, std, centred), inverse, quotient);
     }
   }
-  static float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-  static double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 };
 
 }  // namespace handgrad

@@ -17,7 +17,7 @@
 
 namespace handgrad {
 
-template <class C, PairLoss Loss>
+template <class C, PairwiseLoss Loss>
 class PairwiseOnCpu {
  public:
   explicit PairwiseOnCpu(const PairwiseOperands& of)
@@ -108,7 +108,7 @@ class PairwiseOnCpu {
     PairColumns<C> operands() { return {peaks.data(), sums.data(), moved.empty() ? nullptr : moved.data()}; }
   };
 
-  static constexpr bool both() { return Loss == PairLoss::both_softmax; }
+  static constexpr bool both() { return Loss == PairwiseLoss::both_softmax; }
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
   C* products(int64_t i) { return products_.data() + i * columns_; }
   C* along(int64_t i) { return along_.data() + i * columns_; }
@@ -281,15 +281,15 @@ class PairwiseOnCpu {
 
 // The three passes, as kinds/pairwise_loss.h asks for them.
 struct PairwiseLossOnCpu {
-  template <PairLoss Loss, class C>
+  template <PairwiseLoss Loss, class C>
   static void forward(const char*, const PairwiseOperands& of) {
     PairwiseOnCpu<C, Loss>(of).forward();
   }
-  template <PairLoss Loss, class C>
+  template <PairwiseLoss Loss, class C>
   static void backward(const char*, const PairwiseOperands& of) {
     PairwiseOnCpu<C, Loss>(of).backward();
   }
-  template <PairLoss Loss, class C>
+  template <PairwiseLoss Loss, class C>
   static void double_backward(const char*, const PairwiseOperands& of) {
     PairwiseOnCpu<C, Loss>(of).double_backward();
   }

@@ -76,7 +76,7 @@ PairSoftmax<C> softmax_of_row(const Pairing& pairing, int64_t row, C scale, cons
 
 // How much the loss of a row moves but for its positives: the mean of the logits' movement, weighted by the pairs'
 // probabilities.
-template <class C, PairLoss Loss>
+template <class C, PairwiseLoss Loss>
 C mean_movement(PairElement<C, Loss> element, const Pairing& pairing, int64_t row, const C* products, const C* along) {
   double mean = 0;
   for_candidates(pairing, row, [&](int64_t begin, int64_t end) {
@@ -84,7 +84,7 @@ C mean_movement(PairElement<C, Loss> element, const Pairing& pairing, int64_t ro
 #pragma omp simd reduction(+ : of_run)
     for (int64_t j = begin; j < end; ++j) {
       const C x = element.logit(products[j]);
-      if constexpr (Loss == PairLoss::sigmoid) {
+      if constexpr (Loss == PairwiseLoss::sigmoid) {
         of_run += sigmoid(x) * element.moved(products[j], along[j]);
       } else {
         of_run += element.of_row(x) * element.moved(products[j], along[j]);
@@ -96,10 +96,10 @@ C mean_movement(PairElement<C, Loss> element, const Pairing& pairing, int64_t ro
 }
 
 // The loss of a row; of both_softmax without half of the column's.
-template <class C, PairLoss Loss>
+template <class C, PairwiseLoss Loss>
 C value_of_row(const PairElement<C, Loss>& element, const Pairing& pairing, int64_t row, const C* products) {
   const PositiveSums<C> positives(pairing, row, products, nullptr);
-  if constexpr (Loss == PairLoss::sigmoid) {
+  if constexpr (Loss == PairwiseLoss::sigmoid) {
     double sum = 0;
     for_candidates(pairing, row, [&, element](int64_t begin, int64_t end) {
       C of_run = 0;
@@ -113,7 +113,7 @@ C value_of_row(const PairElement<C, Loss>& element, const Pairing& pairing, int6
     const PairSoftmax<C> softmax = softmax_of_row(pairing, row, element.scale, products);
     const C of_row = softmax.peak - std::log(softmax.inverse);
     const C of_positives = element.scale * positives.product / static_cast<C>(positives.count);
-    return (Loss == PairLoss::both_softmax ? of_row / 2 : of_row) - of_positives;
+    return (Loss == PairwiseLoss::both_softmax ? of_row / 2 : of_row) - of_positives;
   }
 }
 
@@ -124,20 +124,20 @@ struct PairRowSums {
 };
 
 // How much of a row's gradient each positive takes.
-template <class C, PairLoss Loss>
+template <class C, PairwiseLoss Loss>
 C part_of_positive(const PairElement<C, Loss>& element, int64_t positives) {
-  return Loss == PairLoss::row_softmax ? element.gradient / static_cast<C>(positives) : element.gradient;
+  return Loss == PairwiseLoss::row_softmax ? element.gradient / static_cast<C>(positives) : element.gradient;
 }
 
 // Scale times the derivative with respect to each logit, in place of the products.
-template <class C, PairLoss Loss>
+template <class C, PairwiseLoss Loss>
 PairRowSums<C> gradient_of_row(PairElement<C, Loss> element, const Pairing& pairing, int64_t row, C* products) {
   const PositiveSums<C> positives(pairing, row, products, nullptr);
-  if (Loss != PairLoss::sigmoid && positives.count == 0) {
+  if (Loss != PairwiseLoss::sigmoid && positives.count == 0) {
     std::fill(products, products + pairing.columns, C(0));
     return {};
   }
-  if constexpr (Loss != PairLoss::sigmoid) element.row = softmax_of_row(pairing, row, element.scale, products);
+  if constexpr (Loss != PairwiseLoss::sigmoid) element.row = softmax_of_row(pairing, row, element.scale, products);
   double of_scale = 0, of_bias = 0;
   for_candidates(pairing, row, [&, element](int64_t begin, int64_t end) {
     C scale_of_run = 0, bias_of_run = 0;
@@ -159,16 +159,16 @@ PairRowSums<C> gradient_of_row(PairElement<C, Loss> element, const Pairing& pair
 
 // In place of the products what multiplies the other side in the second derivatives, and in place of their movement
 // what multiplies the other side's direction.
-template <class C, PairLoss Loss>
+template <class C, PairwiseLoss Loss>
 PairRowSums<C> second_gradient_of_row(PairElement<C, Loss> element, const Pairing& pairing, int64_t row, C* products,
                                       C* along) {
   const PositiveSums<C> positives(pairing, row, products, along);
-  if (Loss != PairLoss::sigmoid && positives.count == 0) {
+  if (Loss != PairwiseLoss::sigmoid && positives.count == 0) {
     std::fill(products, products + pairing.columns, C(0));
     std::fill(along, along + pairing.columns, C(0));
     return {};
   }
-  if constexpr (Loss != PairLoss::sigmoid) element.row = softmax_of_row(pairing, row, element.scale, products);
+  if constexpr (Loss != PairwiseLoss::sigmoid) element.row = softmax_of_row(pairing, row, element.scale, products);
   element.row.mean = mean_movement(element, pairing, row, products, along);
   double of_scale = 0, of_bias = 0;
   for_candidates(pairing, row, [&, element](int64_t begin, int64_t end) {
@@ -192,9 +192,9 @@ PairRowSums<C> second_gradient_of_row(PairElement<C, Loss> element, const Pairin
     along[j] -= element.scale * part;
   });
   C moved = element.scale * positives.product_along + element.scale_along * positives.product;
-  if constexpr (Loss == PairLoss::sigmoid) moved += element.bias_along * count;
-  if constexpr (Loss == PairLoss::row_softmax) moved /= count;
-  const C mean = Loss == PairLoss::both_softmax ? element.row.mean / 2 : element.row.mean;
+  if constexpr (Loss == PairwiseLoss::sigmoid) moved += element.bias_along * count;
+  if constexpr (Loss == PairwiseLoss::row_softmax) moved /= count;
+  const C mean = Loss == PairwiseLoss::both_softmax ? element.row.mean / 2 : element.row.mean;
   return {static_cast<C>(of_scale) - part * positives.product_along, static_cast<C>(of_bias), mean - moved};
 }
 

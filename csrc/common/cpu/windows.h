@@ -23,7 +23,7 @@ class WindowThread {
   }
 
   template <class Body>
-  HANDGRAD_MATH void for_box(const Box& box, const Body& body) const {
+  HANDGRAD_MATH void for_box(const WindowBuffer& box, const Body& body) const {
     for (int32_t s = 0; s < box.extent[0]; ++s) {
       for (int32_t r = 0; r < box.extent[1]; ++r) {
         const int32_t row = box.index(s, r, 0), count = box.extent[2];
@@ -34,7 +34,7 @@ class WindowThread {
   }
 
   [[gnu::noinline]] void load(const StoredView<const C, 5>& view, int64_t n, int64_t c, const WindowAxis* axes,
-                              const int32_t* origin, const Box& box, C moved, C* to) const {
+                              const int32_t* origin, const WindowBuffer& box, C moved, C* to) const {
     for (int32_t s = 0; s < box.extent[0]; ++s) {
       for (int32_t r = 0; r < box.extent[1]; ++r, to += box.pitch) {
         const int32_t slice = axes[0].pixel(origin[0] + s), line = axes[1].pixel(origin[1] + r);
@@ -45,8 +45,8 @@ class WindowThread {
     }
   }
 
-  [[gnu::noinline]] void store(const C* from, const Box& box, const StoredView<C, 5>& view, int64_t n, int64_t c,
-                               const int32_t* first, const int32_t* sizes) const {
+  [[gnu::noinline]] void store(const C* from, const WindowBuffer& box, const StoredView<C, 5>& view, int64_t n,
+                               int64_t c, const int32_t* first, const int32_t* sizes) const {
     const int32_t count = std::min(box.extent[2], sizes[2] - first[2]);
     for (int32_t s = 0; s < box.extent[0]; ++s) {
       for (int32_t r = 0; r < box.extent[1]; ++r) {
@@ -61,8 +61,8 @@ class WindowThread {
   // without storing what is averaged; then along them, while they are in the first-level cache.
   static constexpr bool kAveragesPlanes = true;
   template <int Averages>
-  [[gnu::noinline]] void average(const C* u, const C* v, const Box& patch, const Box& inner, C* average,
-                                 int32_t pitch) {
+  [[gnu::noinline]] void average(const C* u, const C* v, const WindowBuffer& patch, const WindowBuffer& inner,
+                                 C* average, int32_t pitch) {
     const int32_t taps = patch.extent[1] - inner.extent[1] + 1, row_pitch = patch.pitch;
     rows_.resize(static_cast<size_t>(Averages * detail::kRowsAtOnce * row_pitch + detail::kWindowSpare));
     C* const rows = rows_.data();
@@ -89,7 +89,8 @@ class WindowThread {
   }
 
   // Rows in order, and four at a time: what is written beyond the end of one is the beginning of the next.
-  [[gnu::noinline]] void filter(const C* from, const Box& box, int axis, const Box& result, C* to) const {
+  [[gnu::noinline]] void filter(const C* from, const WindowBuffer& box, int axis, const WindowBuffer& result,
+                                C* to) const {
     const int32_t taps = box.extent[axis] - result.extent[axis] + 1, count = result.extent[2];
     const int32_t step = box.step(axis), to_step = result.step(axis);
     if (axis == 2) {
@@ -191,7 +192,7 @@ struct WindowsOnCpu {
 
  private:
   template <class C>
-  [[gnu::noinline]] static double sum(const C* values, const Box& box) {
+  [[gnu::noinline]] static double sum(const C* values, const WindowBuffer& box) {
     constexpr int kLanes = 16;
     double total[kLanes] = {};
     for (int32_t row = 0; row < box.extent[0] * box.extent[1]; ++row, values += box.pitch) {

@@ -24,7 +24,7 @@ struct DeviceRows {
   explicit operator bool() const { return memory.has_value(); }
 };
 
-template <class C, PairLoss Loss>
+template <class C, PairwiseLoss Loss>
 class PairwiseOnCuda {
  public:
   PairwiseOnCuda(const char* op, const PairwiseOperands& of)
@@ -98,7 +98,7 @@ class PairwiseOnCuda {
  private:
   // Elements of the matrix in memory, and its rows in memory.
   static constexpr int64_t kTile = int64_t{1} << 22, kMostRows = 512;
-  static constexpr bool both() { return Loss == PairLoss::both_softmax; }
+  static constexpr bool both() { return Loss == PairwiseLoss::both_softmax; }
 
   struct Matrix {
     DeviceRows<C> queries, keys, queries_along, keys_along;
@@ -274,15 +274,15 @@ class PairwiseOnCuda {
 
 // The three passes, as kinds/pairwise_loss.h asks for them.
 struct PairwiseLossOnCuda {
-  template <PairLoss Loss, class C>
+  template <PairwiseLoss Loss, class C>
   static void forward(const char* op, const PairwiseOperands& of) {
     PairwiseOnCuda<C, Loss>(op, of).forward();
   }
-  template <PairLoss Loss, class C>
+  template <PairwiseLoss Loss, class C>
   static void backward(const char* op, const PairwiseOperands& of) {
     PairwiseOnCuda<C, Loss>(op, of).backward();
   }
-  template <PairLoss Loss, class C>
+  template <PairwiseLoss Loss, class C>
   static void double_backward(const char* op, const PairwiseOperands& of) {
     PairwiseOnCuda<C, Loss>(op, of).double_backward();
   }

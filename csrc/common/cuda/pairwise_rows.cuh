@@ -28,7 +28,7 @@ struct PairwiseRows {
 
   __device__ static C number(const C* from) { return from ? load(from) : C(0); }
 
-  template <PairLoss Loss>
+  template <PairwiseLoss Loss>
   __device__ PairElement<C, Loss> element(int64_t row) const {
     PairElement<C, Loss> of{};
     of.scale = number(scale), of.scale_along = number(scale_along);
@@ -40,13 +40,13 @@ struct PairwiseRows {
 };
 
 // One column as PairElement reads columns: element 0 of arrays of one.
-template <class C, PairLoss Loss>
+template <class C, PairwiseLoss Loss>
 struct PairwiseColumn {
   C numbers[4] = {};
 
   __device__ PairElement<C, Loss> of(const PairElement<C, Loss>& element, const PairwiseRows<C>& rows, int64_t j) {
     PairElement<C, Loss> here = element;
-    if constexpr (Loss == PairLoss::both_softmax) {
+    if constexpr (Loss == PairwiseLoss::both_softmax) {
       numbers[0] = load(rows.gradients + j * rows.gradient_step);
       numbers[1] = load(rows.peaks + j);
       numbers[2] = load(rows.inverses + j);
@@ -59,7 +59,7 @@ struct PairwiseColumn {
 
 // ---- rows -----------------------------------------------------------------------------------------------------------
 
-template <class C, PairLoss Loss, PairwisePass Pass>
+template <class C, PairwiseLoss Loss, PairwisePass Pass>
 class PairwiseRow {
  public:
   __device__ PairwiseRow(const PairwiseRows<C>& rows, RowMeeting<C>& meeting)
@@ -77,8 +77,8 @@ class PairwiseRow {
 
   __device__ void run() {
     find_positives();
-    const bool lost = Loss != PairLoss::sigmoid && count_ == 0;
-    if (!lost && Loss != PairLoss::sigmoid) find_softmax();
+    const bool lost = Loss != PairwiseLoss::sigmoid && count_ == 0;
+    if (!lost && Loss != PairwiseLoss::sigmoid) find_softmax();
     if constexpr (Pass == PairwisePass::value) {
       store_value(lost);
     } else {
@@ -133,7 +133,7 @@ class PairwiseRow {
     for_each_column([&](int64_t j) {
       if (j == self_) return;
       const C u = load(products_ + j), x = element_.logit(u), moved = element_.moved(u, load(along_ + j));
-      if constexpr (Loss == PairLoss::sigmoid) {
+      if constexpr (Loss == PairwiseLoss::sigmoid) {
         sums[0] += sigmoid(x) * moved;
       } else {
         sums[0] += element_.of_row(x) * moved;
@@ -145,14 +145,14 @@ class PairwiseRow {
 
   __device__ void store_value(bool lost) const {
     C value = 0;
-    if constexpr (Loss == PairLoss::sigmoid) {
+    if constexpr (Loss == PairwiseLoss::sigmoid) {
       C sums[1] = {0};
       for_each_column([&](int64_t j) { sums[0] += softplus(element_.logit(load(products_ + j))); });
       team_.sum(sums);
       value = sums[0] - (element_.scale * product_ + element_.bias * count_);
     } else if (!lost) {
       const C of_row = element_.row.peak - log(element_.row.inverse);
-      value = (Loss == PairLoss::both_softmax ? of_row / 2 : of_row) - element_.scale * product_ / count_;
+      value = (Loss == PairwiseLoss::both_softmax ? of_row / 2 : of_row) - element_.scale * product_ / count_;
     }
     if (threadIdx.x == 0) store(rows_.losses + row_, value);
   }
@@ -194,7 +194,7 @@ class PairwiseRow {
     });
   }
   __device__ C part_of_positive() const {
-    return Loss == PairLoss::row_softmax ? element_.gradient / count_ : element_.gradient;
+    return Loss == PairwiseLoss::row_softmax ? element_.gradient / count_ : element_.gradient;
   }
 
   __device__ void store_sums(const C (&sums)[2], C mean, bool lost) const {
@@ -202,9 +202,9 @@ class PairwiseRow {
     store(rows_.bias_sums + row_, sums[1]);
     if constexpr (kSecond) {
       C moved = element_.scale * product_along_ + element_.scale_along * product_;
-      if constexpr (Loss == PairLoss::sigmoid) moved += element_.bias_along * count_;
-      if constexpr (Loss == PairLoss::row_softmax) moved /= count_;
-      if constexpr (Loss == PairLoss::both_softmax) mean = (mean + load(rows_.means + row_)) / 2;
+      if constexpr (Loss == PairwiseLoss::sigmoid) moved += element_.bias_along * count_;
+      if constexpr (Loss == PairwiseLoss::row_softmax) moved /= count_;
+      if constexpr (Loss == PairwiseLoss::both_softmax) mean = (mean + load(rows_.means + row_)) / 2;
       store(rows_.losses + row_, lost ? C(0) : mean - moved);
     }
   }
@@ -218,7 +218,7 @@ class PairwiseRow {
   C count_ = 0, product_ = 0, product_along_ = 0;
 };
 
-template <class C, PairLoss Loss, PairwisePass Pass>
+template <class C, PairwiseLoss Loss, PairwisePass Pass>
 __global__ void __launch_bounds__(kRowThreads, kMinBlocks) pairwise_rows_kernel(PairwiseRows<C> rows) {
   HANDGRAD_LAUNCH_BOUNDS(kRowThreads);
   __shared__ RowMeeting<C> meeting;
@@ -235,7 +235,7 @@ __global__ void __launch_bounds__(kRowThreads, kMinBlocks)
   HANDGRAD_LAUNCH_BOUNDS(kRowThreads);
   const int64_t j = static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
   if (j >= rows.pairing.columns) return;
-  const PairElement<C, PairLoss::both_softmax> element = rows.template element<PairLoss::both_softmax>(0);
+  const PairElement<C, PairwiseLoss::both_softmax> element = rows.template element<PairwiseLoss::both_softmax>(0);
   C peak = is_first ? -std::numeric_limits<C>::infinity() : load(rows.peaks + j);
   C sum = is_first ? C(0) : load(rows.inverses + j), move = is_first || !rows.means ? C(0) : load(rows.means + j);
 #pragma unroll 1

@@ -10,6 +10,7 @@
 #include "cuda/access.cuh"
 #include "cuda/in_order.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/stored.cuh"
 #include "math/lovasz.h"
 
 namespace handgrad {
@@ -37,23 +38,6 @@ struct SortedViews {
 
   __device__ int64_t row(int64_t g, int64_t c) const { return g * classes + c; }
 };
-
-template <class C>
-__device__ __forceinline__ C read(const Stored<const C>& from) {
-  C value = 0;
-  dispatch_storage<C>(from.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    value = widen(load_constant(from.template as<T>()));
-  });
-  return value;
-}
-template <class C>
-__device__ __forceinline__ void write(const Stored<C>& to, C value) {
-  dispatch_storage<C>(to.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    store(to.template as<T>(), narrow<T>(value));
-  });
-}
 
 // ---- a position -----------------------------------------------------------------------------------------------------
 

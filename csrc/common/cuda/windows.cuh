@@ -37,7 +37,7 @@ class WindowBlock {
   }
 
   template <class Body>
-  __device__ __forceinline__ void for_box(const Box& box, const Body& body) const {
+  __device__ __forceinline__ void for_box(const WindowBuffer& box, const Body& body) const {
     const uint32_t count = static_cast<uint32_t>(box.count()), lines = static_cast<uint32_t>(box.extent[1]);
     const uint32_t width = static_cast<uint32_t>(box.extent[2]);
 #pragma unroll 1
@@ -50,7 +50,7 @@ class WindowBlock {
   }
 
   __device__ void load(const StoredView<const C, 5>& view, int64_t n, int64_t c, const WindowAxis* axes,
-                       const int32_t* origin, const Box& box, C moved, C* to) const {
+                       const int32_t* origin, const WindowBuffer& box, C moved, C* to) const {
     for_box(box, [&](int32_t s, int32_t r, int32_t w, int32_t i) {
       const int32_t slice = axes[0].pixel(origin[0] + s), line = axes[1].pixel(origin[1] + r);
       const int32_t column = axes[2].pixel(origin[2] + w);
@@ -59,7 +59,7 @@ class WindowBlock {
     });
   }
 
-  __device__ void store(const C* from, const Box& box, const StoredView<C, 5>& view, int64_t n, int64_t c,
+  __device__ void store(const C* from, const WindowBuffer& box, const StoredView<C, 5>& view, int64_t n, int64_t c,
                         const int32_t* first, const int32_t* sizes) const {
     for_box(box, [&](int32_t s, int32_t r, int32_t w, int32_t i) {
       const int32_t slice = first[0] + s, line = first[1] + r, column = first[2] + w;
@@ -69,7 +69,7 @@ class WindowBlock {
     });
   }
 
-  __device__ void filter(const C* from, const Box& box, int axis, const Box& result, C* to) const {
+  __device__ void filter(const C* from, const WindowBuffer& box, int axis, const WindowBuffer& result, C* to) const {
     const int32_t taps = box.extent[axis] - result.extent[axis] + 1, step = box.step(axis);
     for_box(result, [&](int32_t s, int32_t r, int32_t w, int32_t i) {
       const C* pixel = from + box.index(s, r, w);

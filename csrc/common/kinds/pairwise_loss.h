@@ -5,12 +5,12 @@
 //
 //   struct MyLossOp {
 //     static constexpr const char* name = "my_loss";
-//     static constexpr PairRule rule{PairLoss::row_softmax, Positives::same_index, false};
+//     static constexpr PairRule rule{PairwiseLoss::row_softmax, Positives::same_index, false};
 //   };
 //
 // Its schema follows from the rule: (queries [B, N, D], keys? [B, M, D], scale [B], int offset, int reduction), with
 // labels [B, N] and key_labels? [B, M] before the scale for Positives::same_label, and a bias [B] behind it for
-// PairLoss::sigmoid. Where rows are no candidates of their own, keys that are None are the queries. Its _cpu.cpp is
+// PairwiseLoss::sigmoid. Where rows are no candidates of their own, keys that are None are the queries. Its _cpu.cpp is
 // this header, cpu/pairwise.h and one line,
 //
 //   handgrad::pairwise_loss::implement<MyLossOp, handgrad::PairwiseLossOnCpu>(library);
@@ -74,7 +74,7 @@ inline void check_labels(const char* op, const char* argument, const Tensor& lab
 inline void check_pairs(const char* op, const PairRule& rule, int64_t rows, int64_t columns, int64_t offset) {
   HANDGRAD_CHECK(offset >= 0 && offset + rows <= columns, op, ": keys must have a row for each of the ", rows,
                  " queries from the ", offset, "th on; got ", columns);
-  HANDGRAD_CHECK(rule.loss != PairLoss::both_softmax || rows == columns, op, ": keys must be as many as queries, ",
+  HANDGRAD_CHECK(rule.loss != PairwiseLoss::both_softmax || rows == columns, op, ": keys must be as many as queries, ",
                  rows, "; got ", columns);
   HANDGRAD_CHECK(rule.positives != Positives::other_view || rows % 2 == 0, op,
                  ": queries must be an even number of rows, two views; got ", rows);
@@ -306,7 +306,8 @@ struct Labelled {
 // Registers an op's three entries on a device.
 template <class Op, class Device, class Library>
 void implement(Library& library) {
-  constexpr bool labelled = Op::rule.positives == Positives::same_label, biased = Op::rule.loss == PairLoss::sigmoid;
+  constexpr bool labelled = Op::rule.positives == Positives::same_label,
+                 biased = Op::rule.loss == PairwiseLoss::sigmoid;
   static_assert(!(labelled && biased), "there is no schema of a loss with labels and a bias");
   using Of = std::conditional_t<labelled, Labelled<Op, Device>,
                                 std::conditional_t<biased, Biased<Op, Device>, Plain<Op, Device>>>;

@@ -52,7 +52,7 @@ struct Problem {
     axes.count = static_cast<int32_t>(rank - 2);
     for (int64_t d = 2; d < rank; ++d) {
       axes.axis[5 - rank + d - 2] =
-          axis(input.sizes()[static_cast<size_t>(d)], window_size, static_cast<Border>(padding));
+          axis(input.sizes()[static_cast<size_t>(d)], window_size, static_cast<WindowPadding>(padding));
     }
   }
 
@@ -96,17 +96,18 @@ struct Problem {
   }
 
  private:
-  WindowAxis axis(int64_t size, int64_t window_size, Border border) const {
-    const int64_t padding = border == Border::valid ? 0 : window_size / 2,
+  WindowAxis axis(int64_t size, int64_t window_size, WindowPadding border) const {
+    const int64_t padding = border == WindowPadding::valid ? 0 : window_size / 2,
                   windows = size + 2 * padding - window_size + 1;
     HANDGRAD_CHECK(size < kMostPixels, op, ": input must have fewer than 2^28 pixels along each axis; got ",
                    shape_text(input));
     HANDGRAD_CHECK(windows > 0, op, ": input must be at least as large as the window, ", window_size,
                    " along each axis; got ", shape_text(input));
-    HANDGRAD_CHECK(border != Border::reflect || size > padding, op, ": input must be larger than half the window, ",
-                   padding, " along each axis, to be mirrored; got ", shape_text(input));
+    HANDGRAD_CHECK(border != WindowPadding::reflect || size > padding, op,
+                   ": input must be larger than half the window, ", padding, " along each axis, to be mirrored; got ",
+                   shape_text(input));
     const auto narrow = [](int64_t number) { return static_cast<int32_t>(number); };
-    return {narrow(size), narrow(windows), narrow(window_size), narrow(padding), border == Border::reflect};
+    return {narrow(size), narrow(windows), narrow(window_size), narrow(padding), border == WindowPadding::reflect};
   }
 };
 

@@ -12,22 +12,16 @@
 #include <limits>
 
 #include "math/dual_steps.h"
+#include "math/fused.h"
 #include "math/level.h"
 
 namespace handgrad::image_sample {
 
 // ---- numbers --------------------------------------------------------------------------------------------------------
 
-// a b + c, rounded once.
-#if defined(__CUDA_ARCH__)
-HANDGRAD_MATH float fused(float a, float b, float c) { return ::fmaf(a, b, c); }
-HANDGRAD_MATH double fused(double a, double b, double c) { return ::fma(a, b, c); }
-#else
-HANDGRAD_MATH float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-HANDGRAD_MATH double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
-#endif
+using handgrad::fused_multiply_add;
 template <class C>
-HANDGRAD_MATH Dual<C> fused(Dual<C> a, Dual<C> b, Dual<C> c) {
+HANDGRAD_MATH Dual<C> fused_multiply_add(Dual<C> a, Dual<C> b, Dual<C> c) {
   return a * b + c;
 }
 HANDGRAD_MATH float rounded_down(float x) { return floorf(x); }
@@ -105,7 +99,7 @@ struct ImageSample {
   HANDGRAD_MATH N value(const ImageFrame& frame, const Read& pixel) const {
     if (!frame.bilinear) return has(0) ? pixel(0) : N(0);
     N sum = product(has(0) ? pixel(0) : N(0), weight[0]);
-    for (int q = 1; q < 4; ++q) sum = fused(has(q) ? pixel(q) : N(0), weight[q], sum);
+    for (int q = 1; q < 4; ++q) sum = fused_multiply_add(has(q) ? pixel(q) : N(0), weight[q], sum);
     return sum;
   }
 

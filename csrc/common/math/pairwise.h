@@ -13,13 +13,13 @@
 
 namespace handgrad {
 
-enum class PairLoss { row_softmax, both_softmax, sigmoid };
+enum class PairwiseLoss { row_softmax, both_softmax, sigmoid };
 // The key that a query belongs to has its number; or is the other view of the same image, half of the rows away; or
 // all keys of the same label are.
 enum class Positives { same_index, other_view, same_label };
 
 struct PairRule {
-  PairLoss loss;
+  PairwiseLoss loss;
   Positives positives;
   bool skips_self;  // keys are the queries, and a row's own key is no candidate
 };
@@ -61,7 +61,7 @@ struct PairSoftmax {
 };
 
 // A row of the matrix. Columns' softmaxes and incoming gradients are read for both_softmax only.
-template <class C, PairLoss Loss>
+template <class C, PairwiseLoss Loss>
 struct PairElement {
   C scale, bias, scale_along, bias_along;
   C gradient;
@@ -69,13 +69,13 @@ struct PairElement {
   const C *gradients, *peaks, *inverses, *means;  // of columns
 
   HANDGRAD_MATH C logit(C u) const {
-    if constexpr (Loss == PairLoss::sigmoid) return scale * u + bias;
+    if constexpr (Loss == PairwiseLoss::sigmoid) return scale * u + bias;
     return scale * u;
   }
   // How the logit moves, from how the product does.
   HANDGRAD_MATH C moved(C u, C u_along) const {
     const C along = scale * u_along + scale_along * u;
-    if constexpr (Loss == PairLoss::sigmoid) return along + bias_along;
+    if constexpr (Loss == PairwiseLoss::sigmoid) return along + bias_along;
     return along;
   }
   HANDGRAD_MATH C of_row(C x) const { return exp_decay(row.peak - x) * row.inverse; }
@@ -83,19 +83,19 @@ struct PairElement {
 
   // The derivative with respect to the logit of a pair that is no positive.
   HANDGRAD_MATH C weight(C x, [[maybe_unused]] int64_t j) const {
-    if constexpr (Loss == PairLoss::sigmoid) return gradient * sigmoid(x);
-    if constexpr (Loss == PairLoss::row_softmax) return gradient * of_row(x);
-    if constexpr (Loss == PairLoss::both_softmax) {
+    if constexpr (Loss == PairwiseLoss::sigmoid) return gradient * sigmoid(x);
+    if constexpr (Loss == PairwiseLoss::row_softmax) return gradient * of_row(x);
+    if constexpr (Loss == PairwiseLoss::both_softmax) {
       return C(0.5) * (gradient * of_row(x) + gradients[j] * of_column(x, j));
     }
   }
   // The same, and how it moves with the logits: the Hessian times their movement.
   HANDGRAD_MATH void weight_and_movement(C x, C along, [[maybe_unused]] int64_t j, C& weight, C& movement) const {
-    if constexpr (Loss == PairLoss::sigmoid) {
+    if constexpr (Loss == PairwiseLoss::sigmoid) {
       const C p = sigmoid(x);
       weight = gradient * p;
       movement = weight * (sigmoid(-x) * along);
-    } else if constexpr (Loss == PairLoss::row_softmax) {
+    } else if constexpr (Loss == PairwiseLoss::row_softmax) {
       weight = gradient * of_row(x);
       movement = weight * (along - row.mean);
     } else {

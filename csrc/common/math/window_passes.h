@@ -183,10 +183,10 @@ struct WindowPasses {
   // `work`, of the patch, to the windows.
   HANDGRAD_TEAM void filter_windows(C* to) {
     const C* from = work;
-    Box box = plan.patch;
+    WindowBuffer box = plan.patch;
     for (int a = 2; a >= 3 - plan.axes.count; --a) {
       C* const next = a == 3 - plan.axes.count ? to : temporary[2 - a];
-      const Box result = box.with(a, plan.inner.extent[a], plan.alignment);
+      const WindowBuffer result = box.with(a, plan.inner.extent[a], plan.alignment);
       team.filter(from, box, a, result, next);
       box = result;
       from = next;
@@ -196,10 +196,10 @@ struct WindowPasses {
   // Slopes of the windows to the pixels that they hold, into `work`. Weights are symmetric, so the filter is its own
   // adjoint but for what is seen in a mirror.
   HANDGRAD_TEAM void filter_back(const C* from) {
-    Box box = plan.inner;
+    WindowBuffer box = plan.inner;
     for (int a = 3 - plan.axes.count; a < 3; ++a) {
       C* const next = a == 2 ? work : temporary[plan.axes.count == 2 ? 0 : 1 - a];
-      const Box result = box.with(a, plan.tile.extent[a], plan.alignment);
+      const WindowBuffer result = box.with(a, plan.tile.extent[a], plan.alignment);
       team.filter(from, box, a, result, next);
       if (plan.axes.axis[a].mirrors) {
         add_mirrored(from, box, a, false, result, next);
@@ -211,14 +211,15 @@ struct WindowPasses {
   }
 
   // What windows see of a pixel in the mirror before the first, or behind the last.
-  HANDGRAD_TEAM void add_mirrored(const C* from, const Box& box, int a, bool behind, const Box& result, C* to) {
+  HANDGRAD_TEAM void add_mirrored(const C* from, const WindowBuffer& box, int a, bool behind,
+                                  const WindowBuffer& result, C* to) {
     const WindowAxis& axis = plan.axes.axis[a];
     const int32_t first = origin[a] + axis.taps - 1 - axis.padding, end = first + plan.tile.extent[a];
     const int32_t low = behind ? axis.size - 1 - axis.padding : 1, high = behind ? axis.size - 1 : axis.padding + 1;
     const int32_t begin = low > first ? low : first;
     const int32_t count = (high < end ? high : end) - begin;
     if (count <= 0) return;
-    const Box some = result.with(a, count, plan.alignment);
+    const WindowBuffer some = result.with(a, count, plan.alignment);
     const int32_t step = box.step(a);
     const C* const weights = team.weights();
     team.for_box(some, [&](int32_t s, int32_t r, int32_t w, int32_t) {
@@ -257,7 +258,7 @@ struct WindowPasses {
       C* const total = sum[which];
       const C* const other = (k == 4) == (which == 1) ? u : v;
       const C factor = k == 4 ? C(1) : C(2);
-      const Box patch = plan.patch;
+      const WindowBuffer patch = plan.patch;
       const int32_t s0 = plan.axes.axis[0].taps - 1, r0 = plan.axes.axis[1].taps - 1, w0 = plan.taps - 1;
       team.for_box(plan.tile, [=](int32_t s, int32_t r, int32_t w, int32_t i) {
         total[i] += factor * other[patch.index(s + s0, r + r0, w + w0)] * from[i];
@@ -298,7 +299,7 @@ struct WindowPasses {
       lead[a] = first[a] - (begin[a] << halved[a]);
       extent[a] = ((lead[a] + plan.tile.extent[a] - 1) >> halved[a]) + 1;
     }
-    const Box box = Box::of(extent[0], extent[1], extent[2], plan.alignment);
+    const WindowBuffer box = WindowBuffer::of(extent[0], extent[1], extent[2], plan.alignment);
     team.load(operands.coarse[which], n, c, axes, begin, box, C(0), work);
     C *const total = sum[which], *const from = work;
     const C share = operands.share;
@@ -309,7 +310,7 @@ struct WindowPasses {
   }
 
   // Sum and difference in place of both, where the formula takes these.
-  HANDGRAD_TEAM void rotate(const Box& box, C* one, C* other) {
+  HANDGRAD_TEAM void rotate(const WindowBuffer& box, C* one, C* other) {
     if constexpr (Formula::kRotated) {
       team.for_box(box, [=](int32_t, int32_t, int32_t, int32_t i) {
         const C x = one[i], y = other[i];

@@ -11,7 +11,7 @@ struct WindowPlan {
   WindowAxes axes;
   double sigma;
   // The results of a tile; the windows that they need, and the pixels that those need.
-  Box tile, inner, patch;
+  WindowBuffer tile, inner, patch;
   int64_t channels, tiles[3], items;
   bool gradient;
   int32_t taps, images, averages, temporary[2];
@@ -42,9 +42,9 @@ struct WindowPlan {
       reached[a] = held[a] + axis.taps - 1;
       items *= tiles[a];
     }
-    tile = Box::of(extent[0], extent[1], extent[2], alignment);
-    inner = Box::of(held[0], held[1], held[2], alignment);
-    patch = Box::of(reached[0], reached[1], reached[2], alignment);
+    tile = WindowBuffer::of(extent[0], extent[1], extent[2], alignment);
+    inner = WindowBuffer::of(held[0], held[1], held[2], alignment);
+    patch = WindowBuffer::of(reached[0], reached[1], reached[2], alignment);
     temporary[0] = reached[0] * reached[1] * inner.pitch;
     temporary[1] = axes.count == 3 ? reached[0] * held[1] * inner.pitch : 0;
   }

@@ -7,7 +7,7 @@
 namespace handgrad {
 
 // What lies beyond an image: nothing (windows stay within it), its mirror image without the border's own pixels, or 0.
-enum class Border : int64_t { valid = 0, reflect = 1, zeros = 2 };
+enum class WindowPadding : int64_t { valid = 0, reflect = 1, zeros = 2 };
 
 struct WindowAxis {
   int32_t size = 1, windows = 1;
@@ -34,14 +34,14 @@ struct WindowAxes {
 };
 
 // Rows of a block of numbers, `pitch` apart: a row begins with a whole vector where that is worth something.
-struct Box {
+struct WindowBuffer {
   int32_t extent[3], pitch;
 
-  HANDGRAD_MATH static Box of(int32_t s, int32_t r, int32_t w, int32_t alignment) {
+  HANDGRAD_MATH static WindowBuffer of(int32_t s, int32_t r, int32_t w, int32_t alignment) {
     return {{s, r, w}, (w + alignment - 1) / alignment * alignment};
   }
   // With another extent along one axis.
-  HANDGRAD_MATH Box with(int axis, int32_t extent_along, int32_t alignment) const {
+  HANDGRAD_MATH WindowBuffer with(int axis, int32_t extent_along, int32_t alignment) const {
     return of(axis == 0 ? extent_along : extent[0], axis == 1 ? extent_along : extent[1],
               axis == 2 ? extent_along : extent[2], alignment);
   }

@@ -16,10 +16,8 @@
 #include "abi/registration.h"
 #include "deform_conv2d_gradients.h"
 
-namespace handgrad {
+namespace handgrad::deform_conv2d {
 namespace {
-
-using namespace deform_conv2d;
 
 template <class C>
 class Forward {
@@ -183,10 +181,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::deform_conv2d
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::deform_conv2d_cpu>(library, "deform_conv2d");
-  handgrad::implement<handgrad::deform_conv2d_backward_cpu>(library, "_deform_conv2d_backward");
-  handgrad::implement<handgrad::deform_conv2d_double_backward_cpu>(library, "_deform_conv2d_double_backward");
+  handgrad::implement<handgrad::deform_conv2d::deform_conv2d_cpu>(library, "deform_conv2d");
+  handgrad::implement<handgrad::deform_conv2d::deform_conv2d_backward_cpu>(library, "_deform_conv2d_backward");
+  handgrad::implement<handgrad::deform_conv2d::deform_conv2d_double_backward_cpu>(library,
+                                                                                  "_deform_conv2d_double_backward");
 }

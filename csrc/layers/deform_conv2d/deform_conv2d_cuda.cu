@@ -14,10 +14,8 @@
 #include "deform_conv2d_kernels.cuh"
 #include "deform_conv2d_matrices.cuh"
 
-namespace handgrad {
+namespace handgrad::deform_conv2d {
 namespace {
-
-using namespace deform_conv2d;
 
 // Whether a weight, or its gradient, is its own matrix.
 template <class T>
@@ -327,10 +325,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> deform_conv2d_double_backward
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::deform_conv2d
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::deform_conv2d_cuda>(library, "deform_conv2d");
-  handgrad::implement<handgrad::deform_conv2d_backward_cuda>(library, "_deform_conv2d_backward");
-  handgrad::implement<handgrad::deform_conv2d_double_backward_cuda>(library, "_deform_conv2d_double_backward");
+  handgrad::implement<handgrad::deform_conv2d::deform_conv2d_cuda>(library, "deform_conv2d");
+  handgrad::implement<handgrad::deform_conv2d::deform_conv2d_backward_cuda>(library, "_deform_conv2d_backward");
+  handgrad::implement<handgrad::deform_conv2d::deform_conv2d_double_backward_cuda>(library,
+                                                                                   "_deform_conv2d_double_backward");
 }

@@ -14,10 +14,8 @@
 #include "abi/registration.h"
 #include "grid_sample_blocks.h"
 
-namespace handgrad {
+namespace handgrad::grid_sample {
 namespace {
-
-using namespace grid_sample;
 
 // Points that a thread takes at a time where it needs no copy of an image.
 constexpr int64_t kChunk = 16 * kRun;
@@ -373,10 +371,10 @@ std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward_cpu(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::grid_sample
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::grid_sample_cpu>(library, "grid_sample");
-  handgrad::implement<handgrad::grid_sample_backward_cpu>(library, "_grid_sample_backward");
-  handgrad::implement<handgrad::grid_sample_double_backward_cpu>(library, "_grid_sample_double_backward");
+  handgrad::implement<handgrad::grid_sample::grid_sample_cpu>(library, "grid_sample");
+  handgrad::implement<handgrad::grid_sample::grid_sample_backward_cpu>(library, "_grid_sample_backward");
+  handgrad::implement<handgrad::grid_sample::grid_sample_double_backward_cpu>(library, "_grid_sample_double_backward");
 }

@@ -7,10 +7,8 @@
 #include "abi/registration.h"
 #include "grid_sample_grad_input.cuh"
 
-namespace handgrad {
+namespace handgrad::grid_sample {
 namespace {
-
-using namespace grid_sample;
 
 // ---- launches -------------------------------------------------------------------------------------------------------
 
@@ -135,10 +133,10 @@ std::tuple<Tensor, Tensor, Tensor> grid_sample_double_backward_cuda(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::grid_sample
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::grid_sample_cuda>(library, "grid_sample");
-  handgrad::implement<handgrad::grid_sample_backward_cuda>(library, "_grid_sample_backward");
-  handgrad::implement<handgrad::grid_sample_double_backward_cuda>(library, "_grid_sample_double_backward");
+  handgrad::implement<handgrad::grid_sample::grid_sample_cuda>(library, "grid_sample");
+  handgrad::implement<handgrad::grid_sample::grid_sample_backward_cuda>(library, "_grid_sample_backward");
+  handgrad::implement<handgrad::grid_sample::grid_sample_double_backward_cuda>(library, "_grid_sample_double_backward");
 }

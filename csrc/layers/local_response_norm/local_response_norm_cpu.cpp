@@ -7,10 +7,8 @@
 #include "cpu/slabs.h"
 #include "local_response_norm_host.h"
 
-namespace handgrad {
+namespace handgrad::local_response_norm {
 namespace {
-
-using namespace local_response_norm;
 
 // sums[i] = the sum of `window` elements of `from`, `shift` elements apart. A group of them is held in registers while
 // the window is walked: compiled apart, or the compiler forgets that they can be.
@@ -213,11 +211,12 @@ std::tuple<Tensor, Tensor> local_response_norm_double_backward_cpu(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::local_response_norm
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::local_response_norm_cpu>(library, "local_response_norm");
-  handgrad::implement<handgrad::local_response_norm_backward_cpu>(library, "_local_response_norm_backward");
-  handgrad::implement<handgrad::local_response_norm_double_backward_cpu>(library,
-                                                                         "_local_response_norm_double_backward");
+  handgrad::implement<handgrad::local_response_norm::local_response_norm_cpu>(library, "local_response_norm");
+  handgrad::implement<handgrad::local_response_norm::local_response_norm_backward_cpu>(library,
+                                                                                       "_local_response_norm_backward");
+  handgrad::implement<handgrad::local_response_norm::local_response_norm_double_backward_cpu>(
+      library, "_local_response_norm_double_backward");
 }

@@ -4,10 +4,8 @@
 #include "cuda/slabs.cuh"
 #include "local_response_norm_host.h"
 
-namespace handgrad {
+namespace handgrad::local_response_norm {
 namespace {
-
-using namespace local_response_norm;
 
 // The window of every published network.
 constexpr int kUsualSize = 5;
@@ -238,11 +236,12 @@ std::tuple<Tensor, Tensor> local_response_norm_double_backward_cuda(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::local_response_norm
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::local_response_norm_cuda>(library, "local_response_norm");
-  handgrad::implement<handgrad::local_response_norm_backward_cuda>(library, "_local_response_norm_backward");
-  handgrad::implement<handgrad::local_response_norm_double_backward_cuda>(library,
-                                                                          "_local_response_norm_double_backward");
+  handgrad::implement<handgrad::local_response_norm::local_response_norm_cuda>(library, "local_response_norm");
+  handgrad::implement<handgrad::local_response_norm::local_response_norm_backward_cuda>(
+      library, "_local_response_norm_backward");
+  handgrad::implement<handgrad::local_response_norm::local_response_norm_double_backward_cuda>(
+      library, "_local_response_norm_double_backward");
 }

@@ -12,10 +12,8 @@
 #include "cpu/bilinear.h"
 #include "multi_scale_deformable_attention_rows.h"
 
-namespace handgrad {
+namespace handgrad::multi_scale_deformable_attention {
 namespace {
-
-using namespace multi_scale_deformable_attention;
 
 // Queries that a thread takes at a time, of one head of one image.
 constexpr int64_t kQueries = 256;
@@ -339,12 +337,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> multi_scale_deformable_attention_doub
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::multi_scale_deformable_attention
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::multi_scale_deformable_attention_cpu>(library, "multi_scale_deformable_attention");
-  handgrad::implement<handgrad::multi_scale_deformable_attention_backward_cpu>(
+  handgrad::implement<handgrad::multi_scale_deformable_attention::multi_scale_deformable_attention_cpu>(
+      library, "multi_scale_deformable_attention");
+  handgrad::implement<handgrad::multi_scale_deformable_attention::multi_scale_deformable_attention_backward_cpu>(
       library, "_multi_scale_deformable_attention_backward");
-  handgrad::implement<handgrad::multi_scale_deformable_attention_double_backward_cpu>(
+  handgrad::implement<handgrad::multi_scale_deformable_attention::multi_scale_deformable_attention_double_backward_cpu>(
       library, "_multi_scale_deformable_attention_double_backward");
 }

@@ -6,10 +6,8 @@
 #include "abi/registration.h"
 #include "multi_scale_deformable_attention_grad_value.cuh"
 
-namespace handgrad {
+namespace handgrad::multi_scale_deformable_attention {
 namespace {
-
-using namespace multi_scale_deformable_attention;
 
 // What kernels count in 32 bits.
 void check_counts(const Geometry& geometry) {
@@ -141,12 +139,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> multi_scale_deformable_attention_doub
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::multi_scale_deformable_attention
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::multi_scale_deformable_attention_cuda>(library, "multi_scale_deformable_attention");
-  handgrad::implement<handgrad::multi_scale_deformable_attention_backward_cuda>(
+  handgrad::implement<handgrad::multi_scale_deformable_attention::multi_scale_deformable_attention_cuda>(
+      library, "multi_scale_deformable_attention");
+  handgrad::implement<handgrad::multi_scale_deformable_attention::multi_scale_deformable_attention_backward_cuda>(
       library, "_multi_scale_deformable_attention_backward");
-  handgrad::implement<handgrad::multi_scale_deformable_attention_double_backward_cuda>(
+  handgrad::implement<
+      handgrad::multi_scale_deformable_attention::multi_scale_deformable_attention_double_backward_cuda>(
       library, "_multi_scale_deformable_attention_double_backward");
 }

@@ -14,10 +14,8 @@
 #include "abi/registration.h"
 #include "roi_align_bins.h"
 
-namespace handgrad {
+namespace handgrad::roi_align {
 namespace {
-
-using namespace roi_align;
 
 // The tensors of a call; what is None, or not asked for, has no data. `boxes` are in TapsByImage.
 template <class C>
@@ -277,10 +275,10 @@ std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cpu(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::roi_align
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::roi_align_cpu>(library, "roi_align");
-  handgrad::implement<handgrad::roi_align_backward_cpu>(library, "_roi_align_backward");
-  handgrad::implement<handgrad::roi_align_double_backward_cpu>(library, "_roi_align_double_backward");
+  handgrad::implement<handgrad::roi_align::roi_align_cpu>(library, "roi_align");
+  handgrad::implement<handgrad::roi_align::roi_align_backward_cpu>(library, "_roi_align_backward");
+  handgrad::implement<handgrad::roi_align::roi_align_double_backward_cpu>(library, "_roi_align_double_backward");
 }

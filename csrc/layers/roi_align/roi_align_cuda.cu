@@ -11,10 +11,8 @@
 #include "abi/registration.h"
 #include "roi_align_grad_input.cuh"
 
-namespace handgrad {
+namespace handgrad::roi_align {
 namespace {
-
-using namespace roi_align;
 
 // ---- launches -------------------------------------------------------------------------------------------------------
 
@@ -111,10 +109,10 @@ std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cuda(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::roi_align
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::roi_align_cuda>(library, "roi_align");
-  handgrad::implement<handgrad::roi_align_backward_cuda>(library, "_roi_align_backward");
-  handgrad::implement<handgrad::roi_align_double_backward_cuda>(library, "_roi_align_double_backward");
+  handgrad::implement<handgrad::roi_align::roi_align_cuda>(library, "roi_align");
+  handgrad::implement<handgrad::roi_align::roi_align_backward_cuda>(library, "_roi_align_backward");
+  handgrad::implement<handgrad::roi_align::roi_align_double_backward_cuda>(library, "_roi_align_double_backward");
 }

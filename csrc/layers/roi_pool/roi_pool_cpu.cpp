@@ -14,10 +14,8 @@
 #include "cpu/box_taps.h"
 #include "roi_pool_host.h"
 
-namespace handgrad {
+namespace handgrad::roi_pool {
 namespace {
-
-using namespace roi_pool;
 
 // The rows of pooled_h bins, and the columns of pooled_w.
 class BoxRuns {
@@ -290,10 +288,10 @@ std::tuple<Tensor, Tensor> roi_pool_double_backward_cpu(const std::optional<Tens
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::roi_pool
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::roi_pool_cpu>(library, "roi_pool");
-  handgrad::implement<handgrad::roi_pool_backward_cpu>(library, "_roi_pool_backward");
-  handgrad::implement<handgrad::roi_pool_double_backward_cpu>(library, "_roi_pool_double_backward");
+  handgrad::implement<handgrad::roi_pool::roi_pool_cpu>(library, "roi_pool");
+  handgrad::implement<handgrad::roi_pool::roi_pool_backward_cpu>(library, "_roi_pool_backward");
+  handgrad::implement<handgrad::roi_pool::roi_pool_double_backward_cpu>(library, "_roi_pool_double_backward");
 }

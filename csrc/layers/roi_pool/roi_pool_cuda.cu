@@ -16,10 +16,8 @@
 #include "cuda/launch.cuh"
 #include "roi_pool_host.h"
 
-namespace handgrad {
+namespace handgrad::roi_pool {
 namespace {
-
-using namespace roi_pool;
 
 constexpr int kThreads = 256;
 // Pixels along a tile's side; channels of a block, and of a thread.
@@ -231,10 +229,10 @@ std::tuple<Tensor, Tensor> roi_pool_double_backward_cuda(const std::optional<Ten
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::roi_pool
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::roi_pool_cuda>(library, "roi_pool");
-  handgrad::implement<handgrad::roi_pool_backward_cuda>(library, "_roi_pool_backward");
-  handgrad::implement<handgrad::roi_pool_double_backward_cuda>(library, "_roi_pool_double_backward");
+  handgrad::implement<handgrad::roi_pool::roi_pool_cuda>(library, "roi_pool");
+  handgrad::implement<handgrad::roi_pool::roi_pool_backward_cuda>(library, "_roi_pool_backward");
+  handgrad::implement<handgrad::roi_pool::roi_pool_double_backward_cuda>(library, "_roi_pool_double_backward");
 }

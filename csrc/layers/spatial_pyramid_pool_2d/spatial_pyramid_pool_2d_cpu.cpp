@@ -11,10 +11,8 @@
 #include "math/stored.h"
 #include "spatial_pyramid_pool_2d_host.h"
 
-namespace handgrad {
+namespace handgrad::spatial_pyramid_pool_2d {
 namespace {
-
-using namespace spatial_pyramid_pool_2d;
 
 // Integers as wide as C, which comparisons of lanes give.
 template <class C>
@@ -251,11 +249,13 @@ std::tuple<Tensor, Tensor> spatial_pyramid_pool_2d_double_backward_cpu(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::spatial_pyramid_pool_2d
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::spatial_pyramid_pool_2d_cpu>(library, "spatial_pyramid_pool_2d");
-  handgrad::implement<handgrad::spatial_pyramid_pool_2d_backward_cpu>(library, "_spatial_pyramid_pool_2d_backward");
-  handgrad::implement<handgrad::spatial_pyramid_pool_2d_double_backward_cpu>(
+  handgrad::implement<handgrad::spatial_pyramid_pool_2d::spatial_pyramid_pool_2d_cpu>(library,
+                                                                                      "spatial_pyramid_pool_2d");
+  handgrad::implement<handgrad::spatial_pyramid_pool_2d::spatial_pyramid_pool_2d_backward_cpu>(
+      library, "_spatial_pyramid_pool_2d_backward");
+  handgrad::implement<handgrad::spatial_pyramid_pool_2d::spatial_pyramid_pool_2d_double_backward_cpu>(
       library, "_spatial_pyramid_pool_2d_double_backward");
 }

@@ -10,10 +10,8 @@
 #include "cuda/launch.cuh"
 #include "spatial_pyramid_pool_2d_host.h"
 
-namespace handgrad {
+namespace handgrad::spatial_pyramid_pool_2d {
 namespace {
-
-using namespace spatial_pyramid_pool_2d;
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
 
@@ -203,11 +201,13 @@ std::tuple<Tensor, Tensor> spatial_pyramid_pool_2d_double_backward_cuda(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::spatial_pyramid_pool_2d
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::spatial_pyramid_pool_2d_cuda>(library, "spatial_pyramid_pool_2d");
-  handgrad::implement<handgrad::spatial_pyramid_pool_2d_backward_cuda>(library, "_spatial_pyramid_pool_2d_backward");
-  handgrad::implement<handgrad::spatial_pyramid_pool_2d_double_backward_cuda>(
+  handgrad::implement<handgrad::spatial_pyramid_pool_2d::spatial_pyramid_pool_2d_cuda>(library,
+                                                                                       "spatial_pyramid_pool_2d");
+  handgrad::implement<handgrad::spatial_pyramid_pool_2d::spatial_pyramid_pool_2d_backward_cuda>(
+      library, "_spatial_pyramid_pool_2d_backward");
+  handgrad::implement<handgrad::spatial_pyramid_pool_2d::spatial_pyramid_pool_2d_double_backward_cuda>(
       library, "_spatial_pyramid_pool_2d_double_backward");
 }

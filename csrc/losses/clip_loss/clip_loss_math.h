@@ -7,7 +7,7 @@ namespace handgrad {
 
 struct ClipLossOp {
   static constexpr const char* name = "clip_loss";
-  static constexpr PairRule rule{PairLoss::both_softmax, Positives::same_index, false};
+  static constexpr PairRule rule{PairwiseLoss::both_softmax, Positives::same_index, false};
 };
 
 }  // namespace handgrad

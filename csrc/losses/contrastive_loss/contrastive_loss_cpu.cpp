@@ -4,10 +4,8 @@
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 
-namespace handgrad {
+namespace handgrad::contrastive_loss {
 namespace {
-
-using namespace contrastive_loss;
 
 // A sum of products, in lanes that are added up as a tree.
 template <class C>
@@ -121,9 +119,9 @@ struct PairsOnCpu {
 };
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::contrastive_loss
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  using Of = handgrad::contrastive_loss::Entries<handgrad::PairsOnCpu>;
+  using Of = handgrad::contrastive_loss::Entries<handgrad::contrastive_loss::PairsOnCpu>;
   handgrad::implement_differentiable<&Of::forward, &Of::backward, &Of::double_backward>(library, "contrastive_loss");
 }

@@ -5,10 +5,8 @@
 #include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
 
-namespace handgrad {
+namespace handgrad::contrastive_loss {
 namespace {
-
-using namespace contrastive_loss;
 
 constexpr int kPairThreads = 256, kPairsOfBlock = kPairThreads / kWarpSize;
 // Numbers of an embedding that a thread keeps.
@@ -148,9 +146,9 @@ struct PairsOnCuda {
 };
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::contrastive_loss
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  using Of = handgrad::contrastive_loss::Entries<handgrad::PairsOnCuda>;
+  using Of = handgrad::contrastive_loss::Entries<handgrad::contrastive_loss::PairsOnCuda>;
   handgrad::implement_differentiable<&Of::forward, &Of::backward, &Of::double_backward>(library, "contrastive_loss");
 }

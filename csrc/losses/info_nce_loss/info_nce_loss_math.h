@@ -7,7 +7,7 @@ namespace handgrad {
 
 struct InfoNceLossOp {
   static constexpr const char* name = "info_nce_loss";
-  static constexpr PairRule rule{PairLoss::row_softmax, Positives::same_index, false};
+  static constexpr PairRule rule{PairwiseLoss::row_softmax, Positives::same_index, false};
 };
 
 }  // namespace handgrad

@@ -9,7 +9,7 @@
 #include "cpu/row_arrays.h"
 #include "knowledge_distillation_loss_host.h"
 
-namespace handgrad {
+namespace handgrad::knowledge_distillation_loss {
 namespace {
 
 // One thread's work. Base has the student's row, and the teacher's logits for its coefficients a.
@@ -178,8 +178,8 @@ struct DistillationOnCpu {
 };
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::knowledge_distillation_loss
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::distillation::implement<handgrad::DistillationOnCpu>(library);
+  handgrad::distillation::implement<handgrad::knowledge_distillation_loss::DistillationOnCpu>(library);
 }

@@ -3,7 +3,7 @@
 #include "cuda/rows.cuh"
 #include "knowledge_distillation_loss_host.h"
 
-namespace handgrad {
+namespace handgrad::knowledge_distillation_loss {
 namespace {
 
 // A thread's share of both rows.
@@ -170,8 +170,8 @@ struct DistillationOnCuda {
 };
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::knowledge_distillation_loss
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::distillation::implement<handgrad::DistillationOnCuda>(library);
+  handgrad::distillation::implement<handgrad::knowledge_distillation_loss::DistillationOnCuda>(library);
 }

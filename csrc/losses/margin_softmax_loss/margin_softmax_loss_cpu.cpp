@@ -16,10 +16,8 @@
 #include "margin_softmax_loss_rows.h"
 #include "margin_softmax_loss_targets.h"
 
-namespace handgrad {
+namespace handgrad::margin_softmax_loss {
 namespace {
-
-using namespace margin_softmax_loss;
 
 template <class C>
 class Walk {
@@ -318,9 +316,9 @@ struct OnCpu {
 };
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::margin_softmax_loss
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  using Of = handgrad::margin_softmax_loss::Entries<handgrad::OnCpu>;
+  using Of = handgrad::margin_softmax_loss::Entries<handgrad::margin_softmax_loss::OnCpu>;
   handgrad::implement_differentiable<&Of::forward, &Of::backward, &Of::double_backward>(library, "margin_softmax_loss");
 }

@@ -6,10 +6,8 @@
 #include "kinds/formula.h"
 #include "margin_softmax_loss_kernels.cuh"
 
-namespace handgrad {
+namespace handgrad::margin_softmax_loss {
 namespace {
-
-using namespace margin_softmax_loss;
 
 // Bytes of a chunk's cosines, and of its classes.
 constexpr int64_t kChunkBytes = int64_t{64} << 20;
@@ -235,9 +233,9 @@ struct OnCuda {
 };
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::margin_softmax_loss
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  using Of = handgrad::margin_softmax_loss::Entries<handgrad::OnCuda>;
+  using Of = handgrad::margin_softmax_loss::Entries<handgrad::margin_softmax_loss::OnCuda>;
   handgrad::implement_differentiable<&Of::forward, &Of::backward, &Of::double_backward>(library, "margin_softmax_loss");
 }

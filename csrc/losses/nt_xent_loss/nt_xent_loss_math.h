@@ -7,7 +7,7 @@ namespace handgrad {
 
 struct NtXentLossOp {
   static constexpr const char* name = "nt_xent_loss";
-  static constexpr PairRule rule{PairLoss::row_softmax, Positives::other_view, true};
+  static constexpr PairRule rule{PairwiseLoss::row_softmax, Positives::other_view, true};
 };
 
 }  // namespace handgrad

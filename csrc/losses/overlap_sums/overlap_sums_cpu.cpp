@@ -7,10 +7,8 @@
 #include "kinds/formula.h"
 #include "overlap_sums_tiles.h"
 
-namespace handgrad {
+namespace handgrad::overlap_sums {
 namespace {
-
-using namespace overlap_sums;
 
 // A target as a number, and whether it is counted, of channel c.
 template <class C, bool Classes>
@@ -285,9 +283,9 @@ struct TilesOnCpu {
 };
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::overlap_sums
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  using Of = handgrad::overlap_sums::Entries<handgrad::TilesOnCpu>;
+  using Of = handgrad::overlap_sums::Entries<handgrad::overlap_sums::TilesOnCpu>;
   handgrad::implement_differentiable<&Of::forward, &Of::backward, &Of::double_backward>(library, "overlap_sums");
 }

@@ -3,10 +3,8 @@
 #include "kinds/formula.h"
 #include "overlap_sums_kernels.cuh"
 
-namespace handgrad {
+namespace handgrad::overlap_sums {
 namespace {
-
-using namespace overlap_sums;
 
 // Tiles in a chunk: partial sums are then a hundredth of the bytes that are summed.
 constexpr int64_t kTilesPerChunk = 4;
@@ -127,9 +125,9 @@ struct TilesOnCuda {
 };
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::overlap_sums
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  using Of = handgrad::overlap_sums::Entries<handgrad::TilesOnCuda>;
+  using Of = handgrad::overlap_sums::Entries<handgrad::overlap_sums::TilesOnCuda>;
   handgrad::implement_differentiable<&Of::forward, &Of::backward, &Of::double_backward>(library, "overlap_sums");
 }

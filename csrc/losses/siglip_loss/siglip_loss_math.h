@@ -7,7 +7,7 @@ namespace handgrad {
 
 struct SiglipLossOp {
   static constexpr const char* name = "siglip_loss";
-  static constexpr PairRule rule{PairLoss::sigmoid, Positives::same_index, false};
+  static constexpr PairRule rule{PairwiseLoss::sigmoid, Positives::same_index, false};
 };
 
 }  // namespace handgrad

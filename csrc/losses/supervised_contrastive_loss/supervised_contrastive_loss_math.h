@@ -8,7 +8,7 @@ namespace handgrad {
 
 struct SupervisedContrastiveLossOp {
   static constexpr const char* name = "supervised_contrastive_loss";
-  static constexpr PairRule rule{PairLoss::row_softmax, Positives::same_label, true};
+  static constexpr PairRule rule{PairwiseLoss::row_softmax, Positives::same_label, true};
 };
 
 }  // namespace handgrad

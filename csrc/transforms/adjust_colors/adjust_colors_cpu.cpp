@@ -14,10 +14,8 @@
 #include "abi/registration.h"
 #include "adjust_colors_derivatives.h"
 
-namespace handgrad {
+namespace handgrad::adjust_colors {
 namespace {
-
-using namespace adjust_colors;
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
@@ -149,10 +147,11 @@ std::tuple<Tensor, Tensor, Tensor> adjust_colors_double_backward_cpu(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::adjust_colors
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::adjust_colors_cpu>(library, "adjust_colors");
-  handgrad::implement<handgrad::adjust_colors_backward_cpu>(library, "_adjust_colors_backward");
-  handgrad::implement<handgrad::adjust_colors_double_backward_cpu>(library, "_adjust_colors_double_backward");
+  handgrad::implement<handgrad::adjust_colors::adjust_colors_cpu>(library, "adjust_colors");
+  handgrad::implement<handgrad::adjust_colors::adjust_colors_backward_cpu>(library, "_adjust_colors_backward");
+  handgrad::implement<handgrad::adjust_colors::adjust_colors_double_backward_cpu>(library,
+                                                                                  "_adjust_colors_double_backward");
 }

@@ -7,10 +7,8 @@
 #include "abi/registration.h"
 #include "adjust_colors_kernels.cuh"
 
-namespace handgrad {
+namespace handgrad::adjust_colors {
 namespace {
-
-using namespace adjust_colors;
 
 // ---- launches -------------------------------------------------------------------------------------------------------
 
@@ -196,10 +194,11 @@ std::tuple<Tensor, Tensor, Tensor> adjust_colors_double_backward_cuda(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::adjust_colors
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::adjust_colors_cuda>(library, "adjust_colors");
-  handgrad::implement<handgrad::adjust_colors_backward_cuda>(library, "_adjust_colors_backward");
-  handgrad::implement<handgrad::adjust_colors_double_backward_cuda>(library, "_adjust_colors_double_backward");
+  handgrad::implement<handgrad::adjust_colors::adjust_colors_cuda>(library, "adjust_colors");
+  handgrad::implement<handgrad::adjust_colors::adjust_colors_backward_cuda>(library, "_adjust_colors_backward");
+  handgrad::implement<handgrad::adjust_colors::adjust_colors_double_backward_cuda>(library,
+                                                                                   "_adjust_colors_double_backward");
 }

@@ -32,13 +32,13 @@ struct Axis {
   HANDGRAD_MATH C centre(int32_t index) const {
     const bool is_first_half = index < size / 2;
     const C steps = static_cast<C>(is_first_half ? index : size - 1 - index);
-    return fused(is_first_half ? step : -step, steps, is_first_half ? start : end);
+    return fused_multiply_add(is_first_half ? step : -step, steps, is_first_half ? start : end);
   }
 
   // Of a number between -1 and 1 the position in pixels, whose centres are whole numbers.
   template <class N>
   HANDGRAD_MATH N position(C centre, N displacement) const {
-    return fused((N(centre) + displacement) + N(1), N(half), N(C(-0.5)));
+    return fused_multiply_add((N(centre) + displacement) + N(1), N(half), N(C(-0.5)));
   }
 };
 

@@ -8,10 +8,8 @@
 #include "resized_crop_resampler.h"
 #include "resized_crop_taps.h"
 
-namespace handgrad {
+namespace handgrad::resized_crop {
 namespace {
-
-using namespace resized_crop;
 
 // The boxes of a call, which must lie in their images.
 BoxTable checked_boxes(const Arguments& arguments, const Geometry& geometry) {
@@ -231,10 +229,11 @@ std::tuple<Tensor, Tensor> resized_crop_double_backward_cpu(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::resized_crop
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::implement<handgrad::resized_crop_cpu>(library, "resized_crop");
-  handgrad::implement<handgrad::resized_crop_backward_cpu>(library, "_resized_crop_backward");
-  handgrad::implement<handgrad::resized_crop_double_backward_cpu>(library, "_resized_crop_double_backward");
+  handgrad::implement<handgrad::resized_crop::resized_crop_cpu>(library, "resized_crop");
+  handgrad::implement<handgrad::resized_crop::resized_crop_backward_cpu>(library, "_resized_crop_backward");
+  handgrad::implement<handgrad::resized_crop::resized_crop_double_backward_cpu>(library,
+                                                                                "_resized_crop_double_backward");
 }

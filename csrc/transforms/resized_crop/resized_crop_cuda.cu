@@ -10,10 +10,8 @@
 #include "abi/registration.h"
 #include "resized_crop_kernels.cuh"
 
-namespace handgrad {
+namespace handgrad::resized_crop {
 namespace {
-
-using namespace resized_crop;
 
 // ---- launches -------------------------------------------------------------------------------------------------------
 
@@ -161,10 +159,11 @@ std::tuple<Tensor, Tensor> resized_crop_double_backward_cuda(
 }
 
 }  // namespace
-}  // namespace handgrad
+}  // namespace handgrad::resized_crop
 
 STABLE_TORCH_LIBRARY_IMPL(handgrad, HANDGRAD_DEVICE_KEY, library) {
-  handgrad::implement<handgrad::resized_crop_cuda>(library, "resized_crop");
-  handgrad::implement<handgrad::resized_crop_backward_cuda>(library, "_resized_crop_backward");
-  handgrad::implement<handgrad::resized_crop_double_backward_cuda>(library, "_resized_crop_double_backward");
+  handgrad::implement<handgrad::resized_crop::resized_crop_cuda>(library, "resized_crop");
+  handgrad::implement<handgrad::resized_crop::resized_crop_backward_cuda>(library, "_resized_crop_backward");
+  handgrad::implement<handgrad::resized_crop::resized_crop_double_backward_cuda>(library,
+                                                                                 "_resized_crop_double_backward");
 }

@@ -56,8 +56,8 @@ struct Position : Point<N> {
       u = u / divisor, v = v / divisor;
     }
     if (!frame.centered) u = u - N(1), v = v - N(1);
-    this->x = fused(u + N(1), N(static_cast<C>(frame.width) / 2), N(C(-0.5)));
-    this->y = fused(v + N(1), N(static_cast<C>(frame.height) / 2), N(C(-0.5)));
+    this->x = fused_multiply_add(u + N(1), N(static_cast<C>(frame.width) / 2), N(C(-0.5)));
+    this->y = fused_multiply_add(v + N(1), N(static_cast<C>(frame.height) / 2), N(C(-0.5)));
   }
 };
 

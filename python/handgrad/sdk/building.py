@@ -7,7 +7,8 @@
 beside a CMakeLists.txt that calls ``handgrad_add_library``; everything else about the package is in its pyproject.toml.
 
 Environment:
-    HANDGRAD_CPU_LEVELS: which x86-64 levels to build, for example ``v3`` or ``v2;v3;v4`` (the default).
+    HANDGRAD_CPU_LEVELS: which x86-64 levels to build, for example ``v3`` or ``v2;v3;v4`` (the default); ``native`` is
+        this processor's.
     HANDGRAD_CUDA_ARCHS: which CUDA architectures to build where nvcc is found, for example ``90`` or ``80,90``;
         ``none`` builds no CUDA library. By default all that handgrad supports, and PTX for those to come.
     HANDGRAD_BUILD: ``native``: an editable install builds what this machine runs and nothing else (its processor's
@@ -79,7 +80,7 @@ class BuildLibraries(build_ext):
             # An editable install is for development, a wheel is not.
             f"-DHANDGRAD_EMULATED={'ON' if in_place and not native else 'OFF'}",
         ]
-        self._build(root, build, [*arguments, *self._chosen(root, build, arguments, in_place, native)])
+        self._build(root, build, [*arguments, *self._chosen(root, build, folder, arguments, in_place, native)])
         # Leftovers of an earlier build with other settings must not travel in a wheel.
         built = {name for path in (build / "libraries").glob("*.txt") for name in path.read_text().split()}
         for library in _libraries(folder):
@@ -91,18 +92,25 @@ class BuildLibraries(build_ext):
                 ignored = shutil.ignore_patterns("__pycache__")
                 shutil.copytree(root / source, package / target, ignore=ignored, dirs_exist_ok=True)
 
-    def _chosen(self, root: Path, build: Path, arguments: list[str], in_place: bool, native: bool) -> list[str]:
+    def _chosen(
+        self, root: Path, build: Path, folder: Path, arguments: list[str], in_place: bool, native: bool
+    ) -> list[str]:
         """The levels and architectures to build for: those asked for, otherwise this machine's or all."""
+        # A native build is for this machine, whatever a Makefile has set for the whole one.
+        asked = {} if native else {name: os.environ.get(name) for name in ("HANDGRAD_CPU_LEVELS", "HANDGRAD_CUDA_ARCHS")}
+        wanted = re.findall(r"[^,; ]+", asked.get("HANDGRAD_CPU_LEVELS") or "")
         here = _of_this_machine() if in_place else {}
-        if native and not here:
+        if (native or "native" in wanted) and not here:
             # handgrad itself: its library of schemas is the one that knows what a processor can run.
             stem = self.packaged.rpartition(".")[2]
             self._build(root, build, arguments, stem)
-            here = _machine(_level_by(next(path for path in _libraries(build / "lib") if path.stem == f"lib{stem}")))
-        # A native build is for this machine, whatever a Makefile has set for the whole one.
-        asked = None if native else os.environ.get("HANDGRAD_CUDA_ARCHS")
-        architectures = here.get("HANDGRAD_CUDA_ARCHS") if asked is None else asked or "none"
-        levels = os.environ.get("HANDGRAD_CPU_LEVELS") or here.get("HANDGRAD_CPU_LEVELS")
+            here = _machine(_level_by(next(path for path in _libraries(folder) if path.stem == f"lib{stem}")))
+            here = here if native else {"HANDGRAD_CPU_LEVELS": here.get("HANDGRAD_CPU_LEVELS", "")}
+        own = here.get("HANDGRAD_CPU_LEVELS", "")
+        named = [own if level == "native" else level for level in wanted]
+        levels = ";".join(level for level in dict.fromkeys(named) if level) or own
+        architectures = asked.get("HANDGRAD_CUDA_ARCHS")
+        architectures = here.get("HANDGRAD_CUDA_ARCHS") if architectures is None else architectures or "none"
         # What is not chosen is CMake's to choose, and not what an earlier build in the same folder was told.
         return [
             f"-DHANDGRAD_CPU_LEVELS={levels}" if levels else "-UHANDGRAD_CPU_LEVELS",

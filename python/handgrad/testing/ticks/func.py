@@ -49,7 +49,7 @@ _VMAP_RULE = (
     "look at the vmap rule of its autograd Functions (vmap), or at the roles from which it is made: it gets tensors "
     "with a further dimension, at in_dims, and must return what a loop over samples returns, each sample by itself"
 )
-_DERIVATIVES = {
+_HINTS = {
     "jvp": "look at jvp of its autograd Functions, which must use the tangent of every argument that has one",
     "jacfwd": "look at jvp of its autograd Functions, and at the vmap rule",
     "grad": "look at backward of its autograd Function",
@@ -123,20 +123,55 @@ def _transforms(spec: OpSpec, sample: Sample) -> None:
     reference, _ = of_floating(scalar(spec, sample.kwargs, spec.reference), sample)
     tangents = directions(tensors)
     for argument in range(len(tensors)):
-        for expected_by, names in _WAYS.items():
-            ways = _ways(argument, tangents)
-            # All of these are one derivative: the reference is asked for it in one of them.
-            expected = ways[expected_by](reference)(*tensors)
-            for name in names:
-                where = _DERIVATIVES.get(name, "look at the Functions of its private ops")
-                with _led(spec, f"torch.func.{name} with respect to argument {argument}", where):
-                    torch.testing.assert_close(ways[name](ours)(*tensors), expected)
+        _same_derivatives(spec, _FIRST, argument, ours, reference, tensors, tangents)
+    # Beyond the first, of a few numbers that move all arguments at once: a Jacobian of a Jacobian with respect to a
+    # tensor has the square of its elements, and its blocks of two arguments would be left out.
+    ours, reference = _moved(ours, tensors), _moved(reference, tensors)
+    numbers = tensors[0].new_zeros(_DIRECTIONS)
+    _same_derivatives(spec, _HIGHER, None, ours, reference, (numbers,), directions((numbers,)))
+
+
+def _same_derivatives(
+    spec: OpSpec,
+    derivatives: dict[str, tuple[str, ...]],
+    argument: int | None,
+    ours: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    tensors: tuple[Tensor, ...],
+    tangents: tuple[Tensor, ...],
+) -> None:
+    of = "all arguments" if argument is None else f"argument {argument}"
+    ways = _ways(argument or 0, tangents)
+    for expected_by, names in derivatives.items():
+        # All of these are one derivative: the reference is asked for it in one of them.
+        expected = ways[expected_by](reference)(*tensors)
+        for name in names:
+            where = _HINTS.get(name, "look at the Functions of its private ops")
+            with _led(spec, f"torch.func.{name} with respect to {of}", where):
+                torch.testing.assert_close(ways[name](ours)(*tensors), expected)
+
+
+_DIRECTIONS = 3
+
+
+def _moved(function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> Callable[[Tensor], Tensor]:
+    """``function`` of ``tensors``, moved along fixed directions by so many numbers."""
+    ways = [torch.stack(one) for one in zip(*(directions(tensors, seed) for seed in range(_DIRECTIONS)), strict=True)]
+
+    def of_numbers(numbers: Tensor) -> Tensor:
+        return function(
+            *(
+                tensor + torch.tensordot(numbers.to(way.dtype), way, 1)
+                for tensor, way in zip(tensors, ways, strict=True)
+            )
+        )
+
+    return of_numbers
 
 
 #: The transforms that give the same, by the one that is asked of the reference.
-_WAYS = {
-    "jvp": ("jvp",),
-    "grad": ("grad", "vjp", "jacrev", "jacfwd"),
+_FIRST = {"jvp": ("jvp",), "grad": ("grad", "vjp", "jacrev", "jacfwd")}
+_HIGHER = {
     "hessian": ("hessian", "jacrev_of_jacfwd", "jacfwd_of_jacfwd", "jacrev_of_jacrev"),
     "third": ("third",),
     "third_forward": ("third_forward",),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from handgrad.testing.calls import Checks
+from handgrad.testing.exporters import reuse_registries
 from handgrad.testing.spec import OpSpec, Sample
 
 
@@ -21,6 +22,7 @@ def cases(spec: OpSpec, root: Path) -> Checks:
 def _exported(spec: OpSpec, sample: Sample) -> None:
     import handgrad.onnx
 
+    reuse_registries()
     sample = sample.to(torch.float32)
     module, indices = spec.as_module(sample)
     tensors = tuple(sample.tensors[index] for index in indices)
