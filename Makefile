@@ -201,7 +201,7 @@ embed: native  ## trains embeddings of clothes with a contrastive loss
 	$(WITH_LIBRARIES) $(BIN)/python examples/embed.py
 
 costs: build  ## what each op costs: core-seconds, bytes, lines; OP=name for one
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/costs.py --build --tests $(if $(OP),--op $(OP))
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.costs --build --tests $(if $(OP),--op $(OP))
 
 # The kernels' own times on a GPU, beside other libraries'; with any Python that has torch, as test-device.
 bench-device:  ## times the CUDA kernels on a GPU

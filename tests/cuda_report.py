@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,10 @@ from handgrad.testing import OpSpec, Sample
 from ops_table import specs
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # where this file is run as a program
+
+from tools.machine_code import demangled, owner, tool  # noqa: E402
+
 SOURCES = sorted(path for path in ROOT.glob("csrc/*/*/*_cuda.cu"))
 #: Those that are looked at unless others are named.
 ARCHITECTURES = (80, 90, 100)
@@ -75,6 +80,7 @@ class Kernel:
     """One kernel in one architecture's machine code."""
 
     name: str
+    op: str | None  #: whose it is; None: of what ops share
     architecture: int
     threads: int
     registers: int
@@ -92,42 +98,41 @@ def nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def _tool(name: str) -> str | None:
-    """Of the package nvidia-cuda-<name>, or wherever it is found."""
-    nvidia = importlib.util.find_spec("nvidia")
-    folders = nvidia.submodule_search_locations if nvidia else ()
-    packaged = [path for folder in folders for path in Path(folder).glob(f"*/bin/{name}")]
-    return str(packaged[0]) if packaged else shutil.which(name)
-
-
 def tools() -> bool:
     """Whether what reads machine code is there."""
-    return bool(_tool("cuobjdump") and _tool("nvdisasm"))
+    return bool(tool("cuobjdump") and tool("nvdisasm"))
 
 
 def _said(*command: str | Path, **kwargs: Any) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, **kwargs).stdout
 
 
+#: The kernels that several ops use, where their sources were compiled as one.
+SHARED = "shared"
+
+
 def kernels(source: Path, architecture: int) -> list[Kernel]:
     """Every kernel of `source`: as the library in use has it, or compiled now where that is for other architectures."""
-    cubin = _built(architecture).get(source.stem)
-    return _read(cubin, architecture) if cubin else _compiled(source, architecture)
+    op = source.stem.removesuffix("_cuda")
+    return built(architecture).get(op) or _compiled(source, architecture)
 
 
 @functools.cache
-def _built(architecture: int) -> dict[str, bytes]:
-    """The machine code in handgrad's library, by the name of the source: one piece each."""
+def built(architecture: int) -> dict[str, list[Kernel]]:
+    """The kernels in handgrad's library, by the op."""
     library = next(iter(folder_of("handgrad").glob("libhandgrad_cuda.*")), None)
-    pieces = {}
+    found = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         if library:
-            _said(_tool("cuobjdump"), "-xelf", f"sm_{architecture}", library, cwd=folder)
-        for path in Path(folder).iterdir():
-            code = path.read_bytes()
-            # nvcc names each file's anonymous namespace after the file and the number of its letters.
-            pieces[re.search(rb"_\d+_(\w+_cuda)_cu", code)[1].decode()] = code
-    return pieces
+            _said(tool("cuobjdump"), "-xelf", f"sm_{architecture}", library, cwd=folder)
+        # A piece for each source, or for several that were compiled as one.
+        for path in sorted(Path(folder).iterdir()):
+            read = _read(path.read_bytes(), architecture)
+            ops = {kernel.op for kernel in read if kernel.op}
+            others = ops.pop() if len(ops) == 1 else SHARED
+            for kernel in read:
+                found[kernel.op or others].append(kernel)
+    return dict(found)
 
 
 def _compiled(source: Path, architecture: int) -> list[Kernel]:
@@ -148,9 +153,9 @@ def _read(code: bytes, architecture: int) -> list[Kernel]:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
         cubin.write_bytes(code)
-        used = _said(_tool("cuobjdump"), "-res-usage", cubin)
-        notes = _said(_tool("cuobjdump"), "-elf", cubin)
-        instructions = _said(_tool("nvdisasm"), cubin)
+        used = _said(tool("cuobjdump"), "-res-usage", cubin)
+        notes = _said(tool("cuobjdump"), "-elf", cubin)
+        instructions = _said(tool("nvdisasm"), cubin)
     threads = dict(re.findall(r"^\.nv\.info\.(\w+)\n(?:(?!\n\.).)*?MAX_THREADS.*?Value:\s+(0x\w+)", notes, re.M | re.S))
     accesses = {}
     for section in re.split(r"^\s*\.section\s+\.text\.", instructions, flags=re.M)[1:]:
@@ -160,9 +165,11 @@ def _read(code: bytes, architecture: int) -> list[Kernel]:
             _widths("(?:STG?|REDG?|ATOMG?)", section),
         )
     found = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", used)
-    names = _said("c++filt", input="\n".join(name for name, *_ in found)).splitlines()
+    names = demangled(name for name, *_ in found)
     return [
-        Kernel(_short(name), architecture, int(threads[mangled], 16), *map(int, resources), *accesses[mangled])
+        Kernel(
+            _short(name), owner(name), architecture, int(threads[mangled], 16), *map(int, resources), *accesses[mangled]
+        )
         for name, (mangled, *resources) in zip(names, found, strict=True)
     ]
 
@@ -280,11 +287,13 @@ def main() -> None:
             "(pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)."
         )
     rows = []
-    for source in SOURCES:
-        if arguments.sources and not any(part in source.name for part in arguments.sources):
+    of_sources = {source.name: functools.partial(kernels, source) for source in SOURCES}
+    of_sources[SHARED] = lambda architecture: built(architecture).get(SHARED, [])
+    for name, of_source in of_sources.items():
+        if arguments.sources and not any(part in name for part in arguments.sources):
             continue
         for architecture in map(int, re.findall(r"\d+", arguments.archs)):
-            for kernel in sorted(kernels(source, architecture), key=lambda kernel: kernel.name):
+            for kernel in sorted(of_source(architecture), key=lambda kernel: kernel.name):
                 widths = ["/".join(map(str, widths)) or "none" for widths in (kernel.loads, kernel.stores)]
                 rows.append(
                     [

@@ -79,6 +79,22 @@ def test_an_editable_install_is_the_whole(checkout):
     assert made == ["--build", str(checkout / "build/cmake")]
 
 
+def test_native_among_the_levels_is_this_processors(checkout):
+    first, schemas, configured, made = built(
+        checkout, "build_ext", "--inplace", HANDGRAD_CPU_LEVELS="v2;native", HANDGRAD_CUDA_ARCHS="90"
+    )
+    folder = checkout / "build/cmake"
+    assert first[3] == configured[3] == str(folder)
+    assert schemas == ["--build", str(folder), "--target=handgrad"]
+    assert made == ["--build", str(folder)]
+    levels = ";".join(dict.fromkeys(["v2", LEVEL]))
+    assert {f"-DHANDGRAD_CPU_LEVELS={levels}", "-DHANDGRAD_CUDA_ARCHS=90"} <= set(configured)
+    # What is not said is not this machine's because of it.
+    *_, configured, _ = built(checkout, "build_ext", "--build-lib", "build/lib", HANDGRAD_CPU_LEVELS="native,v2")
+    levels = ";".join(dict.fromkeys([LEVEL, "v2"]))
+    assert {f"-DHANDGRAD_CPU_LEVELS={levels}", "-UHANDGRAD_CUDA_ARCHS"} <= set(configured)
+
+
 def test_a_wheel_is_for_all_unless_told_otherwise(checkout):
     """Whatever an earlier build in the same folder was told: CMake remembers it, unless it is told to forget."""
     configured, _ = built(checkout, "build_ext", "--build-lib", "build/lib")

@@ -97,10 +97,29 @@ def test_docstrings_are_not_counted():
     assert costs.lines_of_docstrings(source) == 7
 
 
-def test_machine_code_is_what_can_be_executed(tmp_path):
-    (tmp_path / "a.c").write_text("char data[100000] = {1}; int f(int x) { return x + 1; }\n")
-    subprocess.run(["cc", "-O1", "-c", "a.c", "-o", "a.o"], cwd=tmp_path, check=True)
-    assert 0 < costs.machine_code(tmp_path / "a.o") < 100
+def test_machine_code_belongs_to_the_op_in_whose_namespace_or_of_whose_types_it_is(tmp_path, monkeypatch):
+    (tmp_path / "one.cpp").write_text(
+        """
+        char data[100000] = {1};
+        int shared(int x) { return x + 1; }
+        namespace handgrad {
+        struct SigmoidFocalLossOp {};
+        template <class Op> __attribute__((noinline)) int loop(int x) { return x * x + 2; }
+        template int loop<SigmoidFocalLossOp>(int);
+        template int loop<int>(int);
+        namespace nms {
+        namespace {
+        __attribute__((noinline)) int own(int x) { return x - 3; }
+        }
+        int entry(int x) { return own(x) + own(x + 1); }
+        }
+        }
+        """
+    )
+    subprocess.run(["c++", "-O1", "-c", "one.cpp", "-o", "one.o"], cwd=tmp_path, check=True)
+    found = costs.machine_code(tmp_path / "one.o")
+    assert found.keys() == {None, "nms", "sigmoid_focal_loss"}
+    assert all(0 < size < 100 for size in found.values())
 
 
 @pytest.fixture

@@ -97,15 +97,22 @@ def make(folder: Path, *arguments: str) -> str:
 
 
 def test_a_wheel_is_for_all_architectures_and_one_for_tests_for_one(makefile):
-    stamps = {"wheel": "all", "release": "all", "test": "90", "bench": "90", "wheel HANDGRAD_CUDA_ARCHS=75;80": "75-80"}
+    stamps = {
+        "wheel": "all-all",
+        "release": "all-all",
+        "test": "90-v2-native",
+        "bench": "90-v2-native",
+        "wheel HANDGRAD_CUDA_ARCHS=75;80": "75-80-all",
+        "wheel HANDGRAD_CPU_LEVELS=v3": "all-v3",
+    }
     for command, stamp in stamps.items():
         assert re.findall(r"touch dist/\.built-(\S+)", make(makefile, *command.split())) == [stamp]
     # What was built for another purpose does not stand for it.
     (makefile / ".venv/.built").touch()
     (makefile / "dist").mkdir()
-    (makefile / "dist/.built-90").touch()
+    (makefile / "dist/.built-90-v2-native").touch()
     assert "touch dist" not in make(makefile, "test")
-    assert "touch dist/.built-all" in make(makefile, "wheel")
+    assert "touch dist/.built-all-all" in make(makefile, "wheel")
 
 
 @pytest.mark.parametrize("example", ["demo", "detect", "segment", "embed"])

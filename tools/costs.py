@@ -1,8 +1,8 @@
 """What each op costs: to build, to carry, to test, to read.
 
-    python tools/costs.py                     bytes and lines; seconds of the last build, by ninja's clock
-    python tools/costs.py --build --tests     compiles each file anew and runs each op's tests, in core-seconds
-    python tools/costs.py --op roi_align      one op
+    python -m tools.costs                     bytes and lines; seconds of the last build, by ninja's clock
+    python -m tools.costs --build --tests     compiles each file anew and runs each op's tests, in core-seconds
+    python -m tools.costs --op roi_align      one op
 
 An op's budget is its class's: `simple` are ops that choose among what they are given, without derivatives, and those
 whose kernels are the loops over elements or pairs of upright boxes that csrc/common offers; all others are `hard`.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import json
 import re
 import resource
@@ -27,8 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from handgrad import _fat_binary
+from tools.machine_code import demangled, owner, tool
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "cmake"
@@ -40,8 +43,8 @@ class Budget:
 
     build: float  #: core-seconds, all libraries, one CUDA architecture
     tests: float  #: core-seconds
-    cpu: int  #: bytes of machine code in one CPU library
-    cuda: int  #: bytes of compressed code for one CUDA architecture
+    cpu: int  #: bytes of machine code in one CPU library that no other op has a use for
+    cuda: int  #: bytes of compressed code for one CUDA architecture, likewise
     python: int  #: lines of the Python file that are no docstring
 
 
@@ -117,10 +120,12 @@ def costs(op: Op, build: Path = BUILD) -> Costs:
     for library, path in objects(op, build).items():
         level = re.fullmatch(r"\w+?_cpu(?:_(v\d))?", library)
         if level:
-            found.cpu[level[1] or "generic"] = machine_code(path)
-        elif library.endswith("_cuda"):
+            found.cpu[level[1] or "generic"] = machine_code(path).get(op.name, 0)
+        elif library.endswith("_cuda") and tool("cuobjdump"):
+            code = device_code(path)
+            share = code.get(op.name, 0) / max(sum(code.values()), 1)
             for entry in _fat_binary.entries(path.read_bytes()):
-                found.cuda[entry.name] = found.cuda.get(entry.name, 0) + entry.size
+                found.cuda[entry.name] = found.cuda.get(entry.name, 0) + round(share * entry.size)
     return found
 
 
@@ -132,37 +137,85 @@ def lines_of_docstrings(source: str) -> int:
     return sum((string.end_lineno or string.lineno) - string.lineno + 1 for string in strings)
 
 
-def machine_code(path: Path) -> int:
-    """Bytes of machine code in an object file; what the linker drops because another file has it too included."""
+@functools.cache
+def machine_code(path: Path) -> dict[str | None, int]:
+    """Bytes of machine code in an object file by the op that they belong to; None: to what ops share, of which every
+    file has what it uses, and a library one."""
     with path.open("rb") as file:
-        sections = ELFFile(file).iter_sections()
-        return sum(section["sh_size"] for section in sections if section["sh_flags"] & 0x4)  # executable
+        return _by_owner(ELFFile(file))
 
 
-def commands(op: Op, build: Path) -> dict[str, dict[str, Any]]:
-    """The entries of compile_commands.json that compile the op's files, by library."""
+@functools.cache
+def device_code(path: Path) -> dict[str | None, int]:
+    """The same of the kernels for CUDA devices in an object file, before they are compressed."""
+    found: dict[str | None, int] = defaultdict(int)
+    cuobjdump = tool("cuobjdump")
+    assert cuobjdump, "cuobjdump must be there: pip install nvidia-cuda-cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([cuobjdump, "-xelf", "all", path], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        for piece in Path(folder).iterdir():
+            with piece.open("rb") as file:
+                for op, size in _by_owner(ELFFile(file)).items():
+                    found[op] += size
+    return dict(found)
+
+
+def _by_owner(elf: ELFFile) -> dict[str | None, int]:
+    """Bytes of the functions that are defined there, by op."""
+    table = elf.get_section_by_name(".symtab")
+    functions = {
+        (symbol["st_shndx"], symbol["st_value"]): symbol  # once, of several names
+        for symbol in (table.iter_symbols() if isinstance(table, SymbolTableSection) else ())
+        if symbol["st_info"]["type"] == "STT_FUNC" and symbol["st_shndx"] != "SHN_UNDEF"
+    }
+    found: dict[str | None, int] = defaultdict(int)
+    names = demangled(symbol.name for symbol in functions.values())
+    for name, symbol in zip(names, functions.values(), strict=True):
+        found[owner(name)] += symbol["st_size"]
+    return dict(found)
+
+
+@dataclass(frozen=True)
+class Command:
+    """An entry of compile_commands.json that compiles one of an op's files."""
+
+    directory: Path
+    words: tuple[str, ...]
+    output: Path
+    source: Path  #: the op's file, or where it is emulated what wraps it
+    alone: bool  #: whether the entry compiles no other op's file with it
+
+
+def commands(op: Op, build: Path) -> dict[str, Command]:
+    """What compiles the op's files, by library: alone, where others are compiled with them too."""
     listed: list[dict[str, Any]] = json.loads((build / "compile_commands.json").read_text())
     names = {f"{op.name}{ending}" for ending in ("", "_cpu", "_cuda")}
     found = {}
-    for command in listed:
+    for entry in listed:
+        file = Path(entry["file"])
+        alone = "/Unity/" not in entry["file"]
         # An emulated file is a wrapper with the name of what it wraps; the emulator's own have other names.
-        if Path(command["file"]).stem in names:
-            library = re.search(r"CMakeFiles/(\w+)\.dir/", command["output"])
-            assert library, command["output"]
-            found[library[1]] = command
+        sources = [file] if alone else map(Path, re.findall(r'#include "(.+)"', file.read_text()))
+        for source in sources:
+            if source.stem in names:
+                library = re.search(r"CMakeFiles/(\w+)\.dir/", entry["output"])
+                assert library, entry["output"]
+                words = [str(source) if word == entry["file"] else word for word in shlex.split(entry["command"])]
+                output = build / entry["output"]
+                found[library[1]] = Command(Path(entry["directory"]), tuple(words), output, source, alone)
     return found
 
 
 def objects(op: Op, build: Path) -> dict[str, Path]:
-    """The op's object files, by library. Raises where a library is to be built and was not, or before its source."""
+    """The object files with the op's code, by library. Raises where one was not built, or before its source."""
     if not (build / "compile_commands.json").is_file():
         raise FileNotFoundError(f"{build} must hold a build of handgrad's libraries; there is none: run make build")
     found = {}
     for library, command in commands(op, build).items():
-        path = build / command["output"]
         # What is emulated wraps the op's CUDA source.
-        source = op.folder / Path(command["file"]).with_suffix(".cu").name
-        source = source if library.endswith("_emulated") else Path(command["file"])
+        emulated = library.endswith("_emulated")
+        source = op.folder / command.source.with_suffix(".cu").name if emulated else command.source
+        path = command.output
         if not path.is_file() or path.stat().st_mtime < source.stat().st_mtime:
             raise FileNotFoundError(f"{path} must be as new as {source.name}; it is not: run make build")
         found[library] = path
@@ -170,13 +223,15 @@ def objects(op: Op, build: Path) -> dict[str, Path]:
 
 
 def clock_of_ninja(op: Op, build: Path) -> dict[str, float]:
-    """How long the last compilation of each of the op's files took, by library. Others may have run beside it."""
+    """How long the last compilation of each of the op's files took, by library, of those that were compiled alone.
+    Others may have run beside it."""
     took: dict[str, float] = {}
     for line in (build / ".ninja_log").read_text().splitlines()[1:]:
         start, end, _, output, _ = line.split("\t")
         took[output] = (int(end) - int(start)) / 1000
-    relative = {library: path.relative_to(build).as_posix() for library, path in objects(op, build).items()}
-    return {library: took[output] for library, output in relative.items() if output in took}
+    alone = {library: command.output for library, command in commands(op, build).items() if command.alone}
+    outputs = {library: path.relative_to(build).as_posix() for library, path in alone.items()}
+    return {library: took[output] for library, output in outputs.items() if output in took}
 
 
 def measured_build(op: Op, build: Path) -> dict[str, float]:
@@ -184,9 +239,9 @@ def measured_build(op: Op, build: Path) -> dict[str, float]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for library, command in commands(op, build).items():
-            words = shlex.split(command["command"])
+            words = list(command.words)
             words[words.index("-o") + 1] = f"{folder}/{library}.o"
-            found[library] = core_seconds(words, Path(command["directory"]))
+            found[library] = core_seconds(words, command.directory)
     return found
 
 
