@@ -1,6 +1,7 @@
 """The layout and the room rules of csrc/README.md, as far as a machine can check them."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def test_an_ops_files_are_where_its_name_says(family, op):
         assert (ROOT / path).is_file(), f"{path} is missing"
 
 
+@functools.cache
 def machinery() -> dict[str, str]:
     """What finds ops by their files' names, and names none: the text of each of its files, by the file's name."""
     texts = {}

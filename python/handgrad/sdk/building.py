@@ -97,8 +97,8 @@ class BuildLibraries(build_ext):
     ) -> list[str]:
         """The levels and architectures to build for: those asked for, otherwise this machine's or all."""
         # A native build is for this machine, whatever a Makefile has set for the whole one.
-        asked = {} if native else {name: os.environ.get(name) for name in ("HANDGRAD_CPU_LEVELS", "HANDGRAD_CUDA_ARCHS")}
-        wanted = re.findall(r"[^,; ]+", asked.get("HANDGRAD_CPU_LEVELS") or "")
+        asked: Mapping[str, str] = {} if native else os.environ
+        wanted = re.findall(r"[^,; ]+", asked.get("HANDGRAD_CPU_LEVELS", ""))
         here = _of_this_machine() if in_place else {}
         if (native or "native" in wanted) and not here:
             # handgrad itself: its library of schemas is the one that knows what a processor can run.

@@ -55,7 +55,8 @@ TIERS = {
             10: ("of_.*",),
             # Types differ in how they are loaded and stored, and not in the order of a sum.
             12: ("any_number_of_threads_float32", "any_schedule_.*"),
-            13: ALL,
+            # A fake kernel is Python's.
+            13: ("(?!compiled).*",),
             15: ALL,
         },
     ),
@@ -70,7 +71,7 @@ TIERS = {
                 "offloaded_{first}",
                 "only_what_is_asked_.*",
             ),
-            7: ("compile_{first}", "compiled_transforms", "export_{first}"),
+            7: ("compile_{first}", "export_{first}"),
             8: ALL,
             9: ("vmap_{first}", "per_sample_{first}", "transforms_{first}", "vmap_of_raw_op"),
             11: ("{first}",),

@@ -178,6 +178,11 @@ _HIGHER = {
 }
 
 
+def _weighed(tensor: Tensor) -> Tensor:
+    weights = torch.arange(tensor.numel(), dtype=tensor.dtype, device=tensor.device).cos()
+    return torch.dot(weights, tensor.flatten())
+
+
 def _ways(argument: int, tangents: tuple[Tensor, ...]) -> dict[str, Callable[..., Any]]:
     """What torch.func makes of a scalar function, with respect to one of its arguments."""
     grad = functools.partial(torch.func.grad, argnums=argument)
@@ -193,7 +198,9 @@ def _ways(argument: int, tangents: tuple[Tensor, ...]) -> dict[str, Callable[...
         "jacrev_of_jacfwd": lambda f: jacrev(jacfwd(f)),
         "jacfwd_of_jacfwd": lambda f: jacfwd(jacfwd(f)),
         "jacrev_of_jacrev": lambda f: jacrev(jacrev(f)),
-        "third": lambda f: grad(lambda *x: jacrev(jacrev(f))(*x).square().sum()),
+        # A sum of the elements of a Hessian, no two of which weigh the same, and not of their squares: where there is
+        # no third derivative, rounding errors would be multiplied by the second.
+        "third": lambda f: grad(lambda *x: _weighed(jacrev(jacrev(f))(*x))),
         "third_forward": lambda f: (
             lambda *x: torch.func.jvp(grad(lambda *y: grad(f)(*y).square().sum()), x, tangents)[1]
         ),
