@@ -70,20 +70,22 @@ release: wheel  ## the wheel for everybody: refused unless it has all architectu
 
 # Of tests a question is asked where it can fail, once: python/handgrad/testing/tiers.py says which where.
 PYTEST := -m pytest -q -n $(JOBS)
+# What is asked of all ops; of one (OP=name), and before a release, it is whole.
+TIER ?= usual
 # Threads that wait do not spin: every process of pytest has as many as there are processors.
 test-% op-%: export OMP_WAIT_POLICY ?= passive
 
 ifdef OP
-test: test-op  ## every test; OP=name: one op, everywhere
+test: test-op  ## the tests; OP=name: all of one op's, everywhere; TIER=whole: all of all ops'
 else
 test: test-python test-levels test-emulated test-abi
 endif
 
 # All but the ops: those are tested by test-abi, from the wheel, as people have them.
 test-python: build wheel
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(JOBS) tests $(OP_TESTS:%=--ignore=%)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(JOBS) --tier $(TIER) tests $(OP_TESTS:%=--ignore=%)
 
-# The kernels for lesser processors than this one, those that were built.
+# The kernels for lesser processors than this one, those that were built: none with HANDGRAD_CPU_LEVELS=native.
 LESSER = $$(ls python/handgrad/lib | sed -n 's/^libhandgrad_cpu_\(v[2-4]\)\.so$$/\1/p' | sort | sed '$$d')
 test-levels: build
 	for level in $(LESSER); do HANDGRAD_CPU_LEVEL=$$level $(BIN)/python $(PYTEST) --tier levels $(OP_TESTS) || exit 1; done
@@ -161,7 +163,7 @@ test-abi: wheel  ## the ops, from the wheel, under two versions of torch
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(ABI_BIN)/python tools/headers.py
 	rm -rf build/wheel-site
 	$(BIN)/pip install $(PIP_FLAGS) --no-deps --target build/wheel-site dist/*.whl
-	PYTHONPATH=build/wheel-site $(BIN)/python $(PYTEST) $(OP_TESTS)
+	PYTHONPATH=build/wheel-site $(BIN)/python $(PYTEST) --tier $(TIER) $(OP_TESTS)
 	# A plugin's wheel keeps the same promise; where nvcc is found, it holds CUDA kernels too.
 	rm -rf $(PLUGIN)
 	PYTHONPATH=build/wheel-site $(BIN)/python -W ignore -m handgrad new $(PLUGIN) --op my_loss --kind elementwise_loss

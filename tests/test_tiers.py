@@ -1,5 +1,6 @@
 """The tiers of the matrix: what each asks, that nothing is lost by a name, and what pytest says of it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_every_tick_but_those_of_no_kernel_is_asked_of_other_kernels():
 
 def test_an_unknown_tier_is_refused(monkeypatch):
     monkeypatch.setenv(tiers.VARIABLE, "fast")
-    with pytest.raises(ValueError, match="must be one of whole, kernels, torches, levels; got 'fast'"):
+    with pytest.raises(ValueError, match="must be one of whole, usual, kernels, torches, levels; got 'fast'"):
         tiers.chosen()
 
 
@@ -77,12 +78,18 @@ def test_pytest_collects_a_tier_and_says_so(tmp_path):
             capture_output=True,
             text=True,
             cwd=tmp_path,
+            env={name: value for name, value in os.environ.items() if name != tiers.VARIABLE},
         )
         return done.stdout + done.stderr
 
     whole = collected()
     assert all(name in whole for name in ("16_documented", "test_of_kernels", "test_of_an_export", "test_of_torch"))
     assert "Tier" not in whole
+    usual = collected("--tier", "usual")
+    assert "Tier usual: the CPU kernels" in usual
+    assert all(name in usual for name in ("16_documented", "test_of_kernels", "test_of_an_export", "test_of_torch"))
+    assert "numel_beyond_int32" in whole
+    assert "numel_beyond_int32" not in usual
     kernels = collected("--tier", "kernels")
     assert "07_compile-layouts" in kernels
     assert "07_compile-export" not in kernels

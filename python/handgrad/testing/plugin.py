@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
 def _is_asked(item: Any, name: str) -> bool:
     marker = item.get_closest_marker("tiers")
     if marker is not None:
-        return name in marker.args
+        return name in marker.args or (name == "usual" and "whole" in marker.args)
     beside_a_matrix = any(
         hasattr(value, "of_matrix") for value in vars(getattr(item, "module", None) or object).values()
     )
