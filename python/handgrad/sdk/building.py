@@ -99,18 +99,19 @@ class BuildLibraries(build_ext):
         # A native build is for this machine, whatever a Makefile has set for the whole one.
         asked: Mapping[str, str] = {} if native else os.environ
         wanted = re.findall(r"[^,; ]+", asked.get("HANDGRAD_CPU_LEVELS", ""))
-        here = _of_this_machine() if in_place else {}
-        if (native or "native" in wanted) and not here:
+        machine = _of_this_machine()
+        # For what is not asked for: a plugin is developed for this machine.
+        unasked = machine if in_place else {}
+        if (native or "native" in wanted) and not machine:
             # handgrad itself: its library of schemas is the one that knows what a processor can run.
             stem = self.packaged.rpartition(".")[2]
             self._build(root, build, arguments, stem)
-            here = _machine(_level_by(next(path for path in _libraries(folder) if path.stem == f"lib{stem}")))
-            here = here if native else {"HANDGRAD_CPU_LEVELS": here.get("HANDGRAD_CPU_LEVELS", "")}
-        own = here.get("HANDGRAD_CPU_LEVELS", "")
-        named = [own if level == "native" else level for level in wanted]
-        levels = ";".join(level for level in dict.fromkeys(named) if level) or own
+            machine = _machine(_level_by(next(path for path in _libraries(folder) if path.stem == f"lib{stem}")))
+            unasked = machine if native else {}
+        named = [machine.get("HANDGRAD_CPU_LEVELS", "") if level == "native" else level for level in wanted]
+        levels = ";".join(level for level in dict.fromkeys(named) if level) or unasked.get("HANDGRAD_CPU_LEVELS")
         architectures = asked.get("HANDGRAD_CUDA_ARCHS")
-        architectures = here.get("HANDGRAD_CUDA_ARCHS") if architectures is None else architectures or "none"
+        architectures = unasked.get("HANDGRAD_CUDA_ARCHS") if architectures is None else architectures or "none"
         # What is not chosen is CMake's to choose, and not what an earlier build in the same folder was told.
         return [
             f"-DHANDGRAD_CPU_LEVELS={levels}" if levels else "-UHANDGRAD_CPU_LEVELS",
