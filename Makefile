@@ -14,7 +14,7 @@ export HANDGRAD_CUDA_ARCHS ?= 90
 export HANDGRAD_CPU_LEVELS ?= v2;native
 endif
 # How many files of kernels are compiled as one. Half of a compiler's time is headers: who builds once, as CI does, takes
-# 8; who changes a kernel has it alone.
+# 8 or more; who changes a kernel has it alone.
 UNITY ?= 0
 
 # Kernels must not spill registers where they are looked at, on the one architecture. A wheel has older ones too.

@@ -125,13 +125,13 @@ def built(architecture: int) -> dict[str, list[Kernel]]:
     with tempfile.TemporaryDirectory() as folder:
         if library:
             _said(tool("cuobjdump"), "-xelf", f"sm_{architecture}", library, cwd=folder)
-        # A piece for each source, or for several that were compiled as one.
         for path in sorted(Path(folder).iterdir()):
-            read = _read(path.read_bytes(), architecture)
-            ops = {kernel.op for kernel in read if kernel.op}
-            others = ops.pop() if len(ops) == 1 else SHARED
-            for kernel in read:
-                found[kernel.op or others].append(kernel)
+            code = path.read_bytes()
+            # nvcc names each file's anonymous namespace after the file and the number of its letters. One that is not
+            # an op's stands for several that were compiled as one.
+            alone = re.search(rb"_\d+_(\w+)_cuda_cu", code)
+            for kernel in _read(code, architecture):
+                found[alone[1].decode() if alone else kernel.op or SHARED].append(kernel)
     return dict(found)
 
 

@@ -147,10 +147,7 @@ def check_refusal(spec: OpSpec, message: str, opset: int, open_rows: bool) -> No
     assert opset < needed[0]
 
 
-@pytest.mark.parametrize(
-    ("spec", "opset"),
-    asked(CLASSIC, (CLASSIC[0], ALWAYS)),
-)
+@pytest.mark.parametrize(("spec", "opset"), asked(CLASSIC, (CLASSIC[0], ALWAYS)))
 def test_classic_exporter(tmp_path, spec, opset):
     sample = example_of(spec)
     model, path = Parameter(spec, sample.kwargs), tmp_path / "op.onnx"

@@ -84,15 +84,14 @@ def test_trains_compares_measures_and_draws(segment, images, tmp_path, capsys):
 
 
 def test_enough_steps_find_the_discs(segment, images, tmp_path, capsys):
+    # Apart: whether so few steps tell discs that touch depends on the last bits of sums, and so on the processor.
+    write_pair(images, "first", discs(64, 80, (15, 13), (15, 35), (45, 20), (40, 60)))
     more = ("--steps", "60", "--width", "8", "--lr", "0.02", "--size", "48", "--compare", "none")
     assert run(segment, images, tmp_path, *more) == 0
     results = results_in(tmp_path)
     losses = results["losses"]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
-    # Two of the four discs touch: whether so few steps tell them apart depends on the last bits of sums, and so on the
-    # processor. Taken for one they are two that are missed and one too many: 2 * 2 / (2 * 2 + 2 + 1).
-    assert results["measured"]["training"]["F1"] > 0.57
-    assert results["measured"]["training"]["Dice"] > 0.9
+    assert results["measured"]["training"]["F1"] > 0.7
     assert results["measured"]["test"]["Dice"] > 0.9
 
 

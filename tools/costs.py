@@ -43,8 +43,9 @@ class Budget:
 
     build: float  #: core-seconds, all libraries, one CUDA architecture
     tests: float  #: core-seconds
-    cpu: int  #: bytes of machine code in one CPU library that no other op has a use for
-    cuda: int  #: bytes of compressed code for one CUDA architecture, likewise
+    # Compiled with other ops (UNITY), what several of them have a use for is none's.
+    cpu: int  #: bytes of machine code in one CPU library
+    cuda: int  #: bytes of compressed code for one CUDA architecture
     python: int  #: lines of the Python file that are no docstring
 
 
@@ -117,13 +118,14 @@ def costs(op: Op, build: Path = BUILD) -> Costs:
     """What can be read without building or testing."""
     found = Costs(lines={column: len(path.read_text().splitlines()) for column, path in op.files().items()})
     found.python = found.lines["py"] - lines_of_docstrings(op.python.read_text())
+    alone = {library: command.alone for library, command in commands(op, build).items()}
     for library, path in objects(op, build).items():
         level = re.fullmatch(r"\w+?_cpu(?:_(v\d))?", library)
         if level:
-            found.cpu[level[1] or "generic"] = machine_code(path).get(op.name, 0)
-        elif library.endswith("_cuda") and tool("cuobjdump"):
-            code = device_code(path)
-            share = code.get(op.name, 0) / max(sum(code.values()), 1)
+            code = machine_code(path)
+            found.cpu[level[1] or "generic"] = sum(code.values()) if alone[library] else code.get(op.name, 0)
+        elif library.endswith("_cuda"):
+            share = 1.0 if alone[library] else share_of_kernels(path, op)
             for entry in _fat_binary.entries(path.read_bytes()):
                 found.cuda[entry.name] = found.cuda.get(entry.name, 0) + round(share * entry.size)
     return found
@@ -139,10 +141,16 @@ def lines_of_docstrings(source: str) -> int:
 
 @functools.cache
 def machine_code(path: Path) -> dict[str | None, int]:
-    """Bytes of machine code in an object file by the op that they belong to; None: to what ops share, of which every
-    file has what it uses, and a library one."""
+    """Bytes of machine code in an object file by the op that they belong to; None: to what ops share. What the linker
+    drops because another file has it too is included."""
     with path.open("rb") as file:
         return _by_owner(ELFFile(file))
+
+
+def share_of_kernels(path: Path, op: Op) -> float:
+    """How much of the machine code for CUDA devices in an object file belongs to the op's own kernels."""
+    code = device_code(path)
+    return code.get(op.name, 0) / max(sum(code.values()), 1)
 
 
 @functools.cache

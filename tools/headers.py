@@ -4,7 +4,7 @@ itself, against any that is promised.
     .venv-abi/bin/python tools/headers.py
 
 Which files, and how, is read from build/cmake, where the libraries were built against another torch: of C++ every
-schema and every file of one CPU library, of which no code is made; of CUDA, which takes long, the op with the least. It
+schema and every file of one CPU library, of which no code is made; of CUDA, which takes long, the least file. It
 needs nothing but torch.
 """
 
@@ -51,7 +51,10 @@ def against(entry: dict[str, Any], include: Path, output: Path) -> list[str]:
         elif word.startswith("-isystem"):
             words[index] = f"-isystem={include}"
     words[words.index("-o") + 1] = str(output)
-    return [*(word for word in words if word != "-O3"), "-O0" if entry["file"].endswith(".cu") else "-fsyntax-only"]
+    return [
+        *(word for word in words if not re.fullmatch(r"-O\d", word)),
+        "-O0" if entry["file"].endswith(".cu") else "-fsyntax-only",
+    ]
 
 
 def main(build: Path = BUILD) -> int:

@@ -65,14 +65,14 @@ struct Predictions {
         softmax(views.softmax) {
     if (!softmax) return;
     for (int32_t c = 0; c < views.classes; ++c) {
-      const C x = read(first + c * stride);
+      const C x = read_constant(first + c * stride);
       largest = x > largest ? x : largest;
     }
-    for (int32_t c = 0; c < views.classes; ++c) scale += exp(read(first + c * stride) - largest);
+    for (int32_t c = 0; c < views.classes; ++c) scale += exp(read_constant(first + c * stride) - largest);
     scale = 1 / scale;
   }
   __device__ C operator()(int32_t c) const {
-    const C x = read(first + c * stride);
+    const C x = read_constant(first + c * stride);
     return softmax ? exp(x - largest) * scale : x;
   }
 };
@@ -219,11 +219,11 @@ __global__ void __launch_bounds__(kSortedThreads, kMinBlocks)
     for (int32_t c = 0; c < views.classes && views.softmax; ++c) {
       const C p = predictions(c);
       mean_a += p * slope(c, p);
-      if constexpr (Second) mean_v += p * read(directions + c * views.direction.strides[2]);
+      if constexpr (Second) mean_v += p * read_constant(directions + c * views.direction.strides[2]);
     }
     if constexpr (Second) {
       for (int32_t c = 0; c < views.classes; ++c) {
-        const C p = predictions(c), v = read(directions + c * views.direction.strides[2]) - mean_v;
+        const C p = predictions(c), v = read_constant(directions + c * views.direction.strides[2]) - mean_v;
         product += (views.softmax ? p : C(1)) * slope(c, p) * v;
       }
       if (found != kIgnoredClass) along = static_cast<double>(product);
@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(kSortedThreads, kMinBlocks)
       const C p = predictions(c), a = slope(c, p);
       C result = views.softmax ? p * (a - mean_a) : a;
       if constexpr (Second) {
-        const C v = read(directions + c * views.direction.strides[2]) - mean_v;
+        const C v = read_constant(directions + c * views.direction.strides[2]) - mean_v;
         result = views.softmax ? p * ((a - mean_a) * v - product) : C(0);
       }
       result = found == kNoClass ? std::numeric_limits<C>::quiet_NaN() : found == kIgnoredClass ? C(0) : g_out * result;

@@ -17,6 +17,14 @@ __device__ __forceinline__ C read(const Stored<const C>& from) {
                       [&](auto tag) { value = widen(load(from.template as<typename decltype(tag)::type>())); });
   return value;
 }
+// The same of memory that no thread writes to while the kernel runs.
+template <class C>
+__device__ __forceinline__ C read_constant(const Stored<const C>& from) {
+  C value = 0;
+  dispatch_storage<C>(
+      from.dtype, [&](auto tag) { value = widen(load_constant(from.template as<typename decltype(tag)::type>())); });
+  return value;
+}
 template <class T>
 __device__ __forceinline__ void write(T* to, Compute<T> value) {
   store(to, narrow<T>(value));

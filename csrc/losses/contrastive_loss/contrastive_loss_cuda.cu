@@ -4,6 +4,7 @@
 #include "contrastive_loss_host.h"
 #include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/stored.cuh"
 
 namespace handgrad::contrastive_loss {
 namespace {
@@ -14,23 +15,11 @@ constexpr int kKept = 8;
 
 template <class C>
 __device__ __forceinline__ C read(const StoredView<const C, 2>& view, int64_t n, int64_t i) {
-  C value = 0;
-  if (!view) return value;
-  const Stored<const C> from = view.at(n, i);
-  dispatch_storage<C>(from.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    value = widen(load_constant(from.template as<T>()));
-  });
-  return value;
+  return view ? read_constant(view.at(n, i)) : C(0);
 }
 template <class C>
 __device__ __forceinline__ void write(const StoredView<C, 2>& view, int64_t n, int64_t i, C value) {
-  if (!view) return;
-  const Stored<C> to = view.at(n, i);
-  dispatch_storage<C>(to.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    store(to.template as<T>(), narrow<T>(value));
-  });
+  if (view) write(view.at(n, i), value);
 }
 template <class C>
 __device__ __forceinline__ C sum_in_all(C value) {
