@@ -118,15 +118,14 @@ def costs(op: Op, build: Path = BUILD) -> Costs:
     """What can be read without building or testing."""
     found = Costs(lines={column: len(path.read_text().splitlines()) for column, path in op.files().items()})
     found.python = found.lines["py"] - lines_of_docstrings(op.python.read_text())
-    alone = {library: command.alone for library, command in commands(op, build).items()}
-    for library, path in objects(op, build).items():
+    for library, command in built(op, build).items():
         level = re.fullmatch(r"\w+?_cpu(?:_(v\d))?", library)
         if level:
-            code = machine_code(path)
-            found.cpu[level[1] or "generic"] = sum(code.values()) if alone[library] else code.get(op.name, 0)
+            code = machine_code(command.output)
+            found.cpu[level[1] or "generic"] = sum(code.values()) if command.alone else code.get(op.name, 0)
         elif library.endswith("_cuda"):
-            share = 1.0 if alone[library] else share_of_kernels(path, op)
-            for entry in _fat_binary.entries(path.read_bytes()):
+            share = 1.0 if command.alone else share_of_kernels(command.output, op)
+            for entry in _fat_binary.entries(command.output.read_bytes()):
                 found.cuda[entry.name] = found.cuda.get(entry.name, 0) + round(share * entry.size)
     return found
 
@@ -214,19 +213,18 @@ def commands(op: Op, build: Path) -> dict[str, Command]:
     return found
 
 
-def objects(op: Op, build: Path) -> dict[str, Path]:
-    """The object files with the op's code, by library. Raises where one was not built, or before its source."""
+def built(op: Op, build: Path) -> dict[str, Command]:
+    """What has compiled the op's files, by library. Raises where a file was not compiled, or before its source."""
     if not (build / "compile_commands.json").is_file():
         raise FileNotFoundError(f"{build} must hold a build of handgrad's libraries; there is none: run make build")
-    found = {}
-    for library, command in commands(op, build).items():
+    found = commands(op, build)
+    for library, command in found.items():
         # What is emulated wraps the op's CUDA source.
         emulated = library.endswith("_emulated")
         source = op.folder / command.source.with_suffix(".cu").name if emulated else command.source
         path = command.output
         if not path.is_file() or path.stat().st_mtime < source.stat().st_mtime:
             raise FileNotFoundError(f"{path} must be as new as {source.name}; it is not: run make build")
-        found[library] = path
     return found
 
 
