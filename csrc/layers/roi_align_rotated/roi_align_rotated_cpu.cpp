@@ -1,8 +1,9 @@
 // RoIAlign of rotated boxes on the CPU.
 //
 // What a bin weighs pixels by is the same for all channels, but no product of rows and columns as it is where boxes are
-// not rotated: so sampling points are gone through one by one (roi_align_rotated_points.h), with channels innermost, in
-// blocks of a few vectors (cpu/channel_blocks.h). A block of an image is brought into the order (row, column, channel)
+// not rotated: it is a list of pixels (roi_align_rotated_taps.h), made of sampling points (roi_align_rotated_points.h). With
+// a motion or a gradient of the box these are gone through one by one. Channels are innermost, in blocks of a few vectors
+// (cpu/channel_blocks.h). A block of an image is brought into the order (row, column, channel)
 // if it does not lie so, as far as boxes reach, and then all boxes of the image pass over it
 // (roi_align_rotated_passes.h).
 //
@@ -15,7 +16,7 @@ namespace handgrad::roi_align_rotated {
 namespace {
 template <bool Twice, class C>
 void differentiate(const Geometry& geometry, const Tensor& boxes, const Operands<C>& operands) {
-  const BoxesInImages<C> in_images = boxes_in_images<C>(geometry, boxes);
+  const BoxesInImages<C> in_images = boxes_in_images<C>(geometry, boxes, !Twice && !operands.grad_boxes);
   dispatch_width(geometry.channels, [&](auto width) {
     constexpr int64_t Width = width.value;
     BoxGradients<C, Width> box_gradients(geometry, static_cast<bool>(operands.grad_boxes));
@@ -38,7 +39,7 @@ Tensor roi_align_rotated_cpu(const Tensor& input,  // [N, C, H, W]
   const Tensor output = empty_output(geometry, input);
   dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
     using C = typename decltype(tag)::type;
-    const BoxesInImages<C> in_images = boxes_in_images<C>(geometry, boxes);
+    const BoxesInImages<C> in_images = boxes_in_images<C>(geometry, boxes, true);
     Operands<C> operands;
     operands.input = stored_view<C, 4>(input);
     operands.output = mutable_stored_view<C, 4>(output);

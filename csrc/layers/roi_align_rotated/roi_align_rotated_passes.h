@@ -4,9 +4,11 @@
 // BoxGradients and Differentiation, for first and second derivatives.
 #pragma once
 
+#include <limits>
+
 #include "cpu/bilinear.h"
 #include "cpu/box_bins.h"
-#include "roi_align_rotated_points.h"
+#include "roi_align_rotated_taps.h"
 
 namespace handgrad::roi_align_rotated {
 
@@ -27,11 +29,35 @@ struct Scratch {
   BinTile<C, Width> tile;
   Transposer<Width, C> transposer;
   PointRow<C> points;
+  TapBuilder<C> builder;
+  BoxTaps<C> taps;
   ScratchVector<C> input, v_input, grad_input;
 
   explicit Scratch(const Geometry& geometry)
       : tile(geometry.pooled_h, geometry.pooled_w), transposer(std::max<int64_t>(geometry.width, tile.bins())) {}
+
+  const BoxTaps<C>& taps_of(const BoxInImage<C>& of_image) {
+    if (of_image.taps) return *of_image.taps;
+    builder.build(*of_image.box, taps);
+    return taps;
+  }
 };
+
+// Calls body(pixels of `plane`, their weights) for the taps of a bin, up to four at a time.
+template <class P, class C, class Body>
+[[gnu::always_inline]] inline void for_each_pixel(const BlockPlane<P>& plane, const BoxTaps<C>& taps, int64_t bin,
+                                                  const Body& body) {
+  const size_t begin = taps.starts[static_cast<size_t>(bin)], end = taps.starts[static_cast<size_t>(bin) + 1];
+  by_fours(static_cast<int64_t>(end - begin), [&](auto count, int64_t first) {
+    P* pixels[count.value];
+    C weights[count.value];
+    for (int k = 0; k < count.value; ++k) {
+      const PixelTap<C>& tap = taps.taps[begin + static_cast<size_t>(first + k)];
+      pixels[k] = plane.at(tap.y, tap.x), weights[k] = tap.weight;
+    }
+    body(pixels, weights);
+  });
+}
 
 // Calls body(pixels, weights) for what is around a point: in place of a pixel that is another's, at the edge of the
 // image, `spare` memory, so that no pixel is multiplied twice and none is in the way of another's sum.
@@ -59,7 +85,7 @@ template <class C, int64_t Width>
 class Forward {
  public:
   Forward(const Geometry& geometry, const Operands<C>& operands)
-      : operands_(operands), scratch_(geometry), zeros_(Width, C(0)) {}
+      : geometry_(geometry), operands_(operands), scratch_(geometry) {}
 
   void begin(const ChannelBlock& block, const PixelWindow& window) {
     block_ = block;
@@ -67,18 +93,13 @@ class Forward {
   }
 
   void box(int64_t k, const BoxInImage<C>& of_image) {
-    const TurnedBox<C>& box = *of_image.box;
-    const bool has_points = !of_image.window.is_empty();
-    const C share = has_points ? box.share() : C(0);
-    if (has_points) scratch_.points.begin(box);
+    const BoxTaps<C>* taps = of_image.window.is_empty() ? nullptr : &scratch_.taps_of(of_image);
     scratch_.tile.for_each([&](int64_t p, int64_t count) {
-      scratch_.tile.fill(initial_value(box));
-      for (int64_t y = 0; has_points && y < count; ++y) {
-        scratch_.points.for_each(static_cast<int32_t>(p + y), [&](int64_t q, const BoxPoint<C>& point) {
-          const Corners<C>& corners = point.corners;
-          at_corners(
-              plane_, corners, zeros_.data(), [&](int corner) { return share * corners.weight(corner); },
-              [&](const auto& pixels, const auto& weights) { gather<Width>(pixels, weights, scratch_.tile.at(y, q)); });
+      scratch_.tile.fill(initial_value(*of_image.box));
+      const int64_t bins = taps ? count * geometry_.pooled_w : 0;
+      for (int64_t bin = 0; bin < bins; ++bin) {
+        for_each_pixel(plane_, *taps, p * geometry_.pooled_w + bin, [&](const auto& pixels, const auto& weights) {
+          gather<Width>(pixels, weights, scratch_.tile.at(0, bin));
         });
       }
       scratch_.tile.store(operands_.output, k, block_, p, count, scratch_.transposer);
@@ -88,9 +109,9 @@ class Forward {
   void end() {}
 
  private:
+  const Geometry& geometry_;
   const Operands<C>& operands_;
   Scratch<C, Width> scratch_;
-  const ScratchVector<C> zeros_;
   ChannelBlock block_{};
   BlockPlane<const C> plane_;
 };
@@ -171,6 +192,7 @@ class Differentiation {
   }
 
   void box(int64_t k, const BoxInImage<C>& of_image) {
+    if (!Twice && !differentiates_) return scatter_box(k, of_image);
     const TurnedBox<C>& box = *of_image.box;
     const bool has_points = !of_image.window.is_empty();
     box_ = &box, share_ = has_points ? box.share() : C(0);
@@ -199,6 +221,20 @@ class Differentiation {
   }
 
  private:
+  // The gradient of the image alone.
+  void scatter_box(int64_t k, const BoxInImage<C>& of_image) {
+    if (of_image.window.is_empty()) return;
+    const BoxTaps<C>& taps = scratch_.taps_of(of_image);
+    scratch_.tile.for_each([&](int64_t p, int64_t count) {
+      scratch_.tile.load(operands_.grad_output, k, block_, p, count, scratch_.transposer);
+      for (int64_t bin = 0; bin < count * geometry_.pooled_w; ++bin) {
+        for_each_pixel(grad_plane_, taps, p * geometry_.pooled_w + bin, [&](const auto& pixels, const auto& weights) {
+          scatter<Width>(scratch_.tile.at(0, bin), weights, pixels);
+        });
+      }
+    });
+  }
+
   // What one sampling point adds to everything that is wanted.
   [[gnu::always_inline]] void add(const BoxPoint<C>& point, const C* grad, C* change, BoxSums& sums) {
     const Corners<C>& corners = point.corners;

@@ -3,11 +3,9 @@
 // A point's pixels and weights are the same for all channels of a block. Those of a row of points, through all bins of
 // the box beside each other, are made at a time, as vectors; then each is gone to with channels innermost.
 //
-// In order of appearance: BoxInImage, what is kept of a box; PointRow, a row of points.
+// In order of appearance: BoxPoint, one of them; PointRow, a row of them.
 #pragma once
 
-#include <limits>
-#include <optional>
 #include <vector>
 
 #include "cpu/box_taps.h"
@@ -16,40 +14,8 @@
 namespace handgrad::roi_align_rotated {
 
 template <class C>
-struct BoxInImage {
-  std::optional<TurnedBox<C>> box;
-  // What its points touch.
-  PixelWindow window;
-
-  void build(const TurnedBox<C>& turned) {
-    box = turned;
-    if (!turned.has_points()) return;
-    const Point<C> half = turned.half_extents();
-    range(turned.y, half.y, turned.height, window.row_begin, window.row_end);
-    range(turned.x, half.x, turned.width, window.column_begin, window.column_end);
-  }
-
- private:
-  static void range(C middle, C half, int32_t size, int64_t& begin, int64_t& end) {
-    const C most = static_cast<C>(size);
-    begin = static_cast<int64_t>(std::clamp(middle - half - 2, C(0), most));
-    end = static_cast<int64_t>(std::clamp(middle + half + 2, C(0), most));
-  }
-};
-
-template <class C>
-using BoxesInImages = BoxesByImage<BoxInImage<C>>;
-
-template <class C>
 RotatedBox<C> box_at(const View<const C, 2>& table, int64_t k) {  // [K, 6]
   return {*table.at(k, 1), *table.at(k, 2), *table.at(k, 3), *table.at(k, 4), *table.at(k, 5)};
-}
-
-template <class C>
-BoxesInImages<C> boxes_in_images(const Geometry& geometry, const Tensor& boxes) {  // [K, 6]
-  const View<const C, 2> table = view<C, 2>(boxes);
-  return BoxesInImages<C>(kOp, geometry, table, 64,
-                          [&](int64_t k, BoxInImage<C>& box) { box.build(geometry.turned(box_at(table, k))); });
 }
 
 // A sampling point of a box: what is around it, and where it is along the box' axes, in pixels and in parts of the box.
