@@ -1,11 +1,10 @@
 // RoIAlign of rotated boxes on the CPU.
 //
 // What a bin weighs pixels by is the same for all channels, but no product of rows and columns as it is where boxes are
-// not rotated: it is a list of pixels (roi_align_rotated_taps.h), made of sampling points (roi_align_rotated_points.h). With
-// a motion or a gradient of the box these are gone through one by one. Channels are innermost, in blocks of a few vectors
-// (cpu/channel_blocks.h). A block of an image is brought into the order (row, column, channel)
-// if it does not lie so, as far as boxes reach, and then all boxes of the image pass over it
-// (roi_align_rotated_passes.h).
+// not rotated: it is a list of pixels (roi_align_rotated_taps.h), made of sampling points (roi_align_rotated_points.h).
+// With a motion or a gradient of the box these are gone through one by one. Channels are innermost, in blocks of a few
+// vectors (cpu/channel_blocks.h). A block of an image is brought into the order (row, column, channel) if it does not
+// lie so, as far as boxes reach, and then all boxes of the image pass over it (roi_align_rotated_passes.h).
 //
 // One block of one image is one thread's. So the gradient of the image is summed by one thread in the order of boxes,
 // and its memory beside the results is one block.

@@ -85,8 +85,8 @@ class TapBuilder {
     first_rows_.resize(bins), first_columns_.resize(bins);
     for (size_t q = 0; q < bins; ++q) {
       const auto along = [](const TurnedAxis<C>& axis, C bin) { return bin * axis.bin_size - C(0.5) * axis.length; };
-      const Point<C> middle = box.point(along(box.rows, static_cast<C>(p) + C(0.5)),
-                                        along(box.columns, static_cast<C>(q) + C(0.5)));
+      const Point<C> middle =
+          box.point(along(box.rows, static_cast<C>(p) + C(0.5)), along(box.columns, static_cast<C>(q) + C(0.5)));
       first_rows_[q] = static_cast<int32_t>(std::clamp<C>(middle.y - cells.half_y, 0, box.height - 1));
       first_columns_[q] = static_cast<int32_t>(std::clamp<C>(middle.x - cells.half_x, 0, box.width - 1));
     }
@@ -169,9 +169,8 @@ BoxesInImages<C> boxes_in_images(const Geometry& geometry, const Tensor& boxes, 
   constexpr double kKeptBytes = 32 * 1024 * 1024;
   const double each = keeps ? kKeptBytes / sizeof(PixelTap<C>) / std::max(geometry.boxes, 1) : 0.0;
   const View<const C, 2> table = view<C, 2>(boxes);
-  return BoxesInImages<C>(kOp, geometry, table, keeps ? 64 * geometry.bins() : 64, [&](int64_t k, BoxInImage<C>& box) {
-    box.build(geometry.turned(box_at(table, k)), each);
-  });
+  return BoxesInImages<C>(kOp, geometry, table, keeps ? 64 * geometry.bins() : 64,
+                          [&](int64_t k, BoxInImage<C>& box) { box.build(geometry.turned(box_at(table, k)), each); });
 }
 
 }  // namespace handgrad::roi_align_rotated
