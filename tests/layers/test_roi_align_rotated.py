@@ -262,7 +262,7 @@ SPEC = OpSpec(
             clockwise=True,
             seed=2,
         ),
-    ],  # fmt: skip
+    ],
     large=sample(
         "large",
         (3, 67, 41, 37),
@@ -462,8 +462,8 @@ def test_inside_the_image_it_is_an_affine_grid(sampling_ratio):
 @pytest.mark.parametrize(("aligned", "clockwise"), [(True, False), (True, True), (False, False)])
 @pytest.mark.parametrize("sampling_ratio", [-1, 1, 2, 5])
 def test_boxes_of_all_kinds(sampling_ratio, aligned, clockwise, dtype, channels_last):
-    """One point after another, and the borders' rule: reaching out of the image, outside, turned by quarters, a point, a
-    line, larger than the image."""
+    """One point after another, and the borders' rule: boxes that reach out of the image, lie outside, are turned by
+    quarters, are a point or a line, are larger than the image."""
     boxes = any_boxes(24, 2, (12, 17), dtype=dtype)
     image = torch.randn(2, 37, 12, 17, dtype=dtype, generator=reseeded(2))
     if channels_last:
@@ -702,7 +702,7 @@ def test_onnx_of_boxes_of_all_kinds(sampling_ratio, tmp_path):
 
 
 def test_gradients_add_up_in_the_order_of_boxes():
-    """Atomics would make training irreproducible. Boxes upon each other, more than a block lists at a time, some runs."""
+    """Atomics would make training irreproducible. Boxes upon each other, more than a block lists at a time."""
     image = torch.randn(1, 40, 30, 30, generator=reseeded()).requires_grad_()
     boxes = torch.rand(300, 6, generator=reseeded()) * torch.tensor([0, 20, 20, 15, 15, 360.0]) + 5
     boxes[:, 0] = 0
