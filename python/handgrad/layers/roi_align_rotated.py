@@ -218,7 +218,7 @@ def roi_align_rotated_reference(
     # A pixel that is not finite must not go into a product, if with 0.
     finite = input.isfinite()
     output = apply(torch.where(finite, input, 0.0).to(boxes.dtype), weights, rows, columns)
-    touched = (mask.detach().bool().to(boxes.dtype) for mask in (rows, columns))
+    touched = [torch.where(part > 0, 1.0, 0.0).to(boxes.dtype) for part in (rows, columns)]
     non_finite = apply((~finite).to(boxes.dtype), [torch.ones_like(to_right)] * 4, *touched) > 0
     return torch.where(non_finite | ~found[:, None, None, None], float("nan"), output).to(input.dtype)
 
@@ -228,8 +228,9 @@ def _turn(degrees: Tensor) -> tuple[Tensor, Tensor]:
     turns = torch.floor(degrees / 90 + 0.5).detach()
     rest = (degrees - 90 * turns) * (math.pi / 180)
     cosine, sine = torch.cos(rest), torch.sin(rest)
+    # 0 to 3. (Not compared by ==, which older versions of ONNX have for integers only.)
     turns = turns - 4 * torch.floor(turns / 4)
-    one, two, three = turns == 1, turns == 2, turns == 3
+    one, two, three = (turns - 1).abs() < 0.5, (turns - 2).abs() < 0.5, (turns - 3).abs() < 0.5
     return (
         torch.where(one, -sine, torch.where(two, -cosine, torch.where(three, sine, cosine))),
         torch.where(one, cosine, torch.where(two, -sine, torch.where(three, -cosine, sine))),
@@ -257,7 +258,7 @@ def _points_along(
     count = torch.where(grid > 0, grid, 1.0)
     point = ((index + 0.5) / (count * bins) - 0.5) * length
     of_bins = torch.arange(bins, device=length.device).to(length.dtype)[:, None]
-    own = (torch.floor(index / count)[:, None] == of_bins) & (grid > 0)[:, None]
+    own = ((torch.floor(index / count)[:, None] - of_bins).abs() < 0.5) & (grid > 0)[:, None]
     return point, torch.where(own, (1 / count)[:, None], 0.0)
 
 
@@ -265,7 +266,7 @@ def _pixels_beside(point: Tensor, inside: Tensor, size: int) -> tuple[Tensor, Te
     """Along one axis: the pixels beside each point, and what the second weighs. Beyond the first and the last the image
     goes on as they are."""
     point = torch.where(inside & (point >= 0), point, 0.0)
-    point = torch.where(point > size - 1, float(size - 1), point)
+    point = torch.where(point > size - 1, point * 0 + (size - 1), point)
     low = point.detach().floor()
     high = torch.where(low < size - 1, low + 1, low)
     return low.long(), high.long(), point - low
