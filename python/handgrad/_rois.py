@@ -10,11 +10,20 @@ import torch
 from torch import Tensor
 
 from handgrad._layout import empty_image
-from handgrad.arguments import FLOAT_MAX, as_computed, check_pair, check_range, check_tensor, computed_dtype
+from handgrad.arguments import (
+    FLOAT_MAX,
+    INT32_MAX,
+    as_computed,
+    check_int,
+    check_pair,
+    check_range,
+    check_tensor,
+    computed_dtype,
+)
 from handgrad.derivatives import BATCHED, Call, Derivatives, Role, unfold_batch
 
 # As in csrc: sampling points of a bin that follow from the size of the box are at most so many.
-_FINEST_GRID = 65536
+FINEST_GRID = 65536
 
 # ---- what a user typed -----------------------------------------------------------------------------------------------
 
@@ -67,6 +76,12 @@ def checked_size_and_scale(op: str, output_size: Any, spatial_scale: float) -> t
     return pooled_h, pooled_w
 
 
+def checked_grid(op: str, sampling_ratio: int) -> int:
+    """Sampling points of a bin along an axis; 0: adaptive."""
+    expected = "a whole number below 2^31, or at most 0"
+    return max(check_int(op, "sampling_ratio", sampling_ratio, -sys.maxsize, INT32_MAX, expected), 0)
+
+
 # ---- fakes -----------------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +127,25 @@ SPLITS: list[dict[str, int | None]] = [
     {"input": None, "boxes": 0, "output": 0},
     {"input": 1, "boxes": None, "output": 1},
 ]
+
+
+class SampledRois(Derivatives):
+    """An op whose boxes may have a gradient, and which is linear in input: where the boxes do not move, a derivative
+    along it is the op itself, which is cheaper."""
+
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+        input_tangent, boxes_tangent = tangents[:2]
+        if input_tangent is not None and boxes_tangent is None:
+            return self.forward(input_tangent, ctx.saved_tensors[1], *ctx.others)
+        return super().jvp(ctx, *tangents)
+
+    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        needs_boxes = ctx.needs_input_grad[2]
+        if list(ctx.mask) == [True, False] and not needs_boxes and grad_grads[0] is not None:
+            # grad_input is linear in grad_output, and does not depend on input.
+            grad_grad_output = self.forward(grad_grads[0], ctx.saved_tensors[2], *ctx.others)
+            return grad_grad_output, *[None] * (2 + len(self.backward_op.others))
+        return super().second_derivative(ctx, *grad_grads)
 
 
 class PooledRois(Derivatives):
@@ -180,7 +214,7 @@ def sampled_bins(
     else:
         # Points of an adaptive grid are half a pixel apart or more, if there are several: so many can be in the image,
         # from the first one that is.
-        grid = bin_size.detach().ceil().clamp(0, _FINEST_GRID)
+        grid = bin_size.detach().ceil().clamp(0, FINEST_GRID)
         spacing = bin_size.detach() / grid.clamp(min=1)
         before = ((-1 - bin_start.detach()) / spacing - 0.5).floor() - 1
         before = torch.where(grid > 0, before, 0.0).clamp(min=0)

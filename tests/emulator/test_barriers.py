@@ -30,7 +30,7 @@ from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms, weighted_boxes_fusion
 from handgrad.layers import bilateral_filter, correlation, correlation_lookup, grid_sample, layer_norm_2d
 from handgrad.layers import local_response_norm, median_filter, multi_scale_deformable_attention, ps_roi_align
-from handgrad.layers import roi_align, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
+from handgrad.layers import roi_align, roi_align_rotated, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
 from handgrad.transforms import adjust_colors, adjust_sharpness, adjust_tones, gaussian_blur, paste, resized_crop
@@ -72,6 +72,16 @@ def of_boxes():
     y = roi_align(photo, boxes, (18, 2), sampling_ratio=2, boxes_grad=True)
     first = torch.autograd.grad(y.square().sum(), (photo, boxes), create_graph=True)
     return *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (photo, boxes))
+
+# The same of rotated ones; and bins so small that a pixel is in reach of more of them than are weighed at a time.
+turned = torch.tensor([0.0, 95, 95, 9, 9, 20], dtype=torch.float64).repeat(300, 1)
+turned[:2, 1:] = torch.tensor([2.3, 8.4, 4.1, 16.2, 30], dtype=torch.float64)
+turned[298:, 1:] = torch.tensor([2.4, 8.7, 3.9, 3.8, -50], dtype=torch.float64)
+turned.requires_grad_()
+def of_turned():
+    y = roi_align_rotated(photo, turned, (18, 5), sampling_ratio=2, boxes_grad=True)
+    first = torch.autograd.grad(y.square().sum(), (photo, turned), create_graph=True)
+    return *first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), (photo, turned))
 
 corners = torch.rand(300, 2, dtype=torch.float64, generator=generator)
 overlapping = torch.cat([corners, corners + 0.2], 1)
@@ -226,6 +236,7 @@ of_pyramid = differentiated(lambda x: spatial_pyramid_pool_2d(x, (1, 2, 3)), ran
 # By the op whose files they are for.
 calls = {
     "local_response_norm": of_norm(2, 40, 9), "sigmoid_focal_loss": of_sum, "roi_align": of_boxes,
+    "roi_align_rotated": of_turned,
     "local_response_norm_slabs": slabs_in_turn, "nms": of_nms, "soft_nms": of_soft_nms, "box_iou": of_pairs,
     "resized_crop": of_crop, "adjust_colors": of_colours, "adjust_tones": of_tones,
     "multi_scale_deformable_attention": of_attention, "softmax_focal_loss": of_rows, "overlap_sums": of_overlaps,

@@ -42,11 +42,7 @@ PositionGeometry check_arguments(const char* op, const Tensor& input, const Tens
                                  int64_t pooled_w, double spatial_scale, Number... sampling_ratio) {
   PositionGeometry geometry{
       check_rois(op, input, boxes, 5, "batch index, x1, y1, x2, y2", pooled_h, pooled_w, spatial_scale)};
-  [[maybe_unused]] const auto keep = [&](int64_t ratio) {
-    HANDGRAD_CHECK(ratio <= INT32_MAX, op, ": sampling_ratio must be below 2^31; got ", ratio);
-    geometry.sampling_ratio = static_cast<int32_t>(std::max<int64_t>(ratio, 0));
-  };
-  (keep(sampling_ratio), ...);
+  ((geometry.sampling_ratio = checked_sampling_ratio(op, sampling_ratio)), ...);
   HANDGRAD_CHECK(geometry.channels % geometry.bins() == 0, op,
                  ": input must have a multiple of output_size's bins as channels, here of ", geometry.bins(), "; got ",
                  shape_text(input));

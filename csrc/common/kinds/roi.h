@@ -68,6 +68,12 @@ inline RoiGeometry check_rois(const char* op, const Tensor& input,  // [N, C, H,
           narrow(sizes[1])};
 }
 
+// Sampling points of a bin along an axis; 0: as many as the bin has pixels.
+inline int32_t checked_sampling_ratio(const char* op, int64_t sampling_ratio) {
+  HANDGRAD_CHECK(sampling_ratio <= INT32_MAX, op, ": sampling_ratio must be below 2^31; got ", sampling_ratio);
+  return static_cast<int32_t>(std::max<int64_t>(sampling_ratio, 0));
+}
+
 inline void check_grad_output(const RoiGeometry& geometry, const Tensor& grad_output, const Tensor& input) {
   check_dtype_and_device(geometry.op, "grad_output", grad_output, "input", input);
   check_shape(geometry.op, "grad_output", grad_output,
@@ -79,6 +85,50 @@ inline Tensor empty_output(const RoiGeometry& geometry, const Tensor& input) {
   const int64_t sizes[4] = {geometry.boxes, geometry.output_channels, geometry.pooled_h, geometry.pooled_w};
   return empty_in_layout_of(input, Sizes(sizes, 4));
 }
+
+// The results of the backward of an op whose boxes may have a gradient, to be filled where they are wanted.
+struct RoiGradients {
+  bool wants_input, wants_boxes;
+  Tensor grad_input;  // [N, C, H, W]
+  Tensor grad_boxes;  // [K, columns]
+
+  RoiGradients(const Tensor& input, const Tensor& boxes, const std::array<bool, 2>& wanted)
+      : wants_input(wanted[0]),
+        wants_boxes(wanted[1]),
+        grad_input(empty_gradient(wants_input, input)),
+        grad_boxes(wants_boxes ? empty_contiguous(boxes.sizes(), boxes) : empty_placeholder(boxes)) {}
+
+  bool is_done() const { return !wants_input && !wants_boxes; }
+};
+
+// The same of its double backward, along directions of which each may be None: zero.
+struct RoiSecondGradients : RoiGradients {
+  bool wants_grad_output;
+  Tensor grad_grad_output;  // [K, C, pooled_h, pooled_w]
+
+  RoiSecondGradients(const RoiGeometry& geometry, const std::optional<Tensor>& grad_grad_input,
+                     const std::optional<Tensor>& grad_grad_boxes, const Tensor& input, const Tensor& boxes,
+                     const std::array<bool, 3>& wanted)
+      : RoiGradients(input, boxes, {wanted[1], wanted[2]}), wants_grad_output(wanted[0]) {
+    if (grad_grad_input) check_like(geometry.op, "grad_grad_input", *grad_grad_input, "input", input);
+    if (grad_grad_boxes) check_like(geometry.op, "grad_grad_boxes", *grad_grad_boxes, "boxes", boxes);
+    grad_grad_output = wants_grad_output ? empty_output(geometry, input) : empty_placeholder(input);
+    // Nothing is to be done for what is zero whatever the numbers are: everything without a direction, and grad_input,
+    // which does not depend on input, without one of the boxes.
+    const bool moves = grad_grad_input || grad_grad_boxes;
+    if (!moves) clear(wants_grad_output, grad_grad_output);
+    if (!moves) clear(wants_boxes, grad_boxes);
+    if (!grad_grad_boxes) clear(wants_input, grad_input);
+  }
+
+  bool is_done() const { return RoiGradients::is_done() && !wants_grad_output; }
+
+ private:
+  static void clear(bool& wanted, const Tensor& result) {
+    if (wanted) fill_zero(result);
+    wanted = false;
+  }
+};
 
 // The results of the double backward of an op that is linear in the image wherever it has a derivative, to be filled
 // where they are wanted: the output's direction. The image has no second derivative.

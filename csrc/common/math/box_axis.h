@@ -30,11 +30,22 @@ HANDGRAD_MATH AxisSample<C> axis_sample(C point, int32_t size) {
   return {low, low + 1, point - static_cast<C>(low), C(1)};
 }
 
+// Sampling points in a bin that follow from the size of the box: at most this many, however large the box.
+inline constexpr int32_t kFinestGrid = 65536;
+
+// Sampling points of a bin along an axis: `sampling_ratio`, or where that is 0 as many as the bin has pixels, rounded
+// up; then a bin without an extent has none.
+template <class C>
+HANDGRAD_MATH int32_t sampling_grid(C bin_size, int32_t sampling_ratio) {
+  if (sampling_ratio > 0) return sampling_ratio;
+  if (!(bin_size > 0)) return 0;
+  if (!(bin_size < static_cast<C>(kFinestGrid))) return kFinestGrid;
+  const int32_t whole = static_cast<int32_t>(bin_size);
+  return whole + (static_cast<C>(whole) < bin_size);
+}
+
 template <class C>
 struct BoxAxis {
-  // Sampling points in a bin that follow from the size of the box: at most this many, however large the box.
-  static constexpr int32_t kFinestGrid = 65536;
-
   // Pixels of the image, bins of the box, and sampling points of each bin. A box without points covers nothing.
   int32_t size, pooled_size, bin_grid;
   C roi_start, bin_size, spatial_scale;
@@ -54,17 +65,7 @@ struct BoxAxis {
     is_clamped = !aligned && roi_length < 1;
     if (is_clamped) roi_length = 1;
     bin_size = roi_length / static_cast<C>(pooled_size);
-    if (is_nonfinite || (sampling_ratio <= 0 && !(bin_size > 0))) {
-      bin_grid = 0;
-    } else if (sampling_ratio > 0) {
-      bin_grid = sampling_ratio;
-    } else if (bin_size < static_cast<C>(kFinestGrid)) {
-      // Rounded up.
-      bin_grid = static_cast<int32_t>(bin_size);
-      bin_grid += static_cast<C>(bin_grid) < bin_size;
-    } else {
-      bin_grid = kFinestGrid;
-    }
+    bin_grid = is_nonfinite ? 0 : sampling_grid(bin_size, sampling_ratio);
   }
 
   // The share of each sampling point in the average.

@@ -231,7 +231,7 @@ std::tuple<Tensor, Tensor> roi_align_backward_cpu(const Tensor& grad_output,  //
                                                   const std::vector<bool>& output_mask) {
   const Geometry geometry = check_arguments(input, boxes, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned);
   check_grad_output(geometry, grad_output, input);
-  const Backward results(input, boxes, as_output_mask<2>(kOp, output_mask));
+  const RoiGradients results(input, boxes, as_output_mask<2>(kOp, output_mask));
   if (results.is_done()) return {results.grad_input, results.grad_boxes};
   dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
     using C = typename decltype(tag)::type;
@@ -255,9 +255,8 @@ std::tuple<Tensor, Tensor, Tensor> roi_align_double_backward_cpu(
     const std::vector<bool>& output_mask) {
   const Geometry geometry = check_arguments(input, boxes, pooled_h, pooled_w, spatial_scale, sampling_ratio, aligned);
   check_grad_output(geometry, grad_output, input);
-  check_directions(grad_grad_input, grad_grad_boxes, input, boxes);
-  const DoubleBackward results(geometry, grad_grad_input, grad_grad_boxes, input, boxes,
-                               as_output_mask<3>(kOp, output_mask));
+  const RoiSecondGradients results(geometry, grad_grad_input, grad_grad_boxes, input, boxes,
+                                   as_output_mask<3>(kOp, output_mask));
   if (results.is_done()) return {results.grad_grad_output, results.grad_input, results.grad_boxes};
   dispatch_compute(kOp, input.scalar_type(), [&](auto tag) {
     using C = typename decltype(tag)::type;

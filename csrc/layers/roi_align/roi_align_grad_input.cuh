@@ -6,11 +6,12 @@
 // channels: of the bins that touch it alone, which a bit for each says. While some threads add, others are at the next
 // box already: what they fill is another copy of the shared memory.
 //
-// In order of appearance: Stage, what a block has of one box; Weigher and Fetcher, who fill it; Pixel, a thread's own
-// sums; the kernel.
+// In order of appearance: Stage, what a block has of one box; Weigher, who fills it with a Fetcher; Pixel, a thread's
+// own sums; the kernel.
 #pragma once
 
 #include "cuda/box_tiles.cuh"
+#include "cuda/shared_bins.cuh"
 #include "roi_align_kernels.cuh"
 
 namespace handgrad::roi_align {
@@ -30,11 +31,13 @@ struct Bins {
   int32_t k, p, q;
 };
 
+template <class T>
+using Fetcher = BinFetcher<T, kBins, kTileChannels, (kThreads - kWeighers) / kWarpSize>;
+
 // One box beside one tile. Rows are padded, so that what a warp reads at a time lies in different banks.
 template <class C>
 struct Stage {
-  // [bin, channel]
-  alignas(16) C grads[kBins * kBins][kTileChannels + 4];
+  SharedBins<C, kBins, kTileChannels> bins;
   // [axis, pixel, bin], the axis of rows first
   C weight[2][kSide][kBins + 1], change[2][kSide][kBins + 1];
   // By axis: a byte for each pixel, a bit for each bin that touches it.
@@ -89,55 +92,9 @@ struct Weigher {
   }
 };
 
-// Fetches the gradient of bins. Neighbouring threads read what is neighbours in memory: bins, or channels.
-template <class T>
-struct Fetcher {
-  using C = Compute<T>;
-  static constexpr int kWarps = (kThreads - kWeighers) / kWarpSize;
-  static_assert(kTileChannels == kWarpSize);
-  int lane, warp;
-  int32_t first_channel;
-
-  __device__ Fetcher(int thread, int32_t first_channel)
-      : lane(thread % kWarpSize), warp((thread - kWeighers) / kWarpSize), first_channel(first_channel) {}
-
-  __device__ void fill(const Geometry& geometry, const View<const T, 4>& grads, const Bins& bins,
-                       Stage<C>& stage) const {
-    const int rows = at_most(geometry.pooled_h - bins.p), columns = at_most(geometry.pooled_w - bins.q);
-    if (grads.strides[1] == 1) {
-      const bool is_channel = first_channel + lane < geometry.channels;
-      const T* const from = grads.at(bins.k, first_channel + lane, bins.p, bins.q);
-#pragma unroll 1
-      for (int bin = warp; bin < kBins * kBins; bin += kWarps) {
-        const int a = bin / kBins, b = bin % kBins;
-        if (a >= rows || b >= columns) continue;
-        stage.grads[bin][lane] = is_channel ? widen(load(from + a * grads.strides[2] + b * grads.strides[3])) : C(0);
-      }
-    } else if (const int b = lane % kBins; b < columns) {
-#pragma unroll 1
-      for (int c = lane / kBins + kWarpSize / kBins * warp; c < kTileChannels; c += kWarpSize / kBins * kWarps) {
-        const bool is_channel = first_channel + c < geometry.channels;
-        const T* const from = grads.at(bins.k, first_channel + c, bins.p, bins.q + b);
-        // All loads are under way before the first is waited for.
-        C column[kBins];
-#pragma unroll
-        for (int a = 0; a < kBins; ++a) {
-          column[a] = is_channel && a < rows ? widen(load(from + a * grads.strides[2])) : C(0);
-        }
-#pragma unroll
-        for (int a = 0; a < kBins; ++a) stage.grads[a * kBins + b][c] = column[a];
-      }
-    }
-  }
-
- private:
-  __device__ static int at_most(int32_t left) { return left < kBins ? left : kBins; }
-};
-
 // The gradient of one pixel of the tile, for the channels of one thread.
 template <class C, bool Twice>
 struct Pixel {
-  static constexpr int kWide = 16 / sizeof(C);
   int row, column, channel;
   C sums[kPixelChannels] = {};
 
@@ -154,13 +111,7 @@ struct Pixel {
         const C weight_x = stage.weight[1][column][b];
         C weight = weight_y * weight_x;
         if constexpr (Twice) weight = change_y * weight_x + weight_y * stage.change[1][column][b];
-        const C* grads = stage.grads[a * kBins + b] + channel;
-#pragma unroll
-        for (int j = 0; j < kPixelChannels; j += kWide) {
-          const Vector<C, kWide> some = *reinterpret_cast<const Vector<C, kWide>*>(grads + j);
-#pragma unroll
-          for (int lane = 0; lane < kWide; ++lane) sums[j + lane] += weight * some.lane[lane];
-        }
+        add_bin(stage.bins, a * kBins + b, channel, weight, sums);
       }
     }
   }
@@ -187,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Compute<T>) == sizeof(float) 
   const int32_t first_x = static_cast<int32_t>(tile % tiles_w) * kSide;
   const bool weighs = thread < kWeighers;
   const Weigher<T, Twice> weigher(thread);
-  const Fetcher<T> fetcher(thread, first_channel);
+  const Fetcher<T> fetcher(thread - kWeighers, first_channel, geometry.channels);
   const int32_t first_pixel = weigher.axis == 0 ? first_y : first_x;
 
   Pixel<C, Twice> pixel(thread);
@@ -208,7 +159,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(Compute<T>) == sizeof(float) 
           if (weighs) {
             weigher.fill(geometry, operands, bins, first_pixel, stage);
           } else {
-            fetcher.fill(geometry, grad_output, bins, stage);
+            fetcher.fill(grad_output, bins.k, bins.p, bins.q, geometry.pooled_h - bins.p, geometry.pooled_w - bins.q,
+                         stage.bins);
           }
           __syncthreads();
           pixel.add(stage);

@@ -30,6 +30,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.quick_gelu import QuickGELU, quick_gelu
     from handgrad.layers.rms_norm_2d import RmsNorm2d, rms_norm_2d
     from handgrad.layers.roi_align import RoIAlign, roi_align
+    from handgrad.layers.roi_align_rotated import RoIAlignRotated, roi_align_rotated
     from handgrad.layers.roi_pool import RoIPool, roi_pool
     from handgrad.layers.spatial_pyramid_pool_2d import SpatialPyramidPool2d, spatial_pyramid_pool_2d
     from handgrad.layers.upfirdn2d import Upfirdn2d, upfirdn2d
@@ -55,6 +56,7 @@ __all__ = [
     "QuickGELU",
     "RmsNorm2d",
     "RoIAlign",
+    "RoIAlignRotated",
     "RoIPool",
     "SpatialPyramidPool2d",
     "Upfirdn2d",
@@ -76,6 +78,7 @@ __all__ = [
     "quick_gelu",
     "rms_norm_2d",
     "roi_align",
+    "roi_align_rotated",
     "roi_pool",
     "spatial_pyramid_pool_2d",
     "upfirdn2d",

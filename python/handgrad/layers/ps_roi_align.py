@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +15,13 @@ from handgrad._rois import (
     as_constants,
     check_channels,
     check_rois,
+    checked_grid,
     checked_size_and_scale,
     gradient_like,
     pooled_by_position,
     sampled_bins,
 )
-from handgrad.arguments import INT32_MAX, check_int, check_tensor
+from handgrad.arguments import check_tensor
 from handgrad.tracing import traceable
 
 _OP = "ps_roi_align"
@@ -75,13 +75,7 @@ def ps_roi_align(
     check_tensor(_OP, "input", input)
     boxes = as_constants(_OP, input, boxes)
     pooled = checked_size_and_scale(_OP, output_size, spatial_scale)
-    return _ps_roi_align(input, boxes, *pooled, spatial_scale, _checked_grid(sampling_ratio))
-
-
-def _checked_grid(sampling_ratio: int) -> int:
-    """Sampling points of a bin along an axis; 0: adaptive."""
-    expected = "a whole number below 2^31, or at most 0"
-    return max(check_int(_OP, "sampling_ratio", sampling_ratio, -sys.maxsize, INT32_MAX, expected), 0)
+    return _ps_roi_align(input, boxes, *pooled, spatial_scale, checked_grid(_OP, sampling_ratio))
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------
@@ -109,7 +103,7 @@ class PSRoIAlign(nn.Module):
     ) -> None:
         super().__init__()
         checked_size_and_scale(_OP, output_size, spatial_scale)
-        _checked_grid(sampling_ratio)
+        checked_grid(_OP, sampling_ratio)
         self.output_size = output_size
         self.spatial_scale = spatial_scale
         self.sampling_ratio = sampling_ratio

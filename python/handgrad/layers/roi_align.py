@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from handgrad._layout import empty_image
-from handgrad._rois import ROLES, SPLITS, as_table, check_rois, checked_size_and_scale, gradient_like, sampled_bins
-from handgrad.arguments import INT32_MAX, check_bool, check_int, check_tensor
-from handgrad.derivatives import Derivatives
+from handgrad._rois import (
+    ROLES,
+    SPLITS,
+    SampledRois,
+    as_table,
+    check_rois,
+    checked_grid,
+    checked_size_and_scale,
+    gradient_like,
+    sampled_bins,
+)
+from handgrad.arguments import check_bool, check_tensor
 from handgrad.tracing import traceable
 
 _OP = "roi_align"
@@ -86,8 +94,7 @@ def _checked_numbers(
 ) -> tuple[int, int, int, bool, bool]:
     """Height and width of the output, sampling points of a bin along an axis (0: adaptive), and the two flags."""
     pooled_h, pooled_w = checked_size_and_scale(_OP, output_size, spatial_scale)
-    expected = "a whole number below 2^31, or at most 0"
-    grid = max(check_int(_OP, "sampling_ratio", sampling_ratio, -sys.maxsize, INT32_MAX, expected), 0)
+    grid = checked_grid(_OP, sampling_ratio)
     return pooled_h, pooled_w, grid, check_bool(_OP, "aligned", aligned), check_bool(_OP, "boxes_grad", boxes_grad)
 
 
@@ -189,27 +196,6 @@ def _fake(input: Tensor, boxes: Tensor, pooled_h: int, pooled_w: int, *_: Any) -
     return empty_image(input, (boxes.shape[0], input.shape[1], pooled_h, pooled_w), input)
 
 
-# ---- autograd: what is special ---------------------------------------------------------------------------------------
-
-
-class _RoIAlign(Derivatives):
-    """Linear in input: where the boxes do not move, a derivative along it is the op itself, which is cheaper."""
-
-    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
-        input_tangent, boxes_tangent = tangents[:2]
-        if input_tangent is not None and boxes_tangent is None:
-            return self.forward(input_tangent, ctx.saved_tensors[1], *ctx.others)
-        return super().jvp(ctx, *tangents)
-
-    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        needs_boxes = ctx.needs_input_grad[2]
-        if list(ctx.mask) == [True, False] and not needs_boxes and grad_grads[0] is not None:
-            # grad_input is linear in grad_output, and does not depend on input.
-            grad_grad_output = self.forward(grad_grads[0], ctx.saved_tensors[2], *ctx.others)
-            return grad_grad_output, *[None] * (2 + len(self.backward_op.others))
-        return super().second_derivative(ctx, *grad_grads)
-
-
 # ---- onnx: ONNX's own operator ---------------------------------------------------------------------------------------
 
 
@@ -235,7 +221,7 @@ def _onnx(
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
-_roi_align = _RoIAlign(
+_roi_align = SampledRois(
     "handgrad::roi_align",
     reference=roi_align_reference,
     fake=_fake,
