@@ -2,6 +2,7 @@
 // them in registers, which it would not do with arrays.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -31,6 +32,21 @@ template <class C>
 void store_lanes(const Lanes<C>& lanes, C* to) {
   *reinterpret_cast<typename LanesOf<C>::unaligned*>(to) = lanes;
 }
+
+// Vectors of another length.
+template <class C, int64_t Count>
+struct VectorOf {
+  typedef C type __attribute__((vector_size(Count * sizeof(C))));
+  typedef C unaligned __attribute__((vector_size(Count * sizeof(C)), aligned(alignof(C)), may_alias));
+};
+template <class C, int64_t Count>
+using Vector = typename VectorOf<C, Count>::type;
+
+// The processor's own, at most as wide as a cache line: for loops that need all of its registers, where a wider vector
+// would be several of them. The compiler tells their width as that of the largest alignment that it knows.
+inline constexpr int64_t kOwnBytes = std::min<int64_t>(__BIGGEST_ALIGNMENT__, kCacheLine);
+template <class C>
+inline constexpr int64_t kOwnLanes = kOwnBytes / int64_t{sizeof(C)};
 
 // Of all lanes, the halves first: in one order on every processor.
 template <class C>

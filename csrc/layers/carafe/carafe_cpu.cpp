@@ -76,10 +76,10 @@ class Outputs {
       point_at(
           geometry_, x - tile.left, q, outputs,
           [&](int64_t a, int64_t b) { return sums_.data() + (a * width + b) * channels; }, to);
-      in_parts<4, 2, 1>(channels / kLanes<C>, [&](auto vectors, int64_t v) {
+      in_parts<kMostVectors, 2, 1>(channels / kOwnLanes<C>, [&](auto vectors, int64_t v) {
         C* sums[kMostOutputs];
-        for (int64_t k = 0; k < outputs; ++k) sums[k] = to[k] + v * kLanes<C>;
-        const Window<const C> window{down, across, first + v * kLanes<C>, plane.row_stride, plane.pixel_stride};
+        for (int64_t k = 0; k < outputs; ++k) sums[k] = to[k] + v * kOwnLanes<C>;
+        const Window<const C> window{down, across, first + v * kOwnLanes<C>, plane.row_stride, plane.pixel_stride};
         add_window<vectors.value, outputs.value, C>(window, geometry_.kernel, from, weights.step(), sums);
       });
     });
@@ -89,7 +89,7 @@ class Outputs {
     const ChannelBlock block{n, chunk.first, chunk.count};
     const int64_t channels = padded<C>(chunk.count);
     for (int64_t row = 0; row < outputs.rows(); ++row) {
-      store_pixels<kLanes<C>>(sums_.data() + row * outputs.columns() * channels, channels, chunk.count,
+      store_pixels<kOwnLanes<C>>(sums_.data() + row * outputs.columns() * channels, channels, chunk.count,
                               outputs.columns(), scratch_,
                               row_of(output_, block, outputs.row_begin + row, outputs.column_begin));
     }
@@ -101,15 +101,15 @@ class Outputs {
   std::vector<ScratchVector<C>> memory_;
   std::vector<WeightTile<C>> weights_;
   ScratchVector<C> sums_;
-  Transposer<kLanes<C>, C> scratch_;
+  Transposer<kOwnLanes<C>, C> scratch_;
 };
 
 template <class C>
 void fill_outputs(const Geometry& geometry, const std::vector<StoredPair<C>>& pairs, const Tensor& output) {
   if (output.numel() == 0) return;
   const StoredView<C, 4> view = mutable_stored_view<C, 4>(output);
-  const Tiling tiling(geometry);
-  const std::vector<Chunk> chunks = chunks_of<C>(geometry);
+  const Tiling tiling(geometry, kColumns);
+  const std::vector<Chunk> chunks = chunks_of<C>(geometry, kChunk);
   const int64_t count = static_cast<int64_t>(chunks.size());
   const int64_t work = work_of_a_tile(geometry, tiling, chunks[0].count);
   parallel_for(geometry.batch * tiling.count() * count, work, [&](int64_t begin, int64_t end) {
@@ -157,7 +157,7 @@ class FeatureGradients {
     }
     const ChannelBlock block{tile.n, chunk.first, chunk.count};
     for (int64_t y = tile.top; y < tile.bottom; ++y) {
-      store_pixels<kLanes<C>>(sums_.data() + (y - tile.top) * columns * channels, channels, chunk.count, columns,
+      store_pixels<kOwnLanes<C>>(sums_.data() + (y - tile.top) * columns * channels, channels, chunk.count, columns,
                               scratch_, row_of(result_, block, y, tile.left));
     }
   }
@@ -171,11 +171,11 @@ class FeatureGradients {
       point_at(
           geometry_, x, q, count,
           [&](int64_t a, int64_t b) { return plane.at(outputs.row_begin + a, outputs.column_begin + b); }, from);
-      in_parts<4, 2, 1>(window.pixel_step / kLanes<C>, [&](auto vectors, int64_t v) {
+      in_parts<kMostVectors, 2, 1>(window.pixel_step / kOwnLanes<C>, [&](auto vectors, int64_t v) {
         const C* grads[kMostOutputs];
-        for (int64_t k = 0; k < count; ++k) grads[k] = from[k] + v * kLanes<C>;
+        for (int64_t k = 0; k < count; ++k) grads[k] = from[k] + v * kOwnLanes<C>;
         Window<C> some = window;
-        some.first += v * kLanes<C>;
+        some.first += v * kOwnLanes<C>;
         spread<vectors.value, count.value, C>(grads, weights, weights_.step(), geometry_.kernel, some);
       });
     });
@@ -186,7 +186,7 @@ class FeatureGradients {
   const StoredView<C, 4>& result_;
   WeightTile<C> weights_;
   ScratchVector<C> sums_, memory_;
-  Transposer<kLanes<C>, C> scratch_;
+  Transposer<kOwnLanes<C>, C> scratch_;
 };
 
 template <class C>
@@ -195,8 +195,8 @@ void fill_feature_gradients(const Geometry& geometry, const Tensor& grad_output,
   if (result.numel() == 0) return;
   const StoredView<const C, 4> grad = stored_view<C, 4>(grad_output), weights = stored_view<C, 4>(masks);
   const StoredView<C, 4> view = mutable_stored_view<C, 4>(result);
-  const Tiling tiling(geometry);
-  const std::vector<Chunk> chunks = chunks_of<C>(geometry);
+  const Tiling tiling(geometry, kColumns);
+  const std::vector<Chunk> chunks = chunks_of<C>(geometry, kChunk);
   const int64_t count = static_cast<int64_t>(chunks.size());
   const int64_t work = work_of_a_tile(geometry, tiling, chunks[0].count);
   parallel_for(geometry.batch * tiling.count() * count, work, [&](int64_t begin, int64_t end) {
@@ -218,55 +218,66 @@ class MaskGradients {
         grad_(grad),
         features_(features),
         result_(result),
-        weights_(geometry, tiling.columns),
+        weights_(static_cast<size_t>(tiling.rows * geometry.scale / Stripe::height(geometry)),
+                 WeightTile<C>(geometry, tiling.columns)),
         scratch_(std::max(tiling.reached_columns(geometry), tiling.columns * geometry.scale)) {}
 
-  // Row y of the outputs of a tile, of all chunks of a group.
+  // All chunks of a group, one after the other.
   void fill(const Tile& tile, int64_t group, const std::vector<Chunk>& chunks) {
+    for (WeightTile<C>& weights : weights_) weights.clear();
+    for (const Chunk& chunk : chunks) {
+      if (chunk.group != group) continue;
+      const BlockPlane<const C> pixels =
+          pixels_of(features_, tile.n, chunk, tile.reach(geometry_), memory_, scratch_);
+      for_each_stripe(tile, [&](int64_t y, const PixelWindow& outputs, WeightTile<C>& weights) {
+        const BlockPlane<const C> grads = pixels_of(grad_, tile.n, chunk, outputs, grad_memory_, scratch_);
+        for (int64_t x = tile.left; x < tile.right; ++x) {
+          add_pixel(pixels, grads, padded<C>(chunk.count) / kOwnLanes<C>, y, x, x - tile.left, outputs, weights);
+        }
+      });
+    }
+    for_each_stripe(tile, [&](int64_t, const PixelWindow& outputs, WeightTile<C>& weights) {
+      weights.store(result_, tile.n, group, outputs);
+    });
+  }
+
+ private:
+  template <class Body>
+  void for_each_stripe(const Tile& tile, const Body& body) {
+    size_t k = 0;
     for (int64_t y = tile.top; y < tile.bottom; ++y) {
       Stripe::for_each(geometry_, y, [&](const Stripe& stripe) {
-        const PixelWindow outputs = stripe.outputs(geometry_, tile.left, tile.right);
-        weights_.clear();
-        for (const Chunk& chunk : chunks) {
-          if (chunk.group == group) add_chunk(tile, chunk, y, outputs);
-        }
-        weights_.store(result_, tile.n, group, outputs);
+        body(y, stripe.outputs(geometry_, tile.left, tile.right), weights_[k++]);
       });
     }
   }
 
- private:
-  void add_chunk(const Tile& tile, const Chunk& chunk, int64_t y, const PixelWindow& outputs) {
-    const Taps down = geometry_.within(y, 0, geometry_.height);
-    PixelWindow reach = tile.reach(geometry_);
-    reach.row_begin = y - geometry_.radius() + down.begin, reach.row_end = y - geometry_.radius() + down.end;
-    const BlockPlane<const C> pixels = pixels_of(features_, tile.n, chunk, reach, memory_, scratch_);
-    const BlockPlane<const C> grads = pixels_of(grad_, tile.n, chunk, outputs, grad_memory_, scratch_);
-    for (int64_t x = tile.left; x < tile.right; ++x) {
-      in_parts<4, 2, 1>(outputs.rows() * geometry_.scale, [&](auto count, int64_t q) {
-        C* weights[kMostOutputs];
-        const C* from[kMostOutputs];
-        point_at(geometry_, x - tile.left, q, count, [&](int64_t a, int64_t b) { return weights_.at(a, b); }, weights);
-        point_at(
-            geometry_, x, q, count, [&](int64_t a, int64_t b) { return grads.at(outputs.row_begin + a, b); }, from);
-        add_taps<count.value>(pixels, y, x, padded<C>(chunk.count) / kLanes<C>, from, weights);
-      });
-    }
+  // The outputs of pixel (y, x), which is at `column` of the tile.
+  void add_pixel(const BlockPlane<const C>& pixels, const BlockPlane<const C>& grads, int64_t vectors, int64_t y,
+                 int64_t x, int64_t column, const PixelWindow& outputs, WeightTile<C>& weights) {
+    in_parts<4, 2, 1>(outputs.rows() * geometry_.scale, [&](auto count, int64_t q) {
+      C* to[kMostOutputs];
+      const C* from[kMostOutputs];
+      point_at(geometry_, column, q, count, [&](int64_t a, int64_t b) { return weights.at(a, b); }, to);
+      point_at(
+          geometry_, x, q, count, [&](int64_t a, int64_t b) { return grads.at(outputs.row_begin + a, b); }, from);
+      add_taps<count.value>(pixels, y, x, vectors, from, to, weights.step());
+    });
   }
 
   template <int64_t Q>
   void add_taps(const BlockPlane<const C>& pixels, int64_t y, int64_t x, int64_t vectors, const C* const* grads,
-                C* const* weights) {
+                C* const* weights, int64_t step) {
     const Taps down = geometry_.within(y, 0, geometry_.height), across = geometry_.within(x, 0, geometry_.width);
     for (int64_t i = down.begin; i < down.end; ++i) {
       const C* const first = pixels.at(y - geometry_.radius() + i, x - geometry_.radius() + across.begin);
       in_parts<5, 3, 1>(across.end - across.begin, [&](auto taps, int64_t j) {
         C* to[Q];
         for (int64_t q = 0; q < Q; ++q) {
-          to[q] = weights[q] + (i * geometry_.kernel + across.begin + j) * weights_.step();
+          to[q] = weights[q] + (i * geometry_.kernel + across.begin + j) * step;
         }
         add_channels<taps.value, Q, C>(first + j * pixels.pixel_stride, pixels.pixel_stride, grads, vectors, to,
-                                       weights_.step());
+                                       step);
       });
     }
   }
@@ -274,9 +285,9 @@ class MaskGradients {
   const Geometry& geometry_;
   const StoredView<const C, 4>&grad_, &features_;
   const StoredView<C, 4>& result_;
-  WeightTile<C> weights_;
+  std::vector<WeightTile<C>> weights_;
   ScratchVector<C> memory_, grad_memory_;
-  Transposer<kLanes<C>, C> scratch_;
+  Transposer<kOwnLanes<C>, C> scratch_;
 };
 
 template <class C>
@@ -285,8 +296,8 @@ void fill_mask_gradients(const Geometry& geometry, const Tensor& grad_output, co
   if (result.numel() == 0) return;
   const StoredView<const C, 4> grad = stored_view<C, 4>(grad_output), pixels = stored_view<C, 4>(features);
   const StoredView<C, 4> view = mutable_stored_view<C, 4>(result);
-  const Tiling tiling(geometry);
-  const std::vector<Chunk> chunks = chunks_of<C>(geometry);
+  const Tiling tiling(geometry, kSummedColumns);
+  const std::vector<Chunk> chunks = chunks_of<C>(geometry, kSummedChunk);
   const int64_t work = work_of_a_tile(geometry, tiling, geometry.group_channels());
   parallel_for(geometry.batch * tiling.count() * geometry.groups, work, [&](int64_t begin, int64_t end) {
     MaskGradients<C> gradients(geometry, tiling, grad, pixels, view);

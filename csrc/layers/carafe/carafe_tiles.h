@@ -16,14 +16,35 @@
 
 namespace handgrad::carafe {
 
-// Channels that a thread has at a time, which share the copy of the weights.
-inline constexpr int64_t kChunk = 128;
+// Channels that a thread has at a time, which share the copy of the weights; and where sums go over them.
+inline constexpr int64_t kChunk = 64, kSummedChunk = 256;
+// Columns of a tile; where there are more channels, fewer.
+inline constexpr int64_t kColumns = 64, kSummedColumns = 32;
 // Outputs of a pixel that are in registers together.
 inline constexpr int64_t kMostOutputs = 4;
 
+// Vectors of channels that are in registers with them, of which processors with the widest have more.
+inline constexpr int64_t kMostVectors = kOwnBytes == kCacheLine ? 4 : 2;
+
+template <class C>
+using OwnLanes = Vector<C, kOwnLanes<C>>;
+// Sums that are left of a vector's lanes.
+template <class C>
+inline constexpr int64_t kSums = 16 / int64_t{sizeof(C)};
+
+// The memory need not be aligned; nor is a vector returned, for which a processor may have no register.
+template <class C>
+const typename VectorOf<C, kOwnLanes<C>>::unaligned& load_own(const C* from) {
+  return *reinterpret_cast<const typename VectorOf<C, kOwnLanes<C>>::unaligned*>(from);
+}
+template <class C>
+void store_own(const OwnLanes<C>& lanes, C* to) {
+  *reinterpret_cast<typename VectorOf<C, kOwnLanes<C>>::unaligned*>(to) = lanes;
+}
+
 template <class C>
 int64_t padded(int64_t channels) {
-  return (channels + kLanes<C> - 1) / kLanes<C> * kLanes<C>;
+  return (channels + kOwnLanes<C> - 1) / kOwnLanes<C> * kOwnLanes<C>;
 }
 
 // ---- Chunk ----------------------------------------------------------------------------------------------------------
@@ -32,14 +53,15 @@ struct Chunk {
   int64_t group, first, count;
 };
 
-// Of all groups. What is left over of whole vectors is a chunk of its own: it alone has to be copied.
+// Of all groups, `most` channels at most. What is left over of whole vectors is a chunk of its own: it alone has to be
+// copied.
 template <class C>
-std::vector<Chunk> chunks_of(const Geometry& geometry) {
+std::vector<Chunk> chunks_of(const Geometry& geometry, int64_t most) {
   std::vector<Chunk> chunks;
   for (int64_t group = 0; group < geometry.groups; ++group) {
     const int64_t end = (group + 1) * geometry.group_channels();
     for (int64_t first = group * geometry.group_channels(); first < end; first += chunks.back().count) {
-      const int64_t whole = std::min(kChunk, (end - first) / kLanes<C> * kLanes<C>);
+      const int64_t whole = std::min(most, (end - first) / kOwnLanes<C> * kOwnLanes<C>);
       chunks.push_back({group, first, whole > 0 ? whole : end - first});
     }
   }
@@ -51,9 +73,10 @@ std::vector<Chunk> chunks_of(const Geometry& geometry) {
 struct Tiling {
   int64_t rows, columns, down, across;
 
-  explicit Tiling(const Geometry& geometry)
+  // Of a large scale there are fewer columns, so that outputs stay in a cache.
+  Tiling(const Geometry& geometry, int64_t most)
       : rows(8),
-        columns(std::clamp<int64_t>(64 / geometry.scale, 1, 16)),
+        columns(std::clamp<int64_t>(std::min(4 * most / geometry.scale, geometry.width), 1, most)),
         down((geometry.height + rows - 1) / rows),
         across((geometry.width + columns - 1) / columns) {}
   int64_t count() const { return down * across; }
@@ -118,7 +141,7 @@ void in_parts(int64_t all, const Body& body) {
 template <class C>
 BlockPlane<const C> pixels_of(const StoredView<const C, 4>& image,  // [N, C, height, width]
                               int64_t n, const Chunk& chunk, const PixelWindow& window, ScratchVector<C>& memory,
-                              Transposer<kLanes<C>, C>& scratch) {
+                              Transposer<kOwnLanes<C>, C>& scratch) {
   const ChannelBlock block{n, chunk.first, chunk.count};
   const int64_t channels = padded<C>(chunk.count);
   if (image.first.is_computed_in() && image.strides[1] == 1 && channels == chunk.count) {
@@ -127,7 +150,7 @@ BlockPlane<const C> pixels_of(const StoredView<const C, 4>& image,  // [N, C, he
   const int64_t row_stride = window.columns() * channels;
   memory.resize(std::max(memory.size(), static_cast<size_t>(window.rows() * row_stride)));
   for (int64_t y = window.row_begin; y < window.row_end; ++y) {
-    load_pixels<kLanes<C>>(row_of(image, block, y, window.column_begin), chunk.count, window.columns(), scratch,
+    load_pixels<kOwnLanes<C>>(row_of(image, block, y, window.column_begin), chunk.count, window.columns(), scratch,
                            memory.data() + (y - window.row_begin) * row_stride, channels);
   }
   return {memory.data(), row_stride, channels, window.row_begin, window.column_begin};
@@ -191,24 +214,31 @@ struct Window {
 template <int64_t V, int64_t Q, class C>
 [[gnu::noinline]] void add_window(const Window<const C>& window, int64_t kernel, const C* const* weights, int64_t step,
                                   C* const* sums) {
-  Lanes<C> total[Q][V];
+  OwnLanes<C> total[Q][V];
+#pragma GCC unroll 8
   for (int64_t q = 0; q < Q; ++q) {
-    for (int64_t v = 0; v < V; ++v) total[q][v] = load_lanes(sums[q] + v * kLanes<C>);
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < V; ++v) total[q][v] = load_own(sums[q] + v * kOwnLanes<C>);
   }
   for (int64_t i = window.down.begin; i < window.down.end; ++i) {
     const C* pixel = window.row(i);
     int64_t tap = (i * kernel + window.across.begin) * step;
     for (int64_t j = window.across.begin; j < window.across.end; ++j, pixel += window.pixel_step, tap += step) {
-      Lanes<C> x[V];
-      for (int64_t v = 0; v < V; ++v) x[v] = load_lanes(pixel + v * kLanes<C>);
+      OwnLanes<C> x[V];
+#pragma GCC unroll 8
+      for (int64_t v = 0; v < V; ++v) x[v] = load_own(pixel + v * kOwnLanes<C>);
+#pragma GCC unroll 8
       for (int64_t q = 0; q < Q; ++q) {
         const C weight = weights[q][tap];
+#pragma GCC unroll 8
         for (int64_t v = 0; v < V; ++v) total[q][v] += x[v] * weight;
       }
     }
   }
+#pragma GCC unroll 8
   for (int64_t q = 0; q < Q; ++q) {
-    for (int64_t v = 0; v < V; ++v) store_lanes(total[q][v], sums[q] + v * kLanes<C>);
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < V; ++v) store_own(total[q][v], sums[q] + v * kOwnLanes<C>);
   }
 }
 
@@ -216,40 +246,93 @@ template <int64_t V, int64_t Q, class C>
 template <int64_t V, int64_t Q, class C>
 [[gnu::noinline]] void spread(const C* const* grads, const C* const* weights, int64_t step, int64_t kernel,
                               const Window<C>& window) {
-  Lanes<C> grad[Q][V];
+  OwnLanes<C> grad[Q][V];
+#pragma GCC unroll 8
   for (int64_t q = 0; q < Q; ++q) {
-    for (int64_t v = 0; v < V; ++v) grad[q][v] = load_lanes(grads[q] + v * kLanes<C>);
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < V; ++v) grad[q][v] = load_own(grads[q] + v * kOwnLanes<C>);
   }
   for (int64_t i = window.down.begin; i < window.down.end; ++i) {
     C* pixel = window.row(i);
     int64_t tap = (i * kernel + window.across.begin) * step;
     for (int64_t j = window.across.begin; j < window.across.end; ++j, pixel += window.pixel_step, tap += step) {
-      Lanes<C> total[V];
-      for (int64_t v = 0; v < V; ++v) total[v] = load_lanes(pixel + v * kLanes<C>);
+      OwnLanes<C> total[V];
+#pragma GCC unroll 8
+      for (int64_t v = 0; v < V; ++v) total[v] = load_own(pixel + v * kOwnLanes<C>);
+#pragma GCC unroll 8
       for (int64_t q = 0; q < Q; ++q) {
         const C weight = weights[q][tap];
+#pragma GCC unroll 8
         for (int64_t v = 0; v < V; ++v) total[v] += grad[q][v] * weight;
       }
-      for (int64_t v = 0; v < V; ++v) store_lanes(total[v], pixel + v * kLanes<C>);
+#pragma GCC unroll 8
+      for (int64_t v = 0; v < V; ++v) store_own(total[v], pixel + v * kOwnLanes<C>);
     }
   }
+}
+
+// Sixteen bytes of sums of a vector's lanes, halves first.
+template <class C, int64_t Count>
+[[gnu::always_inline]] inline void narrow_sums(const Vector<C, Count>& lanes, Vector<C, kSums<C>>& sums) {
+  if constexpr (Count == kSums<C>) {
+    sums = lanes;
+  } else {
+    Vector<C, Count / 2> halves[2];
+    std::memcpy(halves, &lanes, sizeof(halves));
+    halves[0] += halves[1];
+    narrow_sums<C, Count / 2>(halves[0], sums);
+  }
+}
+
+// The sums of Q vectors, added to as many numbers; of four of them together, as rows of a square.
+template <int64_t Q, class C>
+[[gnu::always_inline]] inline void add_sums(const OwnLanes<C> (&lanes)[Q], C* const* to, int64_t offset) {
+  Vector<C, kSums<C>> narrow[Q];
+#pragma GCC unroll 8
+  for (int64_t q = 0; q < Q; ++q) narrow_sums<C, kOwnLanes<C>>(lanes[q], narrow[q]);
+  C sums[Q] = {};
+  if constexpr (Q == 4 && sizeof(C) == sizeof(float)) {
+    const Vector<C, 4> a = __builtin_shufflevector(narrow[0], narrow[1], 0, 4, 1, 5) +
+                           __builtin_shufflevector(narrow[0], narrow[1], 2, 6, 3, 7);
+    const Vector<C, 4> b = __builtin_shufflevector(narrow[2], narrow[3], 0, 4, 1, 5) +
+                           __builtin_shufflevector(narrow[2], narrow[3], 2, 6, 3, 7);
+    const Vector<C, 4> four =
+        __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    std::memcpy(sums, &four, sizeof(four));
+  } else {
+#pragma GCC unroll 8
+    for (int64_t q = 0; q < Q; ++q) {
+      for (int64_t lane = 0; lane < kSums<C>; ++lane) sums[q] += narrow[q][lane];
+    }
+  }
+#pragma GCC unroll 8
+  for (int64_t q = 0; q < Q; ++q) to[q][offset] += sums[q];
 }
 
 // weights[q], of T taps of a row, += the sum over channels, so many vectors of them, of gradients times pixels.
 template <int64_t T, int64_t Q, class C>
 [[gnu::noinline]] void add_channels(const C* pixel, int64_t pixel_step, const C* const* grads, int64_t vectors,
                                     C* const* weights, int64_t step) {
-  Lanes<C> total[T][Q] = {};
-  for (int64_t c = 0; c < vectors * kLanes<C>; c += kLanes<C>) {
-    Lanes<C> grad[Q];
-    for (int64_t q = 0; q < Q; ++q) grad[q] = load_lanes(grads[q] + c);
+  OwnLanes<C> total[T][Q];
+#pragma GCC unroll 8
+  for (int64_t t = 0; t < T; ++t) {
+#pragma GCC unroll 8
+    for (int64_t q = 0; q < Q; ++q) total[t][q] = OwnLanes<C>{};
+  }
+  for (int64_t c = 0; c < vectors * kOwnLanes<C>; c += kOwnLanes<C>) {
+    OwnLanes<C> grad[Q];
+#pragma GCC unroll 8
+    for (int64_t q = 0; q < Q; ++q) grad[q] = load_own(grads[q] + c);
+#pragma GCC unroll 8
     for (int64_t t = 0; t < T; ++t) {
-      const Lanes<C> x = load_lanes(pixel + t * pixel_step + c);
+      const OwnLanes<C> x = load_own(pixel + t * pixel_step + c);
+#pragma GCC unroll 8
       for (int64_t q = 0; q < Q; ++q) total[t][q] += x * grad[q];
     }
   }
+#pragma GCC unroll 8
   for (int64_t t = 0; t < T; ++t) {
-    for (int64_t q = 0; q < Q; ++q) weights[q][t * step] += sum_lanes<C>(total[t][q]);
+    add_sums<Q, C>(total[t], weights, t * step);
   }
 }
 
