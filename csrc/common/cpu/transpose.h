@@ -35,7 +35,7 @@ inline void exchange_all(Row (&rows)[Side]) {
 
 template <int64_t Side, class C>
 inline void transpose_square(const C* from, int64_t from_step, C* to, int64_t to_step) {
-  Vector<C, Side> rows[Side];
+  Packed<C, Side> rows[Side];
 #pragma GCC unroll 16
   for (int64_t i = 0; i < Side; ++i) std::memcpy(&rows[i], from + i * from_step, sizeof(rows[i]));
   exchange_all<Side / 2>(rows);

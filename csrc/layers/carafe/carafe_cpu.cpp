@@ -1,8 +1,8 @@
 // A reassembly of features on the CPU.
 //
-// Forward: a tile of pixels is a thread's, and all outputs made of them. The gradient of the features: a tile of it is a
-// thread's, which adds to it from all pixels whose windows reach it; what belongs to a neighbour's tile is left to the
-// neighbour. The gradient of the weights: sums over the channels of a group, for the outputs of a tile.
+// Forward: a tile of pixels is a thread's, and all outputs made of them. The gradient of the features: a tile of it is
+// a thread's, which adds to it from all pixels whose windows reach it; what belongs to a neighbour's tile is left to
+// the neighbour. The gradient of the weights: sums over the channels of a group, for the outputs of a tile.
 //
 // In order of appearance: Outputs, the forward; FeatureGradients; MaskGradients; the device.
 #include "abi/registration.h"
@@ -90,8 +90,8 @@ class Outputs {
     const int64_t channels = padded<C>(chunk.count);
     for (int64_t row = 0; row < outputs.rows(); ++row) {
       store_pixels<kOwnLanes<C>>(sums_.data() + row * outputs.columns() * channels, channels, chunk.count,
-                              outputs.columns(), scratch_,
-                              row_of(output_, block, outputs.row_begin + row, outputs.column_begin));
+                                 outputs.columns(), scratch_,
+                                 row_of(output_, block, outputs.row_begin + row, outputs.column_begin));
     }
   }
 
@@ -158,7 +158,7 @@ class FeatureGradients {
     const ChannelBlock block{tile.n, chunk.first, chunk.count};
     for (int64_t y = tile.top; y < tile.bottom; ++y) {
       store_pixels<kOwnLanes<C>>(sums_.data() + (y - tile.top) * columns * channels, channels, chunk.count, columns,
-                              scratch_, row_of(result_, block, y, tile.left));
+                                 scratch_, row_of(result_, block, y, tile.left));
     }
   }
 
@@ -227,8 +227,7 @@ class MaskGradients {
     for (WeightTile<C>& weights : weights_) weights.clear();
     for (const Chunk& chunk : chunks) {
       if (chunk.group != group) continue;
-      const BlockPlane<const C> pixels =
-          pixels_of(features_, tile.n, chunk, tile.reach(geometry_), memory_, scratch_);
+      const BlockPlane<const C> pixels = pixels_of(features_, tile.n, chunk, tile.reach(geometry_), memory_, scratch_);
       for_each_stripe(tile, [&](int64_t y, const PixelWindow& outputs, WeightTile<C>& weights) {
         const BlockPlane<const C> grads = pixels_of(grad_, tile.n, chunk, outputs, grad_memory_, scratch_);
         for (int64_t x = tile.left; x < tile.right; ++x) {
@@ -259,8 +258,7 @@ class MaskGradients {
       C* to[kMostOutputs];
       const C* from[kMostOutputs];
       point_at(geometry_, column, q, count, [&](int64_t a, int64_t b) { return weights.at(a, b); }, to);
-      point_at(
-          geometry_, x, q, count, [&](int64_t a, int64_t b) { return grads.at(outputs.row_begin + a, b); }, from);
+      point_at(geometry_, x, q, count, [&](int64_t a, int64_t b) { return grads.at(outputs.row_begin + a, b); }, from);
       add_taps<count.value>(pixels, y, x, vectors, from, to, weights.step());
     });
   }
@@ -276,8 +274,7 @@ class MaskGradients {
         for (int64_t q = 0; q < Q; ++q) {
           to[q] = weights[q] + (i * geometry_.kernel + across.begin + j) * step;
         }
-        add_channels<taps.value, Q, C>(first + j * pixels.pixel_stride, pixels.pixel_stride, grads, vectors, to,
-                                       step);
+        add_channels<taps.value, Q, C>(first + j * pixels.pixel_stride, pixels.pixel_stride, grads, vectors, to, step);
       });
     }
   }
@@ -337,6 +334,4 @@ struct OnCpu {
 }  // namespace
 }  // namespace handgrad::carafe
 
-STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::carafe::implement<handgrad::carafe::OnCpu>(library);
-}
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) { handgrad::carafe::implement<handgrad::carafe::OnCpu>(library); }

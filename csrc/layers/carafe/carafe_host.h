@@ -38,7 +38,8 @@ inline Geometry check_arguments(const Tensor& features,  // [N, C, H, W]
   const Sizes sizes = features.sizes();
   HANDGRAD_CHECK(groups >= 1 && groups <= INT32_MAX && sizes[1] % groups == 0, kOp,
                  ": group_size must be at least 1 and divide the channels of features, ", sizes[1], "; got ", groups);
-  check_rank(kOp, "masks", masks, 4, "(batch, group_size * kernel_size^2, height * scale_factor, width * scale_factor)");
+  check_rank(kOp, "masks", masks, 4,
+             "(batch, group_size * kernel_size^2, height * scale_factor, width * scale_factor)");
   const Sizes given = masks.sizes();
   // Divided, where a product might overflow.
   const auto is_scaled = [&](size_t d) { return given[d] % scale == 0 && given[d] / scale == sizes[d]; };

@@ -1,5 +1,5 @@
-// Which pixels an output is made of. Every pixel of the features becomes scale x scale outputs, and all of these look at
-// one window, kernel x kernel pixels around it, each with weights of its own.
+// Which pixels an output is made of. Every pixel of the features becomes scale x scale outputs, and all of these look
+// at one window, kernel x kernel pixels around it, each with weights of its own.
 //
 // docs/layers/carafe.md has the derivatives: with respect to the features a sum over the outputs that look at a pixel,
 // with respect to a weight a sum over the channels that share it.

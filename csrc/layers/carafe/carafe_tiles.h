@@ -26,21 +26,9 @@ inline constexpr int64_t kMostOutputs = 4;
 // Vectors of channels that are in registers with them, of which processors with the widest have more.
 inline constexpr int64_t kMostVectors = kOwnBytes == kCacheLine ? 4 : 2;
 
-template <class C>
-using OwnLanes = Vector<C, kOwnLanes<C>>;
 // Sums that are left of a vector's lanes.
 template <class C>
 inline constexpr int64_t kSums = 16 / int64_t{sizeof(C)};
-
-// The memory need not be aligned; nor is a vector returned, for which a processor may have no register.
-template <class C>
-const typename VectorOf<C, kOwnLanes<C>>::unaligned& load_own(const C* from) {
-  return *reinterpret_cast<const typename VectorOf<C, kOwnLanes<C>>::unaligned*>(from);
-}
-template <class C>
-void store_own(const OwnLanes<C>& lanes, C* to) {
-  *reinterpret_cast<typename VectorOf<C, kOwnLanes<C>>::unaligned*>(to) = lanes;
-}
 
 template <class C>
 int64_t padded(int64_t channels) {
@@ -151,7 +139,7 @@ BlockPlane<const C> pixels_of(const StoredView<const C, 4>& image,  // [N, C, he
   memory.resize(std::max(memory.size(), static_cast<size_t>(window.rows() * row_stride)));
   for (int64_t y = window.row_begin; y < window.row_end; ++y) {
     load_pixels<kOwnLanes<C>>(row_of(image, block, y, window.column_begin), chunk.count, window.columns(), scratch,
-                           memory.data() + (y - window.row_begin) * row_stride, channels);
+                              memory.data() + (y - window.row_begin) * row_stride, channels);
   }
   return {memory.data(), row_stride, channels, window.row_begin, window.column_begin};
 }
@@ -161,9 +149,7 @@ template <class C>
 class WeightTile {
  public:
   WeightTile(const Geometry& geometry, int64_t columns)
-      : geometry_(geometry),
-        width_(columns * geometry.scale),
-        data_(static_cast<size_t>(geometry.taps() * step())) {}
+      : geometry_(geometry), width_(columns * geometry.scale), data_(static_cast<size_t>(geometry.taps() * step())) {}
 
   // Between taps.
   int64_t step() const { return Stripe::height(geometry_) * width_; }
@@ -218,7 +204,7 @@ template <int64_t V, int64_t Q, class C>
 #pragma GCC unroll 8
   for (int64_t q = 0; q < Q; ++q) {
 #pragma GCC unroll 8
-    for (int64_t v = 0; v < V; ++v) total[q][v] = load_own(sums[q] + v * kOwnLanes<C>);
+    for (int64_t v = 0; v < V; ++v) total[q][v] = load_own_lanes(sums[q] + v * kOwnLanes<C>);
   }
   for (int64_t i = window.down.begin; i < window.down.end; ++i) {
     const C* pixel = window.row(i);
@@ -226,7 +212,7 @@ template <int64_t V, int64_t Q, class C>
     for (int64_t j = window.across.begin; j < window.across.end; ++j, pixel += window.pixel_step, tap += step) {
       OwnLanes<C> x[V];
 #pragma GCC unroll 8
-      for (int64_t v = 0; v < V; ++v) x[v] = load_own(pixel + v * kOwnLanes<C>);
+      for (int64_t v = 0; v < V; ++v) x[v] = load_own_lanes(pixel + v * kOwnLanes<C>);
 #pragma GCC unroll 8
       for (int64_t q = 0; q < Q; ++q) {
         const C weight = weights[q][tap];
@@ -238,7 +224,7 @@ template <int64_t V, int64_t Q, class C>
 #pragma GCC unroll 8
   for (int64_t q = 0; q < Q; ++q) {
 #pragma GCC unroll 8
-    for (int64_t v = 0; v < V; ++v) store_own(total[q][v], sums[q] + v * kOwnLanes<C>);
+    for (int64_t v = 0; v < V; ++v) store_own_lanes(total[q][v], sums[q] + v * kOwnLanes<C>);
   }
 }
 
@@ -250,7 +236,7 @@ template <int64_t V, int64_t Q, class C>
 #pragma GCC unroll 8
   for (int64_t q = 0; q < Q; ++q) {
 #pragma GCC unroll 8
-    for (int64_t v = 0; v < V; ++v) grad[q][v] = load_own(grads[q] + v * kOwnLanes<C>);
+    for (int64_t v = 0; v < V; ++v) grad[q][v] = load_own_lanes(grads[q] + v * kOwnLanes<C>);
   }
   for (int64_t i = window.down.begin; i < window.down.end; ++i) {
     C* pixel = window.row(i);
@@ -258,7 +244,7 @@ template <int64_t V, int64_t Q, class C>
     for (int64_t j = window.across.begin; j < window.across.end; ++j, pixel += window.pixel_step, tap += step) {
       OwnLanes<C> total[V];
 #pragma GCC unroll 8
-      for (int64_t v = 0; v < V; ++v) total[v] = load_own(pixel + v * kOwnLanes<C>);
+      for (int64_t v = 0; v < V; ++v) total[v] = load_own_lanes(pixel + v * kOwnLanes<C>);
 #pragma GCC unroll 8
       for (int64_t q = 0; q < Q; ++q) {
         const C weight = weights[q][tap];
@@ -266,18 +252,18 @@ template <int64_t V, int64_t Q, class C>
         for (int64_t v = 0; v < V; ++v) total[v] += grad[q][v] * weight;
       }
 #pragma GCC unroll 8
-      for (int64_t v = 0; v < V; ++v) store_own(total[v], pixel + v * kOwnLanes<C>);
+      for (int64_t v = 0; v < V; ++v) store_own_lanes(total[v], pixel + v * kOwnLanes<C>);
     }
   }
 }
 
 // Sixteen bytes of sums of a vector's lanes, halves first.
 template <class C, int64_t Count>
-[[gnu::always_inline]] inline void narrow_sums(const Vector<C, Count>& lanes, Vector<C, kSums<C>>& sums) {
+[[gnu::always_inline]] inline void narrow_sums(const Packed<C, Count>& lanes, Packed<C, kSums<C>>& sums) {
   if constexpr (Count == kSums<C>) {
     sums = lanes;
   } else {
-    Vector<C, Count / 2> halves[2];
+    Packed<C, Count / 2> halves[2];
     std::memcpy(halves, &lanes, sizeof(halves));
     halves[0] += halves[1];
     narrow_sums<C, Count / 2>(halves[0], sums);
@@ -287,17 +273,16 @@ template <class C, int64_t Count>
 // The sums of Q vectors, added to as many numbers; of four of them together, as rows of a square.
 template <int64_t Q, class C>
 [[gnu::always_inline]] inline void add_sums(const OwnLanes<C> (&lanes)[Q], C* const* to, int64_t offset) {
-  Vector<C, kSums<C>> narrow[Q];
+  Packed<C, kSums<C>> narrow[Q];
 #pragma GCC unroll 8
   for (int64_t q = 0; q < Q; ++q) narrow_sums<C, kOwnLanes<C>>(lanes[q], narrow[q]);
   C sums[Q] = {};
   if constexpr (Q == 4 && sizeof(C) == sizeof(float)) {
-    const Vector<C, 4> a = __builtin_shufflevector(narrow[0], narrow[1], 0, 4, 1, 5) +
+    const Packed<C, 4> a = __builtin_shufflevector(narrow[0], narrow[1], 0, 4, 1, 5) +
                            __builtin_shufflevector(narrow[0], narrow[1], 2, 6, 3, 7);
-    const Vector<C, 4> b = __builtin_shufflevector(narrow[2], narrow[3], 0, 4, 1, 5) +
+    const Packed<C, 4> b = __builtin_shufflevector(narrow[2], narrow[3], 0, 4, 1, 5) +
                            __builtin_shufflevector(narrow[2], narrow[3], 2, 6, 3, 7);
-    const Vector<C, 4> four =
-        __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    const Packed<C, 4> four = __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
     std::memcpy(sums, &four, sizeof(four));
   } else {
 #pragma GCC unroll 8
@@ -322,10 +307,10 @@ template <int64_t T, int64_t Q, class C>
   for (int64_t c = 0; c < vectors * kOwnLanes<C>; c += kOwnLanes<C>) {
     OwnLanes<C> grad[Q];
 #pragma GCC unroll 8
-    for (int64_t q = 0; q < Q; ++q) grad[q] = load_own(grads[q] + c);
+    for (int64_t q = 0; q < Q; ++q) grad[q] = load_own_lanes(grads[q] + c);
 #pragma GCC unroll 8
     for (int64_t t = 0; t < T; ++t) {
-      const OwnLanes<C> x = load_own(pixel + t * pixel_step + c);
+      const OwnLanes<C> x = load_own_lanes(pixel + t * pixel_step + c);
 #pragma GCC unroll 8
       for (int64_t q = 0; q < Q; ++q) total[t][q] += x * grad[q];
     }
