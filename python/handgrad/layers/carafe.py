@@ -29,9 +29,9 @@ def carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, s
         x_c(\lfloor Y / s \rfloor + i - r,\; \lfloor X / s \rfloor + j - r)
 
     over the taps of a window of ``kernel_size`` rows and columns, :math:`r` = kernel_size // 2, with the weights of the
-    channel's group :math:`g`; what is beyond the edges counts nothing. Signature and values of mmcv's ``carafe``; beyond
-    it: a CPU kernel, second derivatives and forward mode, bfloat16 and float16 (computed in float32), any strides,
-    channels_last, ONNX, the same bits in every run.
+    channel's group :math:`g`; what is beyond the edges counts nothing. Signature and values of mmcv's ``carafe``;
+    beyond it: a CPU kernel, second derivatives and forward mode, bfloat16 and float16 (computed in float32), any
+    strides, channels_last, ONNX, the same bits in every run.
 
     Args:
         features: (batch, channels, height, width); float32, float64, bfloat16 or float16, any strides.
@@ -86,7 +86,8 @@ class CARAFE(nn.Module):
     """:func:`carafe` as a module, in place of mmcv's.
 
     Args:
-        kernel_size, group_size, scale_factor: see :func:`carafe`; checked here, so that a mistake shows at construction.
+        kernel_size, group_size, scale_factor: see :func:`carafe`; checked here, so that a mistake shows at
+            construction.
 
     Shape:
         ``forward(features, masks)`` as in :func:`carafe`.
@@ -110,8 +111,8 @@ class CARAFE(nn.Module):
 
 
 class CARAFEPack(nn.Module):
-    """Upsampling that predicts its kernels: a 1 x 1 convolution that compresses the channels, one that makes the kernels
-    of all outputs of a pixel, a softmax over each kernel, and :func:`carafe` (equations 2 to 4).
+    """Upsampling that predicts its kernels: a 1 x 1 convolution that compresses the channels, one that makes the
+    kernels of all outputs of a pixel, a softmax over each kernel, and :func:`carafe` (equations 2 to 4).
 
     Parameters are named as in mmcv's ``CARAFEPack``, so that its ``state_dict`` loads, and begin as they do there.
 
@@ -180,15 +181,15 @@ class CARAFEPack(nn.Module):
         return carafe(x, masks, self.up_kernel, self.up_group, self.scale_factor)
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, scale_factor={self.scale_factor}, up_kernel={self.up_kernel}, up_group={self.up_group}"
+        return (
+            f"{self.channels}, scale_factor={self.scale_factor}, up_kernel={self.up_kernel}, up_group={self.up_group}"
+        )
 
 
 # ---- reference: the definition in plain PyTorch, its derivatives by torch's own autograd -----------------------------
 
 
-def carafe_reference(
-    features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int
-) -> Tensor:
+def carafe_reference(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
     """Plain PyTorch. To be trusted because it says what the formula says: for each tap the features moved by it, times
     its weights, which a pixel has for all of its outputs."""
     batch, channels, height, width = features.shape
