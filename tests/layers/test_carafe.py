@@ -69,7 +69,7 @@ SPEC = OpSpec(
     reference=carafe_reference,
     module=CARAFE,
     samples=[
-        sample("plain", 2, 2, 1, 2, 3, 1, 2),
+        sample("plain", 2, 2, 1, 3, 3, 1, 2),
         sample("groups", 2, 4, 2, 2, 3, 2, 1, seed=1),
         # A window larger than the image, of more taps in a row than a thread of a device has at a time.
         sample("wide", 1, 1, 2, 2, 7, 1, 1, seed=2),

@@ -203,7 +203,7 @@ def carafe_reference(features: Tensor, masks: Tensor, kernel_size: int, group_si
     for tap in range(kernel_size**2):
         rows = slice(tap // kernel_size, tap // kernel_size + height)
         columns = slice(tap % kernel_size, tap % kernel_size + width)
-        pixels = padded[:, :, rows, columns].reshape(batch, group_size, -1, height, 1, width, 1)
+        pixels = padded[:, :, rows, columns].reshape(batch, group_size, channels // group_size, height, 1, width, 1)
         counts = inside[:, :, rows, columns].reshape(1, 1, 1, height, 1, width, 1)
         output = output + pixels * torch.where(counts, weights[:, :, tap], 0.0)
     return output.reshape(batch, channels, height * scale, width * scale)
