@@ -26,7 +26,7 @@ def _case(
     def inputs(device: torch.device) -> tuple[Tensor, ...]:
         features = torch.randn(shape, device=device)
         masks = torch.randn(batch, groups, kernel**2, height * scale, width * scale, device=device).softmax(2)
-        tensors = (features.to(dtype), masks.flatten(1, 2).to(dtype))
+        tensors: tuple[Tensor, ...] = (features.to(dtype), masks.flatten(1, 2).to(dtype))
         if channels_last:
             tensors = tuple(tensor.contiguous(memory_format=torch.channels_last) for tensor in tensors)
         return tuple(tensor.requires_grad_() for tensor in tensors)
