@@ -102,8 +102,8 @@ SPEC = OpSpec(
     ],
     identities={"bilinear": bilinear, "moves": a_weight_of_one_moves, "average": equal_weights_are_an_average},
     numel_beyond_int32=numel_beyond_int32,
-    # Each row of taps loads its pixels again, and each row of its gradient, from a cache; and 32 lanes the columns beside
-    # them: 1.47, 1.97 and 2.17 times.
+    # Each row of taps loads its pixels again, from a cache, and 32 lanes the columns beside them: 1.47, 1.97 and 2.17
+    # times.
     floor_factors={"forward": 1.5, "backward": 2.0, "double_backward": 2.2},
     device_calls={"backward": (2, 2, 0), "double_backward": (3, 3, 0)},
 )
