@@ -162,6 +162,20 @@ def test_pow(probe, c_type, dtype):
     np.testing.assert_array_equal(call(probe, f"pow_{c_type}", base, exponent), expected)
 
 
+@pytest.mark.parametrize(("c_type", "dtype"), TYPES, ids=["float", "double"])
+def test_transpose(probe, c_type, dtype):
+    """Of every size around those of its squares; what is between the rows of the result stays."""
+    for rows in (0, 1, 3, 4, 7, 8, 13, 16, 31, 37):
+        for columns in (0, 1, 2, 5, 8, 12, 16, 29, 33):
+            matrix = np.arange(rows * (columns + 3), dtype=dtype).reshape(rows, columns + 3)
+            result = np.full((columns, rows + 5), -1, dtype)
+            steps = ctypes.c_int64(columns + 3), ctypes.c_int64(rows), ctypes.c_int64(columns)
+            pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (matrix, result)]
+            getattr(probe, f"transpose_{c_type}")(pointers[0], *steps, pointers[1], ctypes.c_int64(rows + 5))
+            np.testing.assert_array_equal(result[:, :rows], matrix[:, :columns].T)
+            assert (result[:, rows:] == -1).all()
+
+
 @pytest.mark.parametrize(
     ("c_type", "dtype"), [("Half", torch.float16), ("BFloat16", torch.bfloat16)], ids=["half", "bf16"]
 )

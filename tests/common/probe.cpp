@@ -1,4 +1,5 @@
 // Opens the functions of csrc/common to tests/test_common.py, as loops over arrays, which is how kernels use them.
+#include "cpu/transpose.h"
 #include "math/angle.h"
 #include "math/convert.h"
 #include "math/log1p.h"
@@ -45,3 +46,12 @@ POWER(double)
 
 CONVERT(Half)
 CONVERT(BFloat16)
+
+#define TRANSPOSE(T)                                                                                    \
+  extern "C" void transpose_##T(const T* from, int64_t from_step, int64_t rows, int64_t columns, T* to, \
+                                int64_t to_step) {                                                      \
+    handgrad::transpose(from, from_step, rows, columns, to, to_step);                                   \
+  }
+
+TRANSPOSE(float)
+TRANSPOSE(double)

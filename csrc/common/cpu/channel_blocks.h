@@ -5,14 +5,15 @@
 // column, channel) it is used as it lies; otherwise the part of the image that is looked at (PixelWindow) is copied
 // into that order, through Transposer's scratch memory, and becomes a BlockPlane.
 //
-// In order of appearance: interleave and separate, the transposition itself; load_pixels and store_pixels, a row of
-// pixels; ChannelBlock, PixelWindow, BlockPlane; load_block, clear_block and store_block; the loop over blocks.
+// In order of appearance: load_pixels and store_pixels, a row of pixels; ChannelBlock, PixelWindow, BlockPlane;
+// load_block, clear_block and store_block; the loop over blocks.
 #pragma once
 
 #include <algorithm>
 
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
+#include "cpu/transpose.h"
 #include "math/stored.h"
 
 namespace handgrad {
@@ -22,51 +23,6 @@ namespace handgrad {
 inline constexpr int64_t kBlockChannels = 32, kFewChannels = 8;
 
 // ---- a row of pixels ------------------------------------------------------------------------------------------------
-
-// Lines of `pixels` numbers, one for each of Width channels and `line` apart, to groups of numbers, one for each pixel
-// and `group` apart; in squares that the compiler keeps in registers.
-template <int64_t Width, class C>
-void interleave(const C* __restrict from, int64_t line, int64_t pixels, C* __restrict to, int64_t group) {
-  constexpr int64_t side = 8;
-  static_assert(Width % side == 0);
-  int64_t i = 0;
-  for (; i + side <= pixels; i += side) {
-    for (int64_t c = 0; c < Width; c += side) {
-      C square[side][side];
-      for (int64_t a = 0; a < side; ++a) {
-        for (int64_t b = 0; b < side; ++b) square[b][a] = from[(c + a) * line + i + b];
-      }
-      for (int64_t b = 0; b < side; ++b) {
-        for (int64_t a = 0; a < side; ++a) to[(i + b) * group + c + a] = square[b][a];
-      }
-    }
-  }
-  for (; i < pixels; ++i) {
-    for (int64_t c = 0; c < Width; ++c) to[i * group + c] = from[c * line + i];
-  }
-}
-
-// And back.
-template <int64_t Width, class C>
-void separate(const C* __restrict from, int64_t group, int64_t pixels, C* __restrict to, int64_t line) {
-  constexpr int64_t side = 8;
-  static_assert(Width % side == 0);
-  int64_t i = 0;
-  for (; i + side <= pixels; i += side) {
-    for (int64_t c = 0; c < Width; c += side) {
-      C square[side][side];
-      for (int64_t b = 0; b < side; ++b) {
-        for (int64_t a = 0; a < side; ++a) square[a][b] = from[(i + b) * group + c + a];
-      }
-      for (int64_t a = 0; a < side; ++a) {
-        for (int64_t b = 0; b < side; ++b) to[(c + a) * line + i + b] = square[a][b];
-      }
-    }
-  }
-  for (; i < pixels; ++i) {
-    for (int64_t c = 0; c < Width; ++c) to[c * line + i] = from[i * group + c];
-  }
-}
 
 // Scratch memory for lines of up to `length` pixels of Width channels.
 template <int64_t Width, class C>
@@ -90,12 +46,17 @@ struct PixelRow {
 template <int64_t Width, class C>
 void load_pixels(const PixelRow<const C>& from, int64_t channels, int64_t pixels, Transposer<Width, C>& scratch, C* to,
                  int64_t group) {
-  if (from.channel_stride == 1) {
-    dispatch_storage<C>(from.first.dtype, [&](auto tag) {
-      using T = typename decltype(tag)::type;
-      const T* data = from.first.template as<T>();
-      for (int64_t i = 0; i < pixels; ++i) load_run(data + i * from.pixel_stride, 1, channels, to + i * group);
-    });
+  const bool is_in_lines = from.first.is_computed_in() && from.pixel_stride == 1;
+  if (from.channel_stride == 1 || is_in_lines) {
+    if (from.channel_stride != 1) {
+      transpose(from.first.in_place(), from.channel_stride, channels, pixels, to, group);
+    } else {
+      dispatch_storage<C>(from.first.dtype, [&](auto tag) {
+        using T = typename decltype(tag)::type;
+        const T* data = from.first.template as<T>();
+        for (int64_t i = 0; i < pixels; ++i) load_run(data + i * from.pixel_stride, 1, channels, to + i * group);
+      });
+    }
     const int64_t filled = (channels + Width - 1) / Width * Width;
     for (int64_t i = 0; channels < filled && i < pixels; ++i)
       std::fill(to + i * group + channels, to + i * group + filled, C(0));
@@ -104,15 +65,11 @@ void load_pixels(const PixelRow<const C>& from, int64_t channels, int64_t pixels
   for (int64_t c = 0; c < channels; c += Width) {
     const Stored<const C> block = from.first + c * from.channel_stride;
     const int64_t count = std::min(Width, channels - c);
-    if (from.first.is_computed_in() && from.pixel_stride == 1 && count == Width) {
-      interleave<Width>(block.in_place(), from.channel_stride, pixels, to + c, group);
-      continue;
-    }
     for (int64_t k = 0; k < count; ++k) {
       load_run(block + k * from.channel_stride, from.pixel_stride, pixels, scratch.line(k));
     }
     for (int64_t k = count; k < Width; ++k) std::fill(scratch.line(k), scratch.line(k) + pixels, C(0));
-    interleave<Width>(scratch.lines.data(), scratch.length, pixels, to + c, group);
+    transpose<C>(scratch.lines.data(), scratch.length, Width, pixels, to + c, group);
   }
 }
 
@@ -127,14 +84,14 @@ void store_pixels(const C* from, int64_t group, int64_t channels, int64_t pixels
     });
     return;
   }
+  if (to.first.is_computed_in() && to.pixel_stride == 1) {
+    transpose(from, group, pixels, channels, to.first.in_place(), to.channel_stride);
+    return;
+  }
   for (int64_t c = 0; c < channels; c += Width) {
     const Stored<C> block = to.first + c * to.channel_stride;
     const int64_t count = std::min(Width, channels - c);
-    if (to.first.is_computed_in() && to.pixel_stride == 1 && count == Width) {
-      separate<Width>(from + c, group, pixels, block.in_place(), to.channel_stride);
-      continue;
-    }
-    separate<Width>(from + c, group, pixels, scratch.lines.data(), scratch.length);
+    transpose<C>(from + c, group, pixels, count, scratch.lines.data(), scratch.length);
     for (int64_t k = 0; k < count; ++k) {
       store_run(scratch.line(k), pixels, block + k * to.channel_stride, to.pixel_stride);
     }

@@ -2,6 +2,7 @@
 // them in registers, which it would not do with arrays.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -44,6 +45,33 @@ C sum_lanes(const Lanes<C>& lanes) {
   C sum = 0;
   for (size_t lane = 0; lane < sizeof(quarters[0]) / sizeof(C); ++lane) sum += quarters[0][lane];
   return sum;
+}
+
+// ---- vectors of another length --------------------------------------------------------------------------------------
+
+template <class C, int64_t Count>
+struct PackedOf {
+  typedef C type __attribute__((vector_size(Count * sizeof(C))));
+  typedef C unaligned __attribute__((vector_size(Count * sizeof(C)), aligned(alignof(C)), may_alias));
+};
+template <class C, int64_t Count>
+using Packed = typename PackedOf<C, Count>::type;
+
+// The processor's own, at most as wide as a cache line: for loops that need all of its registers, where Lanes would be
+// several of them. The compiler says how wide they are by the largest alignment that it knows.
+inline constexpr int64_t kOwnBytes = std::min<int64_t>(__BIGGEST_ALIGNMENT__, kCacheLine);
+template <class C>
+inline constexpr int64_t kOwnLanes = kOwnBytes / int64_t{sizeof(C)};
+template <class C>
+using OwnLanes = Packed<C, kOwnLanes<C>>;
+
+template <class C>
+const typename PackedOf<C, kOwnLanes<C>>::unaligned& load_own_lanes(const C* from) {
+  return *reinterpret_cast<const typename PackedOf<C, kOwnLanes<C>>::unaligned*>(from);
+}
+template <class C>
+void store_own_lanes(const OwnLanes<C>& lanes, C* to) {
+  *reinterpret_cast<typename PackedOf<C, kOwnLanes<C>>::unaligned*>(to) = lanes;
 }
 
 }  // namespace handgrad

@@ -44,6 +44,34 @@ template <int Side, class C>
   }
 }
 
+// Of windows of 3 x 3, by columns that are sorted once for the three windows which have them: 18 minima and maxima for
+// a window, where the network has 36. `columns` has room for three rows, `pitch` apart.
+template <class C>
+[[gnu::noinline]] void sort_columns(WindowRows<C> rows, int64_t count, C* low, C* middle, C* high) {
+  const C *a = rows[0], *b = rows[1], *c = rows[2];
+  HANDGRAD_SIMD
+  for (int64_t i = 0; i < count; ++i) {
+    C numbers[3] = {a[i], b[i], c[i]};
+    sort_column(numbers);
+    low[i] = numbers[0], middle[i] = numbers[1], high[i] = numbers[2];
+  }
+}
+template <class C>
+[[gnu::noinline]] void join_columns(const C* low, const C* middle, const C* high, int64_t count, C* medians) {
+  HANDGRAD_SIMD
+  for (int64_t i = 0; i < count; ++i) {
+    C numbers[9] = {low[i],        low[i + 1], low[i + 2],  middle[i],  middle[i + 1],
+                    middle[i + 2], high[i],    high[i + 1], high[i + 2]};
+    medians[i] = middle_of_columns(numbers);
+  }
+}
+template <class C>
+void medians_by_columns(WindowRows<C> rows, int64_t count, C* columns, int64_t pitch, C* medians) {
+  C *const middle = columns + pitch, *const high = middle + pitch;
+  sort_columns<C>(rows, count + 2, columns, middle, high);
+  join_columns<C>(columns, middle, high, count, medians);
+}
+
 // How many taps of each of kLanes windows are below `bound`.
 template <class K>
 HANDGRAD_MATH void count_below(const K* const* keys, int64_t rows, int64_t columns, int64_t first, const K* bound,
@@ -79,6 +107,14 @@ template <class C>
   }
 }
 
+// As many bits as a number has, so that vectors of both have as many lanes.
+template <class C>
+[[gnu::noinline]] bool has_nan(const C* row, int64_t count) {
+  Key<C> any = 0;
+#pragma omp simd reduction(| : any)
+  for (int64_t i = 0; i < count; ++i) any |= row[i] != row[i] ? 1 : 0;
+  return any != 0;
+}
 // The first tap that is NaN, for those windows that have one.
 template <class C>
 [[gnu::noinline]] void spoil(const C* row, int64_t count, C* medians) {
@@ -126,6 +162,7 @@ class Band {
         // Windows are taken kLanes at a time, beyond the end too.
         pitch_((strips.widest() + 2 * pad_ + kLanes + 15) / 16 * 16 + 16),
         by_network_(down_ == right_ && (down_ == 1 || down_ == 2)),
+        columns_(by_network_ && down_ == 1 ? static_cast<size_t>(3 * pitch_) : 0),
         input_(source_rows(&input)),
         source_(source_rows(&source)),
         output_(target_rows(&output)),
@@ -174,9 +211,7 @@ class Band {
       C* const row = ring(pixels_, loaded_);
       strips_.load(input_, n_, c_, loaded_, begin_, end_, pad_, row);
       const int64_t count = end_ - begin_ + 2 * pad_;
-      bool any = false;
-      for (int64_t i = 0; i < count; ++i) any |= row[i] != row[i];
-      has_nan_[static_cast<size_t>(slot(loaded_))] = any;
+      has_nan_[static_cast<size_t>(slot(loaded_))] = has_nan(row, count);
       if (pass_ == kSelected) strips_.load(source_, n_, c_, loaded_, begin_, end_, pad_, ring(sources_, loaded_));
       if (by_network_) continue;
       Key<C>* const keys = ring(keys_, loaded_);
@@ -192,7 +227,7 @@ class Band {
       const C* window[5];
       for (int64_t j = 0; j < rows; ++j) window[j] = ring(pixels_, y - down_ + j) + i - right_;
       if (rows == 3) {
-        medians_by_network<3, C>(window, count, medians + i);
+        medians_by_columns<C>(window, count, columns_.data(), pitch_, medians + i);
       } else {
         medians_by_network<5, C>(window, count, medians + i);
       }
@@ -269,6 +304,7 @@ class Band {
   Pass pass_;
   int64_t down_, right_, pad_, slots_, pitch_;
   bool by_network_;
+  ScratchVector<C> columns_;
   SourceRows input_, source_;
   TargetRows output_;
   ScratchVector<C> pixels_;

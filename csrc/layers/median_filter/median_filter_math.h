@@ -52,12 +52,15 @@ struct Network {
 template <int Taps>
 inline constexpr Network<Taps> kNetwork = {};
 
+template <int32_t First, int32_t Second, int Taps, class C>
+HANDGRAD_MATH void sort_two(C (&numbers)[Taps]) {
+  const C a = numbers[First], b = numbers[Second];
+  numbers[First] = a < b ? a : b;
+  numbers[Second] = a < b ? b : a;
+}
 template <int Taps, int32_t At, class C>
 HANDGRAD_MATH void compare(C (&numbers)[Taps]) {
-  constexpr int32_t first = kNetwork<Taps>.first[At], second = kNetwork<Taps>.second[At];
-  const C a = numbers[first], b = numbers[second];
-  numbers[first] = a < b ? a : b;
-  numbers[second] = a < b ? b : a;
+  sort_two<kNetwork<Taps>.first[At], kNetwork<Taps>.second[At]>(numbers);
 }
 template <int Taps, class C, int32_t... At>
 HANDGRAD_MATH void compare_all(C (&numbers)[Taps], std::integer_sequence<int32_t, At...>) {
@@ -68,6 +71,21 @@ template <int Taps, class C>
 HANDGRAD_MATH C middle_of(C (&numbers)[Taps]) {
   compare_all(numbers, std::make_integer_sequence<int32_t, kNetwork<Taps>.count>{});
   return numbers[Taps / 2];
+}
+
+// A column of three numbers, sorted; and the median of three such columns: the middle one of the largest of the low
+// ones, the middle one of the middle ones and the smallest of the high ones, which are three of each, in this order.
+template <class C>
+HANDGRAD_MATH void sort_column(C (&numbers)[3]) {
+  sort_two<0, 1>(numbers), sort_two<1, 2>(numbers), sort_two<0, 1>(numbers);
+}
+template <class C>
+HANDGRAD_MATH C middle_of_columns(C (&numbers)[9]) {
+  sort_two<0, 1>(numbers), sort_two<1, 2>(numbers);
+  sort_two<7, 8>(numbers), sort_two<6, 7>(numbers);
+  sort_two<3, 4>(numbers), sort_two<4, 5>(numbers), sort_two<3, 4>(numbers);
+  sort_two<2, 4>(numbers), sort_two<4, 6>(numbers), sort_two<2, 4>(numbers);
+  return numbers[4];
 }
 
 // ---- bits in the order of numbers -----------------------------------------------------------------------------------

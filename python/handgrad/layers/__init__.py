@@ -6,6 +6,7 @@ from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.blur_pool_2d import BlurPool2d, blur_pool_2d
+    from handgrad.layers.carafe import CARAFE, CARAFEPack, carafe
     from handgrad.layers.correlation import Correlation, correlation
     from handgrad.layers.correlation_lookup import CorrBlock, correlation_lookup
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
@@ -37,8 +38,10 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
 __all__ = [
+    "CARAFE",
     "BilateralFilter",
     "BlurPool2d",
+    "CARAFEPack",
     "CorrBlock",
     "Correlation",
     "DeformConv2d",
@@ -62,6 +65,7 @@ __all__ = [
     "Upfirdn2d",
     "bilateral_filter",
     "blur_pool_2d",
+    "carafe",
     "correlation",
     "correlation_lookup",
     "deform_conv2d",
