@@ -1,7 +1,7 @@
 // The gradient of the value on CUDA devices, or what the double backward makes of it: gathered, not scattered.
 //
-// A block has a tile of pixels of one level of one image, and some channels of one head. It looks at all samples of
-// that level and head, as many at a time as it has threads, and lists those that touch the tile, in order. Each warp
+// A block has a tile of pixels of one level of one image, and some channels of one group. It looks at all samples of
+// that level and group, as many at a time as it has threads, and lists those that touch the tile, in order. Each warp
 // has a row of the tile to itself, its lanes the channels: it goes through the list and adds what touches its row. So
 // every sum has one order, nothing is added atomically, and half types are rounded once.
 //
@@ -9,9 +9,9 @@
 #pragma once
 
 #include "cuda/in_order.cuh"
-#include "multi_scale_deformable_attention_kernels.cuh"
+#include "cuda/sampled_groups.cuh"
 
-namespace handgrad::multi_scale_deformable_attention {
+namespace handgrad::sampled_groups {
 
 // A row for each warp.
 inline constexpr int kTileRows = kWarps, kTileColumns = 16;
@@ -26,6 +26,7 @@ struct Tile {
     return int64_t{(level.height + kTileRows - 1) / kTileRows} * ((level.width + kTileColumns - 1) / kTileColumns);
   }
 
+  template <class Geometry>
   __device__ Tile(const Geometry& geometry, int64_t index) {
     level = 0;
     while (index >= count(geometry.levels[level])) index -= count(geometry.levels[level++]);
@@ -44,17 +45,17 @@ struct Touching {
   // What each corner's gradient is a multiple of grad_output by.
   alignas(16) C weights[kThreads][4];
 
-  // Those of the next samples of a level and head, queries outermost. All threads must call it, and none reads the list
+  // Those of the next samples of a level and group, queries outermost. All threads must call it, and none reads the list
   // of the last call after that.
-  template <class T, bool Twice>
-  __device__ int find(const Geometry& geometry, const Operands<T>& operands, const Tile& tile, int32_t n, int32_t head,
+  template <class T, bool Twice, class Geometry>
+  __device__ int find(const Geometry& geometry, const Operands<T>& operands, const Tile& tile, int32_t n, int32_t group,
                       int64_t first) {
     const int64_t i = first + threadIdx.x;
     const int32_t query = static_cast<int32_t>(i / geometry.points);
     const int32_t p = static_cast<int32_t>(i - query * geometry.points);
     const bool there = query < geometry.queries;
-    const Item item(n, there ? query : 0, head);
-    const AttendedSample<C> sample = item.sample(geometry, operands, tile.level, p);
+    const Item item(n, there ? query : 0, group);
+    const GroupSample<C> sample = item.sample(geometry, operands, tile.level, p);
     const int64_t row = sample.row - tile.row, column = sample.column - tile.column;
     // Without a corner in the level it touches nothing, and neither does one whose location is NaN.
     const bool hit =
@@ -62,7 +63,7 @@ struct Touching {
     int rank = 0;
     const int total = in_order.count(hit, rank);
     if (hit) {
-      AttendedMotion<C> v{0, 0, 0};
+      GroupMotion<C> v{0, 0, 0};
       if constexpr (Twice) v = item.motion(operands, tile.level, p);
       rows[rank] = static_cast<int32_t>(row), columns[rank] = static_cast<int32_t>(column), queries[rank] = query;
 #pragma unroll
@@ -73,12 +74,12 @@ struct Touching {
   }
 };
 
-// Blocks are (image, head, channels, tile), tiles innermost.
-template <class T, bool Twice>
+// Blocks are (image, group, channels, tile), tiles innermost.
+template <class T, bool Twice, class Geometry>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     grad_value_kernel(Geometry geometry, Operands<T> operands,
-                      View<const T, 3> grad_output,            // [B, Q, heads * channels]
-                      int64_t tiles, View<T, 4> grad_value) {  // [B, S, heads, channels]
+                      View<const T, 3> grad_output,            // [B, Q, groups * channels]
+                      int64_t tiles, View<T, 4> grad_value) {  // [B, S, groups, channels]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   __shared__ Touching<C> touching;
@@ -87,16 +88,16 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const int64_t block = blockIdx.x, outer = block / tiles, pieces = (geometry.channels + kWarpSize - 1) / kWarpSize;
   const Tile tile(geometry, block - outer * tiles);
   const int64_t channel = outer % pieces * kWarpSize + lane;
-  const int32_t head = static_cast<int32_t>(outer / pieces % geometry.heads);
-  const int32_t n = static_cast<int32_t>(outer / pieces / geometry.heads);
+  const int32_t group = static_cast<int32_t>(outer / pieces % geometry.groups);
+  const int32_t n = static_cast<int32_t>(outer / pieces / geometry.groups);
   const bool has_channel = channel < geometry.channels;
-  const T* const grads = grad_output.at(n, 0, head * geometry.channels + (has_channel ? channel : 0));
+  const T* const grads = grad_output.at(n, 0, group * geometry.channels + (has_channel ? channel : 0));
 #pragma unroll
   for (int column = 0; column < kTileColumns; ++column) sums[warp][column][lane] = 0;
 
   const int64_t samples = geometry.queries * geometry.points;
   for (int64_t first = 0; first < samples; first += kThreads) {
-    const int total = touching.template find<T, Twice>(geometry, operands, tile, n, head, first);
+    const int total = touching.template find<T, Twice>(geometry, operands, tile, n, group, first);
     for (int some = 0; some < total; some += kWarpSize) {
       const int mine = some + lane;
       const bool reaches = mine < total && (touching.rows[mine] == warp || touching.rows[mine] + 1 == warp);
@@ -130,8 +131,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   if (row >= level.height || !has_channel) return;
   for (int column = 0; column < kTileColumns && tile.column + column < level.width; ++column) {
     const int64_t position = level.start + row * level.width + tile.column + column;
-    store(grad_value.at(n, position, head, channel), narrow<T>(sums[warp][column][lane]));
+    store(grad_value.at(n, position, group, channel), narrow<T>(sums[warp][column][lane]));
   }
 }
 
-}  // namespace handgrad::multi_scale_deformable_attention
+}  // namespace handgrad::sampled_groups
