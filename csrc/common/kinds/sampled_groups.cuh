@@ -10,8 +10,8 @@ namespace handgrad {
 namespace sampled_groups {
 
 // What kernels count in 32 bits.
-inline void check_count(const char* op, const char* coordinates, int64_t count) {
-  HANDGRAD_CHECK(count <= INT32_MAX, op, ": ", coordinates,
+inline void check_count(const char* op, const char* coordinates_name, int64_t count) {
+  HANDGRAD_CHECK(count <= INT32_MAX, op, ": ", coordinates_name,
                  " must have fewer than 2^31 positions, points, and groups of queries to look at or from; got ", count);
 }
 
@@ -95,12 +95,12 @@ struct SampledGroupsOnCuda {
  private:
   template <class Geometry, class Body>
   static void run(const Geometry& geometry, const sampled_groups::SampledTensors& tensors, const Body& body) {
-    const auto check = [](int64_t count) {
-      sampled_groups::check_count(Geometry::kOp, Geometry::kCoordinates, count);
+    const auto check = [&](int64_t count) {
+      sampled_groups::check_count(geometry.op, geometry.coordinates_name, count);
     };
     check(geometry.positions), check(geometry.samples()), check(geometry.batch * geometry.queries * geometry.groups);
     const Tensor& value = *tensors.value.tensor;
-    dispatch_floating(Geometry::kOp, value.scalar_type(), [&](auto tag) {
+    dispatch_floating(geometry.op, value.scalar_type(), [&](auto tag) {
       body(sampled_groups::operands_of<typename decltype(tag)::type>(tensors), DeviceOf(value));
     });
   }

@@ -3,8 +3,6 @@
 //
 //   SampledGroupsOnCpu::forward(geometry, tensors), ::backward, ::double_backward; the same of SampledGroupsOnCuda
 //
-// What coordinates and factors are called in error messages is geometry's to say: `kOp`, `kCoordinates`.
-//
 // In order of appearance: Reshaped, a tensor with other dimensions; SampledTensors; SampledResults.
 #pragma once
 

@@ -291,7 +291,7 @@ struct SampledGroupsOnCpu {
   template <class Geometry, class Body>
   static void run(const Geometry& geometry, const sampled_groups::SampledTensors& tensors, const Body& body) {
     if (tensors.grad_value && !geometry.covers_all) fill_zero(*tensors.grad_value.tensor);
-    dispatch_compute(Geometry::kOp, tensors.value.tensor->scalar_type(), [&](auto tag) {
+    dispatch_compute(geometry.op, tensors.value.tensor->scalar_type(), [&](auto tag) {
       body(sampled_groups::operands_of<typename decltype(tag)::type>(tensors));
     });
   }

@@ -3,6 +3,8 @@
 //
 // An op says where points are: its geometry is a SampledGeometry with
 //
+//   static constexpr int64_t kUsualChannels = 32;  // of a group; a multiple of 16, with loops of its own on the CPU
+//
 //   template <class C>
 //   HANDGRAD_MATH MyPoints<C> points_of(int64_t level, int64_t query) const;
 //
@@ -68,6 +70,8 @@ template <int64_t MostLevels>
 struct SampledGeometry {
   static constexpr int64_t kMostLevels = MostLevels;
 
+  // The op's name and that of what says where points are, for error messages of the host.
+  const char *op, *coordinates_name;
   int64_t batch, positions, groups, channels;  // of the value
   int64_t queries, level_count, points;
   Level levels[MostLevels];

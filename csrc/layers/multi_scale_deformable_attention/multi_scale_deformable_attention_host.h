@@ -10,7 +10,7 @@ namespace handgrad::multi_scale_deformable_attention {
 using sampled_groups::SampledResults;
 using sampled_groups::SampledTensors;
 
-inline constexpr const char* kOp = Geometry::kOp;
+inline constexpr const char* kOp = "multi_scale_deformable_attention";
 
 inline void check_levels(Geometry& geometry, const std::vector<int64_t>& spatial_shapes,
                          const std::vector<int64_t>& level_start_index) {
@@ -53,6 +53,7 @@ inline Geometry check_arguments(const Tensor& value,               // [B, S, hea
   sampled_groups::check_computed(kOp, "attention_weights", attention_weights, "value", value);
   const Sizes sizes = value.sizes(), looked = sampling_locations.sizes();
   Geometry geometry{};
+  geometry.op = kOp, geometry.coordinates_name = "sampling_locations";
   geometry.batch = sizes[0], geometry.positions = sizes[1], geometry.groups = sizes[2], geometry.channels = sizes[3];
   geometry.queries = looked[1], geometry.points = looked[4];
   check_levels(geometry, spatial_shapes, level_start_index);

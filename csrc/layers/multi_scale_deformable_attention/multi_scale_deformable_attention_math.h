@@ -20,7 +20,6 @@ struct Points {
 };
 
 struct Geometry : SampledGeometry<32> {
-  static constexpr const char *kOp = "multi_scale_deformable_attention", *kCoordinates = "sampling_locations";
   static constexpr int64_t kUsualChannels = 32;
 
   template <class C>
