@@ -8,6 +8,8 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.blur_pool_2d import BlurPool2d, blur_pool_2d
     from handgrad.layers.correlation import Correlation, correlation
     from handgrad.layers.correlation_lookup import CorrBlock, correlation_lookup
+    from handgrad.layers.dcnv3 import DCNv3, dcnv3
+    from handgrad.layers.dcnv4 import DCNv4, dcnv4
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
@@ -40,6 +42,8 @@ __all__ = [
     "BlurPool2d",
     "CorrBlock",
     "Correlation",
+    "DCNv3",
+    "DCNv4",
     "DeformConv2d",
     "DeformConv2dPack",
     "FilterResponseNormTlu2d",
@@ -62,6 +66,8 @@ __all__ = [
     "blur_pool_2d",
     "correlation",
     "correlation_lookup",
+    "dcnv3",
+    "dcnv4",
     "deform_conv2d",
     "filter_response_norm",
     "global_response_norm",
