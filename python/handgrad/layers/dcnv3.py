@@ -98,11 +98,6 @@ def dcnv3(
 # ---- module ----------------------------------------------------------------------------------------------------------
 
 
-class _ToChannelsFirst(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 3, 1, 2)
-
-
 class _ToChannelsLast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1)
