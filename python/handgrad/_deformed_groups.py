@@ -12,6 +12,10 @@ from handgrad._sampled_groups import grid_samples, weighted_samples
 from handgrad.arguments import FLOAT_MAX, INT32_MAX, check_bool, check_int, check_range
 
 
+#: The longest side of a kernel.
+MOST_TAPS = 1024
+
+
 class Window(NamedTuple):
     """The numbers of a call, in the order of the schemas."""
 
@@ -61,7 +65,8 @@ def check_window(op: str, *numbers: Any) -> Window:
     window = Window(*numbers)
     lows = (("kernel", 1), ("stride", 1), ("pad", 0), ("dilation", 1))
     names = [(f"{name}_{side}", low) for name, low in lows for side in "hw"] + [("group", 1), ("group_channels", 1)]
-    whole = [check_int(op, name, getattr(window, name), low, INT32_MAX) for name, low in names]
+    most = {"kernel_h": MOST_TAPS, "kernel_w": MOST_TAPS}
+    whole = [check_int(op, name, getattr(window, name), low, most.get(name, INT32_MAX)) for name, low in names]
     scale = check_scale(op, window.offset_scale)
     return Window(*whole, scale, check_center(op, window.remove_center, whole[0], whole[1]))
 
@@ -185,7 +190,7 @@ class DeformedGroups(nn.Module):
         super().__init__()
         name = type(self).__name__
         self.channels = check_int(name, "channels", channels, 1, INT32_MAX)
-        self.kernel_size = check_int(name, "kernel_size", kernel_size, 1, INT32_MAX)
+        self.kernel_size = check_int(name, "kernel_size", kernel_size, 1, MOST_TAPS)
         self.stride = check_int(name, "stride", stride, 1, INT32_MAX)
         self.pad = check_int(name, "pad", pad, 0, INT32_MAX)
         self.dilation = check_int(name, "dilation", dilation, 1, INT32_MAX)

@@ -35,17 +35,16 @@ struct Names {
 // ---- checks ---------------------------------------------------------------------------------------------------------
 
 inline void check_window(const char* op, const Window& window) {
-  const auto check = [&](const char* name, int64_t number, int64_t smallest) {
-    HANDGRAD_CHECK(number >= smallest && number <= INT32_MAX, op, ": ", name, " must be at least ", smallest,
-                   " and below 2^31; got ", number);
+  const auto check = [&](const char* name, int64_t number, int64_t smallest, int64_t largest = INT32_MAX) {
+    HANDGRAD_CHECK(number >= smallest && number <= largest, op, ": ", name, " must be at least ", smallest,
+                   " and at most ", largest, "; got ", number);
   };
-  check("kernel_h", window.kernel_h, 1), check("kernel_w", window.kernel_w, 1);
+  check("kernel_h", window.kernel_h, 1, DeformedGeometry::kMostTaps);
+  check("kernel_w", window.kernel_w, 1, DeformedGeometry::kMostTaps);
   check("stride_h", window.stride_h, 1), check("stride_w", window.stride_w, 1);
   check("pad_h", window.pad_h, 0), check("pad_w", window.pad_w, 0);
   check("dilation_h", window.dilation_h, 1), check("dilation_w", window.dilation_w, 1);
   check("group", window.group, 1), check("group_channels", window.group_channels, 1);
-  HANDGRAD_CHECK(window.kernel_h <= INT32_MAX / window.kernel_w, op,
-                 ": kernel_h times kernel_w must be below 2^31; got ", window.kernel_h, " x ", window.kernel_w);
   HANDGRAD_CHECK(!window.remove_center || (window.kernel_h % 2 == 1 && window.kernel_w % 2 == 1), op,
                  ": remove_center must be False where kernel_h or kernel_w is even, since there is no middle; got a "
                  "kernel of ",
@@ -89,6 +88,7 @@ inline DeformedGeometry check_input(const Names& names, const Tensor& input, con
   geometry.stride_h = window.stride_h, geometry.stride_w = window.stride_w;
   geometry.dilation_h = window.dilation_h, geometry.dilation_w = window.dilation_w;
   geometry.kernel_h = static_cast<int32_t>(window.kernel_h);
+  geometry.columns_of_tap = static_cast<uint32_t>((int64_t{1} << 32) / window.kernel_h + 1);
   geometry.left_out = static_cast<int32_t>(window.remove_center ? geometry.points / 2 : geometry.points);
   geometry.offset_scale = window.offset_scale;
   check_reach(geometry, names.op, window);

@@ -20,14 +20,15 @@ namespace sampled_groups {
 // Queries that a thread takes at a time, of one group of one image.
 inline constexpr int64_t kQueries = 256;
 
-// Calls body with the number of channels, as a constant if it is the usual one.
+// Calls body with the number of channels, as a constant if it is a usual one.
+template <int64_t... Usual, class Body>
+void dispatch_channels(std::integer_sequence<int64_t, Usual...>, int64_t channels, const Body& body) {
+  const bool found = ((channels == Usual && (body(std::integral_constant<int64_t, Usual>()), true)) || ...);
+  if (!found) body(channels);
+}
 template <class Geometry, class Body>
 void dispatch_channels(const Geometry& geometry, const Body& body) {
-  if (geometry.channels == Geometry::kUsualChannels) {
-    body(std::integral_constant<int64_t, Geometry::kUsualChannels>());
-  } else {
-    body(geometry.channels);
-  }
+  dispatch_channels(typename Geometry::UsualChannels(), geometry.channels, body);
 }
 
 template <class Geometry>

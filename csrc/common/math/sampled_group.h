@@ -3,13 +3,16 @@
 //
 // An op says where points are: its geometry is a SampledGeometry with
 //
-//   static constexpr int64_t kUsualChannels = 32;  // of a group; a multiple of 16, with loops of its own on the CPU
+//   using UsualChannels = std::integer_sequence<int64_t, 32>;  // of a group, multiples of 16: with loops of their own
+//                                                              // on the CPU
 //
 //   template <class C>
 //   HANDGRAD_MATH MyPoints<C> points_of(int64_t level, int64_t query) const;
 //
 // and that has `GroupSample<C> sample(int64_t p, C x, C y, C factor) const`, from the numbers of point p.
 #pragma once
+
+#include <utility>
 
 #include "math/bilinear.h"
 

@@ -20,7 +20,7 @@ struct Points {
 };
 
 struct Geometry : SampledGeometry<32> {
-  static constexpr int64_t kUsualChannels = 32;
+  using UsualChannels = std::integer_sequence<int64_t, 32>;
 
   template <class C>
   HANDGRAD_MATH Points<C> points_of(int64_t level, int64_t) const {
