@@ -82,8 +82,8 @@ def packed(offset, mask, numbers, fill=True):
 
 
 def by_grid_sample(input, offset, mask, **numbers):
-    """The points as a grid for each group, which is an image of its own: the idea of OpenGVLab's ``dcnv3_core_pytorch``,
-    but for what that one pads (its rows by pad_w)."""
+    """The points as a grid for each group, which is an image of its own: the idea of OpenGVLab's
+    ``dcnv3_core_pytorch``, but for what that one pads (its rows by pad_w)."""
     batch, height, width, _ = input.shape
     group, points = numbers["group"], points_of(**numbers)
     out_h, out_w = out_sizes(height, width, **numbers)

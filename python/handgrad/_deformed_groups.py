@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from handgrad._sampled_groups import grid_samples, weighted_samples
 from handgrad.arguments import FLOAT_MAX, INT32_MAX, check_bool, check_int, check_range
 
-
 #: The longest side of a kernel.
 MOST_TAPS = 1024
 
@@ -63,12 +62,13 @@ def check_scale(op: str, offset_scale: Any) -> float:
 def check_window(op: str, *numbers: Any) -> Window:
     """The numbers that a user typed, in their order."""
     window = Window(*numbers)
-    lows = (("kernel", 1), ("stride", 1), ("pad", 0), ("dilation", 1))
-    names = [(f"{name}_{side}", low) for name, low in lows for side in "hw"] + [("group", 1), ("group_channels", 1)]
-    most = {"kernel_h": MOST_TAPS, "kernel_w": MOST_TAPS}
-    whole = [check_int(op, name, getattr(window, name), low, most.get(name, INT32_MAX)) for name, low in names]
-    scale = check_scale(op, window.offset_scale)
-    return Window(*whole, scale, check_center(op, window.remove_center, whole[0], whole[1]))
+    checked: dict[str, Any] = {}
+    for name in Window._fields[:10]:
+        most = MOST_TAPS if name.startswith("kernel") else INT32_MAX
+        checked[name] = check_int(op, name, getattr(window, name), 0 if name.startswith("pad") else 1, most)
+    checked["offset_scale"] = check_scale(op, window.offset_scale)
+    checked["remove_center"] = check_center(op, window.remove_center, checked["kernel_h"], checked["kernel_w"])
+    return Window(**checked)
 
 
 # ---- reference -------------------------------------------------------------------------------------------------------

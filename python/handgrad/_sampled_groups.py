@@ -44,8 +44,8 @@ def weighted_samples(
 
 
 def grid_samples(images: Tensor, grid: Tensor) -> Tensor:
-    """(batch, channels, queries, points): ONNX's ``GridSample`` of images (batch, channels, height, width), at points x,
-    y of (batch, queries, points, 2), which are -1 and 1 at the outer edges."""
+    """(batch, channels, queries, points): ONNX's ``GridSample`` of images (batch, channels, height, width), at points
+    x, y of (batch, queries, points, 2), which are -1 and 1 at the outer edges."""
     from handgrad.onnx import operator
 
     # Its own word for bilinear differs from version to version, and is what it does unless told.

@@ -228,7 +228,7 @@ calls = {
     "local_response_norm": of_norm(2, 40, 9), "sigmoid_focal_loss": of_sum, "roi_align": of_boxes,
     "local_response_norm_slabs": slabs_in_turn, "nms": of_nms, "soft_nms": of_soft_nms, "box_iou": of_pairs,
     "resized_crop": of_crop, "adjust_colors": of_colours, "adjust_tones": of_tones,
-    "multi_scale_deformable_attention": of_attention, "softmax_focal_loss": of_rows, "overlap_sums": of_overlaps,
+    "sampled_groups": of_attention, "softmax_focal_loss": of_rows, "overlap_sums": of_overlaps,
     "margin_softmax_loss": of_margins, "ssim": of_windows, "layer_norm_2d": of_channels,
     "lovasz_softmax_loss": of_sorted, "gaussian_blur": of_blurs, "adjust_sharpness": of_sharpness, "paste": of_pasted,
     "grid_sample": of_samples, "weighted_boxes_fusion": of_fusion, "fir": of_resampling, "fir.cuh": of_matrix,

@@ -110,7 +110,9 @@ SPEC = OpSpec(
         Bad("rank", lambda: call(INPUT[0]), RuntimeError, "input must have 4 dimensions"),
         # DCNv4#99: the message has %d in the numbers' place there.
         Bad("channels", lambda: call(INPUT[..., :3]), RuntimeError, r"group \* group_channels channels.* got"),
-        Bad("offset_mask", lambda: call(offset_mask=OFFSET_MASK[..., :50]), RuntimeError, "offset_mask must have shape"),
+        Bad(
+            "offset_mask", lambda: call(offset_mask=OFFSET_MASK[..., :50]), RuntimeError, "offset_mask must have shape"
+        ),
         Bad("rows", lambda: call(offset_mask=OFFSET_MASK[:, :1]), RuntimeError, "offset_mask must have shape"),
         Bad("dtype", lambda: call(offset_mask=OFFSET_MASK.double()), TypeError, "offset_mask must be of float32"),
         Bad("kernel", lambda: call(kernel_h=0), ValueError, "kernel_h must be a whole number, at least 1; got 0"),

@@ -17,14 +17,14 @@ namespace handgrad::sampled_groups {
 // The tensors of a call; what is None, or not asked for, has no data. v: the directions of the double backward.
 template <class C>
 struct Operands {
-  StoredView<const C, 4> value, v_value;    // [B, S, groups, channels]
+  StoredView<const C, 4> value, v_value;        // [B, S, groups, channels]
   View<const C, 6> coordinates, v_coordinates;  // [B, Q, groups, levels, points, 2]
-  View<const C, 5> factors, v_factors;      // [B, Q, groups, levels, points]
-  StoredView<const C, 3> grad_output;       // [B, Q, groups * channels]
-  StoredView<C, 3> output;                  // [B, Q, groups * channels]; in the double backward, its change
-  StoredView<C, 4> grad_value;              // [B, S, groups, channels]
-  View<C, 6> grad_coordinates;                // [B, Q, groups, levels, points, 2]
-  View<C, 5> grad_factors;                  // [B, Q, groups, levels, points]
+  View<const C, 5> factors, v_factors;          // [B, Q, groups, levels, points]
+  StoredView<const C, 3> grad_output;           // [B, Q, groups * channels]
+  StoredView<C, 3> output;                      // [B, Q, groups * channels]; in the double backward, its change
+  StoredView<C, 4> grad_value;                  // [B, S, groups, channels]
+  View<C, 6> grad_coordinates;                  // [B, Q, groups, levels, points, 2]
+  View<C, 5> grad_factors;                      // [B, Q, groups, levels, points]
 };
 
 // Whether a group's rows are looked at so often that a copy of them, one beside the other, pays. (Where they lie, the
@@ -74,8 +74,8 @@ bool copied(const T* from, Channels channels, C* to) {
   return false;
 }
 
-// Positions of a group of one image for reading: in place or a copy. Channels is how many there are, as a constant if it
-// is usual.
+// Positions of a group of one image for reading: in place or a copy. Channels is how many there are, as a constant if
+// it is usual.
 template <class C, class Channels>
 class ValueRows {
  public:

@@ -22,9 +22,9 @@ inline constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
 // What is differentiated, and how it moves (Twice only; what is null stands still).
 template <class T>
 struct Operands {
-  View<const T, 4> value, v_value;                   // [B, S, groups, channels]
+  View<const T, 4> value, v_value;                       // [B, S, groups, channels]
   View<const Compute<T>, 6> coordinates, v_coordinates;  // [B, Q, groups, levels, points, 2]
-  View<const Compute<T>, 5> factors, v_factors;      // [B, Q, groups, levels, points]
+  View<const Compute<T>, 5> factors, v_factors;          // [B, Q, groups, levels, points]
 };
 
 // A group of a query of an image.
@@ -43,7 +43,7 @@ struct Item {
 
   template <class Geometry, class T>
   __device__ GroupSample<Compute<T>> sample(const Geometry& geometry, const Operands<T>& operands, int32_t l,
-                                               int32_t p) const {
+                                            int32_t p) const {
     return geometry.template points_of<Compute<T>>(l, query).sample(
         p, load(operands.coordinates.at(n, query, group, l, p, 0)),
         load(operands.coordinates.at(n, query, group, l, p, 1)), load(operands.factors.at(n, query, group, l, p)));
@@ -159,7 +159,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
 }
 
-// ---- the gradients of coordinates and weights -------------------------------------------------------------------------
+// ---- the gradients of coordinates and weights
+// -------------------------------------------------------------------------
 
 // Sums over a group's channels: of the gradient of the output times each corner of each sample.
 template <class C>
@@ -170,9 +171,9 @@ struct CornerSums {
 template <class T, bool Twice, class Geometry>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     grad_points_kernel(Geometry geometry, Operands<T> operands, uint32_t items,
-                        View<const T, 3> grad_output,        // [B, Q, groups * channels]
-                        View<Compute<T>, 6> grad_coordinates,  // [B, Q, groups, levels, points, 2]
-                        View<Compute<T>, 5> grad_factors) {  // [B, Q, groups, levels, points]
+                       View<const T, 3> grad_output,          // [B, Q, groups * channels]
+                       View<Compute<T>, 6> grad_coordinates,  // [B, Q, groups, levels, points, 2]
+                       View<Compute<T>, 5> grad_factors) {    // [B, Q, groups, levels, points]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   __shared__ Corners all_corners[kWarps];

@@ -45,8 +45,8 @@ struct Touching {
   // What each corner's gradient is a multiple of grad_output by.
   alignas(16) C weights[kThreads][4];
 
-  // Those of the next samples of a level and group, queries outermost. All threads must call it, and none reads the list
-  // of the last call after that.
+  // Those of the next samples of a level and group, queries outermost. All threads must call it, and none reads the
+  // list of the last call after that.
   template <class T, bool Twice, class Geometry>
   __device__ int find(const Geometry& geometry, const Operands<T>& operands, const Tile& tile, int32_t n, int32_t group,
                       int64_t first) {

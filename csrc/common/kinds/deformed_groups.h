@@ -17,8 +17,8 @@ using sampled_groups::SampledResults;
 using sampled_groups::SampledTensors;
 
 // As in the schemas.
-using Numbers = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
-                           double, bool>;
+using Numbers =
+    std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, double, bool>;
 struct Window {
   int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, group_channels;
   double offset_scale;
@@ -52,7 +52,8 @@ inline void check_window(const char* op, const Window& window) {
 }
 
 inline void check_reach(DeformedGeometry& geometry, const char* op, const Window& window) {
-  const int64_t reach_h = window.dilation_h * (window.kernel_h - 1), reach_w = window.dilation_w * (window.kernel_w - 1);
+  const int64_t reach_h = window.dilation_h * (window.kernel_h - 1),
+                reach_w = window.dilation_w * (window.kernel_w - 1);
   const Level& level = geometry.levels[0];
   const int64_t padded_h = level.height + 2 * window.pad_h, padded_w = level.width + 2 * window.pad_w;
   HANDGRAD_CHECK(padded_h > reach_h && padded_w > reach_w, op,

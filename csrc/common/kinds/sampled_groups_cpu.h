@@ -148,8 +148,9 @@ class Differentiation {
 template <bool Scatter, bool Sums, class C, class Geometry>
 void differentiate(const Geometry& geometry, const Operands<C>& operands) {
   dispatch_channels(geometry, [&](auto channels) {
-    for_each_group(geometry, operands,
-                  [&] { return Differentiation<C, Scatter, Sums, Geometry, decltype(channels)>(geometry, operands, channels); });
+    for_each_group(geometry, operands, [&] {
+      return Differentiation<C, Scatter, Sums, Geometry, decltype(channels)>(geometry, operands, channels);
+    });
   });
 }
 
@@ -292,9 +293,8 @@ struct SampledGroupsOnCpu {
   template <class Geometry, class Body>
   static void run(const Geometry& geometry, const sampled_groups::SampledTensors& tensors, const Body& body) {
     if (tensors.grad_value && !geometry.covers_all) fill_zero(*tensors.grad_value.tensor);
-    dispatch_compute(geometry.op, tensors.value.tensor->scalar_type(), [&](auto tag) {
-      body(sampled_groups::operands_of<typename decltype(tag)::type>(tensors));
-    });
+    dispatch_compute(geometry.op, tensors.value.tensor->scalar_type(),
+                     [&](auto tag) { body(sampled_groups::operands_of<typename decltype(tag)::type>(tensors)); });
   }
 };
 

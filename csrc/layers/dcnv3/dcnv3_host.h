@@ -36,8 +36,7 @@ struct Entries<Device, std::tuple<Number...>> {
                                                      Number... numbers, const std::vector<bool>& output_mask) {
     const auto call = check_arguments(input, offset, mask, {numbers...});
     const auto wanted = as_output_mask<3>(kNames.op, output_mask);
-    const auto results =
-        deformed_groups::backward<Device>(call, grad_output, {false, wanted[0], wanted[1], wanted[2]});
+    const auto results = deformed_groups::backward<Device>(call, grad_output, {false, wanted[0], wanted[1], wanted[2]});
     return {results.value, results.coordinates, results.factors};
   }
 

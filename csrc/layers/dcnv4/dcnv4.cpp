@@ -1,4 +1,5 @@
-// The signatures of DCNv4, a convolution without a weight whose groups look where they are told, and whose masks are any numbers, with both derivatives.
+// The signatures of DCNv4, a convolution without a weight whose groups look where they are told, and whose masks are
+// any numbers, with both derivatives.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {

@@ -2,6 +2,4 @@
 #include "dcnv4_host.h"
 #include "kinds/sampled_groups_cpu.h"
 
-STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::dcnv4::implement<handgrad::SampledGroupsOnCpu>(library);
-}
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) { handgrad::dcnv4::implement<handgrad::SampledGroupsOnCpu>(library); }

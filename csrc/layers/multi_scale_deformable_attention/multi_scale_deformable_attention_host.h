@@ -15,8 +15,8 @@ inline constexpr const char* kOp = "multi_scale_deformable_attention";
 inline void check_levels(Geometry& geometry, const std::vector<int64_t>& spatial_shapes,
                          const std::vector<int64_t>& level_start_index) {
   const int64_t count = static_cast<int64_t>(level_start_index.size());
-  HANDGRAD_CHECK(count >= 1 && count <= Geometry::kMostLevels, kOp, ": level_start_index must have from 1 to ", Geometry::kMostLevels,
-                 " levels; got ", count);
+  HANDGRAD_CHECK(count >= 1 && count <= Geometry::kMostLevels, kOp, ": level_start_index must have from 1 to ",
+                 Geometry::kMostLevels, " levels; got ", count);
   HANDGRAD_CHECK(spatial_shapes.size() == 2 * level_start_index.size(), kOp,
                  ": spatial_shapes must have a height and a width for each level, ", 2 * count, " numbers; got ",
                  spatial_shapes.size());

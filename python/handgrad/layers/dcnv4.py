@@ -44,8 +44,8 @@ def dcnv4(
     offset_scale: float = 1.0,
     remove_center: bool | int = False,
 ) -> Tensor:
-    r"""A convolution without a weight whose groups of channels look where they are told, with masks that are any numbers
-    (Xiong et al., `Efficient Deformable ConvNets <https://arxiv.org/abs/2401.06197>`_, CVPR 2024, without its
+    r"""A convolution without a weight whose groups of channels look where they are told, with masks that are any
+    numbers (Xiong et al., `Efficient Deformable ConvNets <https://arxiv.org/abs/2401.06197>`_, CVPR 2024, without its
     projections).
 
     .. math:: y_g(p_0) = \sum_{k=1}^{K} m_{g k}\; x_g\left(c(p_0) + s\,(p_k + \Delta p_{g k})\right)
