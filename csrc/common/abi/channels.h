@@ -8,13 +8,12 @@
 
 namespace handgrad {
 
-// The stride of positions, the dimensions from `first` on and before `end`, if it is a fixed one; 0 for a single
-// position.
-inline std::optional<int64_t> stride_of_positions(const Tensor& tensor, size_t first, size_t end) {
+// The stride of positions, the dimensions from `first` on, if it is a fixed one; 0 for a single position.
+inline std::optional<int64_t> stride_of_positions(const Tensor& tensor, size_t first) {
   const Sizes sizes = tensor.sizes(), strides = tensor.strides();
   std::optional<int64_t> stride;
   int64_t next = 0;
-  for (size_t d = end; d-- > first;) {
+  for (size_t d = sizes.size(); d-- > first;) {
     if (sizes[d] == 1) continue;
     if (!stride) {
       stride = strides[d];
@@ -24,9 +23,6 @@ inline std::optional<int64_t> stride_of_positions(const Tensor& tensor, size_t f
     next = strides[d] * sizes[d];
   }
   return stride.value_or(0);
-}
-inline std::optional<int64_t> stride_of_positions(const Tensor& tensor, size_t first) {
-  return stride_of_positions(tensor, first, tensor.sizes().size());
 }
 
 // How it lies in memory, if the positions of a channel are a fixed stride apart: what NCHW, channels_last, slices of

@@ -1,8 +1,6 @@
 // Of the threads of a block, some: numbered in their order, so that what they list is listed in one order always.
 #pragma once
 
-#include <cstdint>
-
 #include "cuda/device.cuh"
 
 namespace handgrad {

@@ -8,8 +8,9 @@
 // In order of appearance: Tiles, how levels are cut; Touching, the list; the kernel.
 #pragma once
 
-#include "cuda/in_order.cuh"
 #include "cuda/sampled_groups.cuh"
+
+#include "cuda/in_order.cuh"
 
 namespace handgrad::sampled_groups {
 

@@ -98,15 +98,22 @@ inline DeformedGeometry check_input(const Names& names, const Tensor& input, con
 
 // ---- tensors --------------------------------------------------------------------------------------------------------
 
-// A tensor whose rows are as far apart as its columns, times how many there are; another is copied.
+// Of (N, H, W, C): how far pixels are apart, if it is a fixed number from row to row too.
+inline std::optional<int64_t> stride_if_even(const Tensor& tensor) {
+  const Sizes sizes = tensor.sizes(), strides = tensor.strides();
+  if (sizes[1] == 1 || sizes[2] == 1) return strides[sizes[2] == 1 ? 1 : 2];
+  return strides[1] == sizes[2] * strides[2] ? std::optional<int64_t>(strides[2]) : std::nullopt;
+}
+
+// A tensor whose pixels are evenly apart; another is copied.
 inline Tensor evenly(const Tensor& tensor) {
-  return stride_of_positions(tensor, 1, 3) ? tensor : torch::stable::contiguous(tensor);
+  return stride_if_even(tensor) ? tensor : torch::stable::contiguous(tensor);
 }
 inline std::optional<Tensor> evenly(const std::optional<Tensor>& tensor) {
   return tensor ? std::optional<Tensor>(evenly(*tensor)) : std::nullopt;
 }
 
-inline int64_t stride_of_pixels(const Tensor& tensor) { return *stride_of_positions(tensor, 1, 3); }
+inline int64_t stride_of_pixels(const Tensor& tensor) { return *stride_if_even(tensor); }
 
 // Of one of (N, H, W, C) in whose channels the groups' `width` channels lie one after the other.
 inline Reshaped<4> as_value(const std::optional<Tensor>& tensor, int64_t width) {

@@ -6,7 +6,6 @@
 // In order of appearance: Reshaped, a tensor with other dimensions; SampledTensors; SampledResults.
 #pragma once
 
-#include "abi/channels.h"
 #include "abi/check.h"
 #include "abi/dtype.h"
 #include "abi/output_mask.h"
