@@ -60,10 +60,22 @@ void launch_backward(const Geometry& geometry, const DeviceOf& device, const Ope
     if (!geometry.covers_all) fill_zero(*tensors.grad_value.tensor);
     int64_t tiles = 0;
     for (int64_t l = 0; l < geometry.level_count; ++l) tiles += Tile::count(geometry.levels[l]);
+    // Where there are several of both, a tile is spared most of the samples.
+    const int64_t chunks = chunks_of(geometry),
+                  count = geometry.batch * geometry.groups * geometry.level_count * chunks;
+    std::optional<Tensor> memory;
+    Reach* reaches = nullptr;
+    if (chunks > 1 && tiles > geometry.level_count) {
+      static_assert(sizeof(Reach) == 2 * sizeof(int64_t));
+      memory = empty_indices(2 * count, *tensors.value.tensor);
+      reaches = static_cast<Reach*>(memory->mutable_data_ptr());
+      launch("sampled_groups_reach", reach_kernel<T, Geometry>, device, blocks_for(count * kWarpSize, kThreads),
+             geometry, operands, chunks, count, reaches);
+    }
     const int64_t pieces = (geometry.channels + kWarpSize - 1) / kWarpSize;
     launch("sampled_groups_grad_value", grad_value_kernel<T, Twice, Geometry>, device,
            Blocks{geometry.batch * geometry.groups * pieces * tiles, dim3(kThreads, 1, 1)}, geometry, operands,
-           grad_output, tiles, tensors.grad_value.template mutable_view<T>());
+           grad_output, reaches, tiles, tensors.grad_value.template mutable_view<T>());
   }
 }
 
