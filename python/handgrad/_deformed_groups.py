@@ -211,8 +211,8 @@ class DeformedGroups(nn.Module):
         self.remove_center = check_center(name, remove_center, self.kernel_size, self.kernel_size)
 
     @property
-    def points(self) -> int:
-        """Of all groups, at an output position."""
+    def samples(self) -> int:
+        """At an output position, of all groups."""
         return self.group * (self.kernel_size**2 - int(self.remove_center))
 
     def depthwise(self, kernel_size: int) -> nn.Conv2d:

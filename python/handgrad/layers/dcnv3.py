@@ -162,8 +162,8 @@ class DCNv3(DeformedGroups):
         else:
             norm = [nn.BatchNorm2d(self.channels), _ToChannelsLast()]
         self.dw_conv = nn.Sequential(self.depthwise(self.dw_kernel_size), nn.Sequential(*norm), activation())
-        self.offset = nn.Linear(self.channels, 2 * self.points)
-        self.mask = nn.Linear(self.channels, self.points)
+        self.offset = nn.Linear(self.channels, 2 * self.samples)
+        self.mask = nn.Linear(self.channels, self.samples)
         self.input_proj = nn.Linear(self.channels, self.channels)
         self.output_proj = nn.Linear(self.channels, self.channels)
         self.add_center()

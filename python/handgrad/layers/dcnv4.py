@@ -154,7 +154,7 @@ class DCNv4(DeformedGroups):
         if self.dw_kernel_size is not None:
             self.offset_mask_dw = self.depthwise(self.dw_kernel_size)
         # Filled up to a multiple of 8.
-        self.offset_mask = nn.Linear(self.channels, -(-3 * self.points // 8) * 8)
+        self.offset_mask = nn.Linear(self.channels, -(-3 * self.samples // 8) * 8)
         if not self.without_pointwise:
             self.value_proj = nn.Linear(self.channels, self.channels)
             self.output_proj = nn.Linear(self.channels, self.channels, bias=output_bias)
