@@ -31,6 +31,9 @@ from handgrad.boxes import box_iou, nms, soft_nms, weighted_boxes_fusion
 from handgrad.layers import bilateral_filter, carafe, correlation, correlation_lookup, grid_sample, layer_norm_2d
 from handgrad.layers import local_response_norm, median_filter, multi_scale_deformable_attention, ps_roi_align
 from handgrad.layers import roi_align, roi_align_rotated, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
+from handgrad.layers import bilateral_filter, correlation, correlation_lookup, grid_sample, layer_norm_2d
+from handgrad.layers import dcnv3, local_response_norm, median_filter, multi_scale_deformable_attention, ps_roi_align
+from handgrad.layers import roi_align, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
 from handgrad.transforms import adjust_colors, adjust_sharpness, adjust_tones, gaussian_blur, paste, resized_crop
@@ -228,6 +231,11 @@ of_lookup = differentiated(
     lambda x, y, at: correlation_lookup(x, y, at, radius=2),
     random(1, 40, 5, 9), random(1, 40, 9, 20), (random(1, 2, 5, 9).detach() * 4 + 6).requires_grad_(),
 )
+# Tiles that look into different chunks of samples: who reads their list too soon finds another tile's.
+of_window = differentiated(
+    lambda x, offset, mask: dcnv3(x, offset, mask, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1),
+    random(1, 9, 40, 1), random(1, 9, 40, 18), random(1, 9, 40, 9),
+)
 spread = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
 of_weighted = differentiated(lambda x, s: bilateral_filter(x, 5, s, (1.0, 1.5)), random(1, 3, 20, 70), spread)
 # Channels of several warps, innermost, and more of them than are added at a time.
@@ -242,7 +250,8 @@ calls = {
     "roi_align_rotated": of_turned,
     "local_response_norm_slabs": slabs_in_turn, "nms": of_nms, "soft_nms": of_soft_nms, "box_iou": of_pairs,
     "resized_crop": of_crop, "adjust_colors": of_colours, "adjust_tones": of_tones,
-    "multi_scale_deformable_attention": of_attention, "softmax_focal_loss": of_rows, "overlap_sums": of_overlaps,
+    "sampled_groups": of_attention, "sampled_groups_reach": of_window,
+    "softmax_focal_loss": of_rows, "overlap_sums": of_overlaps,
     "margin_softmax_loss": of_margins, "ssim": of_windows, "layer_norm_2d": of_channels,
     "lovasz_softmax_loss": of_sorted, "gaussian_blur": of_blurs, "adjust_sharpness": of_sharpness, "paste": of_pasted,
     "grid_sample": of_samples, "weighted_boxes_fusion": of_fusion, "fir": of_resampling, "fir.cuh": of_matrix,

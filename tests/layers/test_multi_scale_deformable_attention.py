@@ -186,8 +186,8 @@ SPEC = OpSpec(
         torch.float32: (1e-4, 2e-3),
     },
     # Four corners of each sample are read where a value is read once, from the cache as a rule; locations once for each
-    # 32 channels, here two times, and once more by each tile of their level for the gradient of the value: 2.10, 2.77
-    # and 3.94 times.
+    # 32 channels, here two times, and once more by each tile of their level for the gradient of the value: 2.10, 2.79
+    # and 3.96 times.
     floor_factors={"forward": 2.2, "backward": 2.9, "double_backward": 4.1},
     device_calls={"backward": (2, 3, 0), "double_backward": (2, 3, 0)},
 )

@@ -1,39 +1,22 @@
 // What the host entries of all devices share: the sizes of a call, its checks, and its results.
 #pragma once
 
-#include "abi/check.h"
-#include "abi/dtype.h"
-#include "abi/output_mask.h"
-#include "abi/tensor.h"
-#include "abi/view.h"
+#include "kinds/formula.h"
+#include "kinds/sampled_groups.h"
 #include "multi_scale_deformable_attention_math.h"
 
 namespace handgrad::multi_scale_deformable_attention {
 
+using sampled_groups::SampledResults;
+using sampled_groups::SampledTensors;
+
 inline constexpr const char* kOp = "multi_scale_deformable_attention";
-// Levels go to kernels by value.
-inline constexpr int64_t kMostLevels = 32;
-
-struct Geometry {
-  int64_t batch, positions, heads, channels;  // of value
-  int64_t queries, level_count, points;
-  Level levels[kMostLevels];
-  // Whether every position belongs to a level.
-  bool covers_all;
-
-  // What a query and head looks at: points innermost, then levels.
-  HANDGRAD_MATH int64_t samples() const { return level_count * points; }
-};
-
-inline ScalarType compute_dtype(ScalarType dtype) {
-  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 inline void check_levels(Geometry& geometry, const std::vector<int64_t>& spatial_shapes,
                          const std::vector<int64_t>& level_start_index) {
   const int64_t count = static_cast<int64_t>(level_start_index.size());
-  HANDGRAD_CHECK(count >= 1 && count <= kMostLevels, kOp, ": level_start_index must have from 1 to ", kMostLevels,
-                 " levels; got ", count);
+  HANDGRAD_CHECK(count >= 1 && count <= Geometry::kMostLevels, kOp, ": level_start_index must have from 1 to ",
+                 Geometry::kMostLevels, " levels; got ", count);
   HANDGRAD_CHECK(spatial_shapes.size() == 2 * level_start_index.size(), kOp,
                  ": spatial_shapes must have a height and a width for each level, ", 2 * count, " numbers; got ",
                  spatial_shapes.size());
@@ -66,104 +49,130 @@ inline Geometry check_arguments(const Tensor& value,               // [B, S, hea
   check_floating(kOp, "value", value);
   check_rank(kOp, "value", value, 4, "(batch, positions, heads, channels)");
   check_rank(kOp, "sampling_locations", sampling_locations, 6, "(batch, queries, heads, levels, points, 2)");
-  const ScalarType wanted = compute_dtype(value.scalar_type());
-  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor&>{"sampling_locations", sampling_locations},
-                                     {"attention_weights", attention_weights}}) {
-    HANDGRAD_CHECK(tensor.scalar_type() == wanted, kOp, ": ", name, " must have the type that value is computed in, ",
-                   dtype_text(wanted), "; got ", dtype_text(tensor.scalar_type()));
-    check_device(kOp, name, tensor, "value", value);
-  }
+  sampled_groups::check_computed(kOp, "sampling_locations", sampling_locations, "value", value);
+  sampled_groups::check_computed(kOp, "attention_weights", attention_weights, "value", value);
   const Sizes sizes = value.sizes(), looked = sampling_locations.sizes();
   Geometry geometry{};
-  geometry.batch = sizes[0], geometry.positions = sizes[1], geometry.heads = sizes[2], geometry.channels = sizes[3];
+  geometry.op = kOp, geometry.coordinates_name = "sampling_locations";
+  geometry.batch = sizes[0], geometry.positions = sizes[1], geometry.groups = sizes[2], geometry.channels = sizes[3];
   geometry.queries = looked[1], geometry.points = looked[4];
   check_levels(geometry, spatial_shapes, level_start_index);
   check_shape(kOp, "sampling_locations", sampling_locations,
-              {geometry.batch, geometry.queries, geometry.heads, geometry.level_count, geometry.points, 2},
+              {geometry.batch, geometry.queries, geometry.groups, geometry.level_count, geometry.points, 2},
               "(batch, queries, heads, levels, points, 2)");
   check_shape(kOp, "attention_weights", attention_weights,
-              {geometry.batch, geometry.queries, geometry.heads, geometry.level_count, geometry.points},
+              {geometry.batch, geometry.queries, geometry.groups, geometry.level_count, geometry.points},
               "(batch, queries, heads, levels, points)");
   return geometry;
 }
 
+inline std::array<int64_t, 3> output_sizes(const Geometry& geometry) {
+  return {geometry.batch, geometry.queries, geometry.groups * geometry.channels};
+}
+
 inline void check_grad_output(const Geometry& geometry, const Tensor& grad_output, const Tensor& value) {
   check_dtype_and_device(kOp, "grad_output", grad_output, "value", value);
-  check_shape(kOp, "grad_output", grad_output, {geometry.batch, geometry.queries, geometry.heads * geometry.channels},
+  check_shape(kOp, "grad_output", grad_output, {geometry.batch, geometry.queries, geometry.groups * geometry.channels},
               "(batch, queries, heads * channels)");
 }
 
-inline Tensor empty_output(const Geometry& geometry, const Tensor& value) {
-  const int64_t sizes[3] = {geometry.batch, geometry.queries, geometry.heads * geometry.channels};
-  return empty_contiguous(Sizes(sizes, 3), value);
+inline SampledTensors tensors_of(const Tensor& value, const Tensor& sampling_locations,
+                                 const Tensor& attention_weights) {
+  SampledTensors tensors;
+  tensors.value = value;
+  tensors.coordinates = sampling_locations;
+  tensors.factors = attention_weights;
+  return tensors;
 }
 
-// What the double backward differentiates along; each may be None: zero.
-struct Directions {
-  const std::optional<Tensor>&value, &sampling_locations, &attention_weights;
+inline void set_results(SampledTensors& tensors, const SampledResults& results) {
+  if (results.wants_output) tensors.output = results.output;
+  if (results.wants_value) tensors.grad_value = results.value;
+  if (results.wants_coordinates) tensors.grad_coordinates = results.coordinates;
+  if (results.wants_factors) tensors.grad_factors = results.factors;
+}
 
-  bool moves() const { return sampling_locations || attention_weights; }
+// ---- host entries ---------------------------------------------------------------------------------------------------
 
-  void check(const Tensor& of_value, const Tensor& of_locations, const Tensor& of_weights) const {
-    if (value) check_like(kOp, "grad_grad_value", *value, "value", of_value);
-    if (sampling_locations) {
-      check_like(kOp, "grad_grad_sampling_locations", *sampling_locations, "sampling_locations", of_locations);
-    }
-    if (attention_weights) {
-      check_like(kOp, "grad_grad_attention_weights", *attention_weights, "attention_weights", of_weights);
-    }
+template <class Device>
+Tensor forward(const Tensor& value,               // [B, S, heads, channels]
+               const Tensor& sampling_locations,  // [B, Q, heads, levels, points, 2]
+               const Tensor& attention_weights,   // [B, Q, heads, levels, points]
+               const std::vector<int64_t>& spatial_shapes, const std::vector<int64_t>& level_start_index) {
+  const Geometry geometry =
+      check_arguments(value, sampling_locations, attention_weights, spatial_shapes, level_start_index);
+  const std::array<int64_t, 3> sizes = output_sizes(geometry);
+  const Tensor output = empty_contiguous(Sizes(sizes.data(), 3), value);
+  SampledTensors tensors = tensors_of(value, sampling_locations, attention_weights);
+  tensors.output = output;
+  Device::forward(geometry, tensors);
+  return output;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output,         // [B, Q, heads * channels]
+                                            const Tensor& value,               // [B, S, heads, channels]
+                                            const Tensor& sampling_locations,  // [B, Q, heads, levels, points, 2]
+                                            const Tensor& attention_weights,   // [B, Q, heads, levels, points]
+                                            const std::vector<int64_t>& spatial_shapes,
+                                            const std::vector<int64_t>& level_start_index,
+                                            const std::vector<bool>& output_mask) {
+  const Geometry geometry =
+      check_arguments(value, sampling_locations, attention_weights, spatial_shapes, level_start_index);
+  check_grad_output(geometry, grad_output, value);
+  const std::array<bool, 3> wanted = as_output_mask<3>(kOp, output_mask);
+  const SampledResults results({}, value, sampling_locations, attention_weights,
+                               {false, wanted[0], wanted[1], wanted[2]});
+  if (!results.is_done()) {
+    SampledTensors tensors = tensors_of(value, sampling_locations, attention_weights);
+    tensors.grad_output = grad_output;
+    set_results(tensors, results);
+    Device::backward(geometry, tensors);
   }
-};
+  return {results.value, results.coordinates, results.factors};
+}
 
-// The results of the backward, contiguous; to be filled where they are wanted.
-struct Backward {
-  bool wants_value, wants_locations, wants_weights;
-  Tensor grad_value, grad_locations, grad_weights;
-
-  Backward(const Tensor& value, const Tensor& sampling_locations, const Tensor& attention_weights,
-           const std::array<bool, 3>& wanted)
-      : wants_value(wanted[0]),
-        wants_locations(wanted[1]),
-        wants_weights(wanted[2]),
-        grad_value(gradient(wants_value, value)),
-        grad_locations(gradient(wants_locations, sampling_locations)),
-        grad_weights(gradient(wants_weights, attention_weights)) {}
-
-  bool wants_sums() const { return wants_locations || wants_weights; }
-  bool is_done() const { return !wants_value && !wants_sums(); }
-
- protected:
-  static Tensor gradient(bool wanted, const Tensor& tensor) {
-    return wanted ? empty_contiguous(tensor.sizes(), tensor) : empty_placeholder(tensor);
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward(
+    const std::optional<Tensor>& grad_grad_value, const std::optional<Tensor>& grad_grad_sampling_locations,
+    const std::optional<Tensor>& grad_grad_attention_weights,
+    const Tensor& grad_output,         // [B, Q, heads * channels]
+    const Tensor& value,               // [B, S, heads, channels]
+    const Tensor& sampling_locations,  // [B, Q, heads, levels, points, 2]
+    const Tensor& attention_weights,   // [B, Q, heads, levels, points]
+    const std::vector<int64_t>& spatial_shapes, const std::vector<int64_t>& level_start_index,
+    const std::vector<bool>& output_mask) {
+  const Geometry geometry =
+      check_arguments(value, sampling_locations, attention_weights, spatial_shapes, level_start_index);
+  check_grad_output(geometry, grad_output, value);
+  const auto check_direction = [](const char* name, const std::optional<Tensor>& v, const char* of_name,
+                                  const Tensor& of) {
+    if (v) check_like(kOp, name, *v, of_name, of);
+  };
+  check_direction("grad_grad_value", grad_grad_value, "value", value);
+  check_direction("grad_grad_sampling_locations", grad_grad_sampling_locations, "sampling_locations",
+                  sampling_locations);
+  check_direction("grad_grad_attention_weights", grad_grad_attention_weights, "attention_weights", attention_weights);
+  const std::array<int64_t, 3> sizes = output_sizes(geometry);
+  SampledResults results(Sizes(sizes.data(), 3), value, sampling_locations, attention_weights,
+                         as_output_mask<4>(kOp, output_mask));
+  results.clear_what_stands_still(grad_grad_value.has_value(),
+                                  grad_grad_sampling_locations || grad_grad_attention_weights);
+  if (!results.is_done()) {
+    SampledTensors tensors = tensors_of(value, sampling_locations, attention_weights);
+    tensors.v_value = grad_grad_value;
+    tensors.v_coordinates = grad_grad_sampling_locations;
+    tensors.v_factors = grad_grad_attention_weights;
+    tensors.grad_output = grad_output;
+    set_results(tensors, results);
+    Device::double_backward(geometry, tensors);
   }
-};
+  return {results.output, results.value, results.coordinates, results.factors};
+}
 
-// The same of the double backward.
-struct DoubleBackward : Backward {
-  bool wants_grad_output;
-  Tensor grad_grad_output;
-
-  DoubleBackward(const Geometry& geometry, const Directions& along, const Tensor& value,
-                 const Tensor& sampling_locations, const Tensor& attention_weights, const std::array<bool, 4>& wanted)
-      : Backward(value, sampling_locations, attention_weights, {wanted[1], wanted[2], wanted[3]}),
-        wants_grad_output(wanted[0]),
-        grad_grad_output(wanted[0] ? empty_output(geometry, value) : empty_placeholder(value)) {
-    // Nothing is to be done for what is zero whatever the numbers are: everything without a direction, and grad_value,
-    // which does not depend on value, without one of the samples.
-    const bool any = along.value || along.moves();
-    if (!any) clear(wants_grad_output, grad_grad_output);
-    if (!any) clear(wants_locations, grad_locations);
-    if (!any) clear(wants_weights, grad_weights);
-    if (!along.moves()) clear(wants_value, grad_value);
-  }
-
-  bool is_done() const { return Backward::is_done() && !wants_grad_output; }
-
- private:
-  static void clear(bool& wanted, const Tensor& result) {
-    if (wanted) fill_zero(result);
-    wanted = false;
-  }
-};
+template <class Device, class Library>
+void implement(Library& library) {
+  implement_differentiable<&forward<Device>, &backward<Device>, &double_backward<Device>>(library, kOp);
+}
 
 }  // namespace handgrad::multi_scale_deformable_attention

@@ -9,6 +9,8 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.carafe import CARAFE, CARAFEPack, carafe
     from handgrad.layers.correlation import Correlation, correlation
     from handgrad.layers.correlation_lookup import CorrBlock, correlation_lookup
+    from handgrad.layers.dcnv3 import DCNv3, dcnv3
+    from handgrad.layers.dcnv4 import DCNv4, dcnv4
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
@@ -44,6 +46,8 @@ __all__ = [
     "CARAFEPack",
     "CorrBlock",
     "Correlation",
+    "DCNv3",
+    "DCNv4",
     "DeformConv2d",
     "DeformConv2dPack",
     "FilterResponseNormTlu2d",
@@ -68,6 +72,8 @@ __all__ = [
     "carafe",
     "correlation",
     "correlation_lookup",
+    "dcnv3",
+    "dcnv4",
     "deform_conv2d",
     "filter_response_norm",
     "global_response_norm",

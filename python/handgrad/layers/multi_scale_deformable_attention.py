@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from handgrad._levels import as_pairs, as_starts
+from handgrad._sampled_groups import grid_samples, weighted_samples
 from handgrad.arguments import INT32_MAX, as_computed, check_bool, check_int, check_tensor, computed_dtype
 from handgrad.derivatives import BATCHED, Derivatives
 from handgrad.tracing import traceable
@@ -210,35 +211,15 @@ def multi_scale_deformable_attention_reference(
     """Plain PyTorch. To be trusted because it says what the formula says: level by level each point, the four pixels
     around it, gathered, and their weights. (:func:`torch.nn.functional.grid_sample` has no second derivative.)"""
     batch, _, heads, channels = value.shape
-    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
     rows = value.to(sampling_locations.dtype).transpose(1, 2)  # (batch, heads, positions, channels)
-    output = rows.new_zeros(batch, heads, queries, channels)
+    output = rows.new_zeros(batch, heads, sampling_locations.shape[1], channels)
     sizes = zip(spatial_shapes[::2], spatial_shapes[1::2], level_start_index, strict=True)
     for level, (height, width, start) in enumerate(sizes):
         # (batch, heads, queries, points)
         locations = sampling_locations[:, :, :, level].transpose(1, 2)
         x, y = locations[..., 0] * width - 0.5, locations[..., 1] * height - 0.5
-        is_nan = x.isnan() | y.isnan()
-        inside = (x >= -1) & (x < width) & (y >= -1) & (y < height)
-        # Nothing infinite goes on from here, where 0 times it would be NaN; NaN does.
-        x, y = (torch.where(inside | is_nan, point, 0.0) for point in (x, y))
-        column, row = x.detach().floor(), y.detach().floor()
-        right, down = x - column, y - row
         weights = attention_weights[:, :, :, level].transpose(1, 2)
-        for pixel_y, pixel_x, part in (
-            (row, column, (1 - down) * (1 - right)),
-            (row, column + 1, (1 - down) * right),
-            (row + 1, column, down * (1 - right)),
-            (row + 1, column + 1, down * right),
-        ):
-            valid = inside & (pixel_x >= 0) & (pixel_x < width) & (pixel_y >= 0) & (pixel_y < height)
-            # Whole numbers before they are multiplied: float32 has not all of them beyond 2^24.
-            index = torch.where(valid, pixel_y, 0.0).long() * width + torch.where(valid, pixel_x, 0.0).long() + start
-            index = index.reshape(batch, heads, queries * points, 1).expand(-1, -1, -1, channels)
-            pixels = rows.gather(2, index).reshape(batch, heads, queries, points, channels)
-            # Beyond the level's edge: zeros.
-            factor = weights * torch.where(valid | is_nan, part, 0.0)
-            output = output + (factor[..., None] * torch.where(valid[..., None], pixels, 0.0)).sum(3)
+        output = output + weighted_samples(rows, y, x, weights, height, width, start)
     return output.transpose(1, 2).flatten(2).to(value.dtype)
 
 
@@ -280,8 +261,6 @@ def _onnx(
     spatial_shapes: Sequence[int],
     level_start_index: Sequence[int],
 ) -> Any:
-    from handgrad.onnx import operator
-
     if value.dtype is not torch.float32:
         return NotImplemented
     heads, channels = value.shape[2:]
@@ -293,12 +272,7 @@ def _onnx(
         image = value[:, start : start + height * width].permute(0, 2, 3, 1)
         image = image.reshape(-1, channels, height, width)
         grid = sampling_locations[:, :, :, level].transpose(1, 2).reshape(-1, queries, points, 2)
-        # Its own word for bilinear differs from version to version, and is what it does unless told.
-        attributes = {"align_corners": 0, "padding_mode": "zeros"}
-        shape = (image.shape[0], channels, queries, points)
-        samples.append(
-            operator("GridSample", [image, 2 * grid - 1], attributes, dtype=value.dtype, shape=shape, since=16)
-        )
+        samples.append(grid_samples(image, 2 * grid - 1))
     weights = attention_weights.transpose(1, 2).reshape(-1, 1, queries, len(samples) * points)
     output = (torch.cat(samples, -1) * weights).sum(-1)  # (batch * heads, channels, queries)
     return output.reshape(-1, heads * channels, queries).transpose(1, 2)

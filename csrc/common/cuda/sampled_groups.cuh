@@ -1,60 +1,62 @@
-// The kernels of multi-scale deformable attention on CUDA devices, but for the gradient of the value
-// (multi_scale_deformable_attention_grad_value.cuh). One for Twice serves the double backward.
+// Groups of channels that look at points of their own, on CUDA devices: the kernels, but for the gradient of the value
+// (sampled_groups_grad.cuh). One for Twice serves the double backward.
 //
-// A warp has one head of one query, and its lanes have neighbouring channels: a corner of a sample is one run of
+// A warp has one group of one query, and its lanes have neighbouring channels: a corner of a sample is one run of
 // memory, whole sectors of it. What all channels have in common, a sample's pixels and weights, each lane makes for one
 // sample, and leaves it to all in shared memory.
 //
-// In order of appearance: Operands, the tensors of a call; Item, a head of a query; Corners, what a warp shares; the
-// output; the gradients of locations and weights.
+// In order of appearance: Operands, the tensors of a call; Item, a group of a query; Corners, what a warp shares; the
+// output; the gradients of coordinates and factors.
 #pragma once
 
+#include "abi/view.h"
 #include "cuda/access.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
-#include "multi_scale_deformable_attention_host.h"
+#include "math/sampled_group.h"
 
-namespace handgrad::multi_scale_deformable_attention {
+namespace handgrad::sampled_groups {
 
 inline constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
 
 // What is differentiated, and how it moves (Twice only; what is null stands still).
 template <class T>
 struct Operands {
-  View<const T, 4> value, v_value;                   // [B, S, heads, channels]
-  View<const Compute<T>, 6> locations, v_locations;  // [B, Q, heads, levels, points, 2]
-  View<const Compute<T>, 5> weights, v_weights;      // [B, Q, heads, levels, points]
+  View<const T, 4> value, v_value;                       // [B, S, groups, channels]
+  View<const Compute<T>, 6> coordinates, v_coordinates;  // [B, Q, groups, levels, points, 2]
+  View<const Compute<T>, 5> factors, v_factors;          // [B, Q, groups, levels, points]
 };
 
-// A head of a query of an image.
+// A group of a query of an image.
 struct Item {
-  int32_t n, query, head;
+  int32_t n, query, group;
 
-  // Heads innermost. At most 2^31 - 1 of them, as the host entries check.
+  // Groups innermost. At most 2^31 - 1 of them, as the host entries check.
+  template <class Geometry>
   __device__ Item(const Geometry& geometry, uint32_t i) {
-    const uint32_t outer = i / static_cast<uint32_t>(geometry.heads);
-    head = static_cast<int32_t>(i - outer * static_cast<uint32_t>(geometry.heads));
+    const uint32_t outer = i / static_cast<uint32_t>(geometry.groups);
+    group = static_cast<int32_t>(i - outer * static_cast<uint32_t>(geometry.groups));
     n = static_cast<int32_t>(outer / static_cast<uint32_t>(geometry.queries));
     query = static_cast<int32_t>(outer - static_cast<uint32_t>(n) * static_cast<uint32_t>(geometry.queries));
   }
-  __device__ Item(int32_t n, int32_t query, int32_t head) : n(n), query(query), head(head) {}
+  __device__ Item(int32_t n, int32_t query, int32_t group) : n(n), query(query), group(group) {}
 
-  template <class T>
-  __device__ AttendedSample<Compute<T>> sample(const Geometry& geometry, const Operands<T>& operands, int32_t l,
-                                               int32_t p) const {
-    return AttendedSample<Compute<T>>(geometry.levels[l], load(operands.locations.at(n, query, head, l, p, 0)),
-                                      load(operands.locations.at(n, query, head, l, p, 1)),
-                                      load(operands.weights.at(n, query, head, l, p)));
+  template <class Geometry, class T>
+  __device__ GroupSample<Compute<T>> sample(const Geometry& geometry, const Operands<T>& operands, int32_t l,
+                                            int32_t p) const {
+    return geometry.template points_of<Compute<T>>(l, query).sample(
+        p, load(operands.coordinates.at(n, query, group, l, p, 0)),
+        load(operands.coordinates.at(n, query, group, l, p, 1)), load(operands.factors.at(n, query, group, l, p)));
   }
 
   template <class T>
-  __device__ AttendedMotion<Compute<T>> motion(const Operands<T>& operands, int32_t l, int32_t p) const {
-    AttendedMotion<Compute<T>> v{0, 0, 0};
-    if (operands.v_locations) {
-      v.x = load(operands.v_locations.at(n, query, head, l, p, 0));
-      v.y = load(operands.v_locations.at(n, query, head, l, p, 1));
+  __device__ GroupMotion<Compute<T>> motion(const Operands<T>& operands, int32_t l, int32_t p) const {
+    GroupMotion<Compute<T>> v{0, 0, 0};
+    if (operands.v_coordinates) {
+      v.x = load(operands.v_coordinates.at(n, query, group, l, p, 0));
+      v.y = load(operands.v_coordinates.at(n, query, group, l, p, 1));
     }
-    if (operands.v_weights) v.weight = load(operands.v_weights.at(n, query, head, l, p));
+    if (operands.v_factors) v.factor = load(operands.v_factors.at(n, query, group, l, p));
     return v;
   }
 };
@@ -65,7 +67,7 @@ struct Corners {
   alignas(16) int32_t positions[kWarpSize][4];
 
   template <class C>
-  __device__ void put(const Level& level, const AttendedSample<C>& sample) {
+  __device__ void put(const Level& level, const GroupSample<C>& sample) {
     const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
@@ -75,11 +77,11 @@ struct Corners {
     }
   }
 
-  // Corner q of sample j; head is where the position 0 of a channel is.
+  // Corner q of sample j; group is where the position 0 of a channel is.
   template <class T>
-  __device__ Compute<T> read(const T* head, int64_t stride, int j, int q) const {
+  __device__ Compute<T> read(const T* group, int64_t stride, int j, int q) const {
     const int32_t position = positions[j][q];
-    const Compute<T> pixel = widen(load_constant(head + (position < 0 ? ~position : position) * stride));
+    const Compute<T> pixel = widen(load_constant(group + (position < 0 ? ~position : position) * stride));
     return position < 0 ? Compute<T>(0) : pixel;
   }
 
@@ -99,10 +101,10 @@ struct CornerWeights {
 // ---- the output -----------------------------------------------------------------------------------------------------
 
 // The output; for Twice its change along the motion.
-template <class T, bool Twice>
+template <class T, bool Twice, class Geometry>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     output_kernel(Geometry geometry, Operands<T> operands, uint32_t items,
-                  View<T, 3> output) {  // [B, Q, heads * channels]
+                  View<T, 3> output) {  // [B, Q, groups * channels]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   __shared__ Corners all_corners[kWarps];
@@ -117,17 +119,17 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   for (int64_t first_channel = 0; first_channel < geometry.channels; first_channel += kWarpSize) {
     const int64_t channel = first_channel + lane;
     const bool has_channel = channel < geometry.channels;
-    const T* const head = operands.value.at(item.n, 0, item.head, has_channel ? channel : 0);
-    const T* const v_head =
-        Twice && operands.v_value ? operands.v_value.at(item.n, 0, item.head, has_channel ? channel : 0) : nullptr;
+    const T* const group = operands.value.at(item.n, 0, item.group, has_channel ? channel : 0);
+    const T* const v_group =
+        Twice && operands.v_value ? operands.v_value.at(item.n, 0, item.group, has_channel ? channel : 0) : nullptr;
     C sum = 0;
     for (int32_t first = 0; first < samples; first += kWarpSize) {
       const int32_t count = samples - first < kWarpSize ? samples - first : kWarpSize;
       if (lane < count) {
         const int32_t l = (first + lane) / points, p = first + lane - l * points;
-        const AttendedSample<C> sample = item.sample(geometry, operands, l, p);
+        const GroupSample<C> sample = item.sample(geometry, operands, l, p);
         corners.put(geometry.levels[l], sample);
-        AttendedMotion<C> v{0, 0, 0};
+        GroupMotion<C> v{0, 0, 0};
         if constexpr (Twice) v = item.motion(operands, l, p);
 #pragma unroll
         for (int q = 0; q < 4; ++q) {
@@ -141,10 +143,10 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
         for (int32_t j = 0; j < count; ++j) {
 #pragma unroll
           for (int q = 0; q < 4; ++q) {
-            const C pixel = corners.read(head, operands.value.strides[1], j, q);
+            const C pixel = corners.read(group, operands.value.strides[1], j, q);
             if constexpr (Twice) {
               sum += weights.changes[j][q] * pixel;
-              if (v_head) sum += weights.weights[j][q] * corners.read(v_head, operands.v_value.strides[1], j, q);
+              if (v_group) sum += weights.weights[j][q] * corners.read(v_group, operands.v_value.strides[1], j, q);
             } else {
               sum += weights.weights[j][q] * pixel;
             }
@@ -153,24 +155,25 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
       }
       __syncwarp();
     }
-    if (has_channel) store(output.at(item.n, item.query, item.head * geometry.channels + channel), narrow<T>(sum));
+    if (has_channel) store(output.at(item.n, item.query, item.group * geometry.channels + channel), narrow<T>(sum));
   }
 }
 
-// ---- the gradients of locations and weights -------------------------------------------------------------------------
+// ---- the gradients of coordinates and weights
+// -------------------------------------------------------------------------
 
-// Sums over a head's channels: of the gradient of the output times each corner of each sample.
+// Sums over a group's channels: of the gradient of the output times each corner of each sample.
 template <class C>
 struct CornerSums {
   alignas(16) C of_value[kWarpSize][4], of_v[kWarpSize][4];
 };
 
-template <class T, bool Twice>
+template <class T, bool Twice, class Geometry>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    grad_samples_kernel(Geometry geometry, Operands<T> operands, uint32_t items,
-                        View<const T, 3> grad_output,        // [B, Q, heads * channels]
-                        View<Compute<T>, 6> grad_locations,  // [B, Q, heads, levels, points, 2]
-                        View<Compute<T>, 5> grad_weights) {  // [B, Q, heads, levels, points]
+    grad_points_kernel(Geometry geometry, Operands<T> operands, uint32_t items,
+                       View<const T, 3> grad_output,          // [B, Q, groups * channels]
+                       View<Compute<T>, 6> grad_coordinates,  // [B, Q, groups, levels, points, 2]
+                       View<Compute<T>, 5> grad_factors) {    // [B, Q, groups, levels, points]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   __shared__ Corners all_corners[kWarps];
@@ -181,9 +184,9 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   Corners& corners = all_corners[warp];
   CornerSums<C>& sums = all_sums[warp];
   const Item item(geometry, i);
-  const T* const head = operands.value.at(item.n, 0, item.head, 0);
-  const T* const v_head = Twice && operands.v_value ? operands.v_value.at(item.n, 0, item.head, 0) : nullptr;
-  const T* const grads = grad_output.at(item.n, item.query, item.head * geometry.channels);
+  const T* const group = operands.value.at(item.n, 0, item.group, 0);
+  const T* const v_group = Twice && operands.v_value ? operands.v_value.at(item.n, 0, item.group, 0) : nullptr;
+  const T* const grads = grad_output.at(item.n, item.query, item.group * geometry.channels);
   // Usually there are no further channels.
   const C grad = lane < geometry.channels ? widen(load(grads + lane * grad_output.strides[2])) : C(0);
   const int32_t samples = static_cast<int32_t>(geometry.samples()), points = static_cast<int32_t>(geometry.points);
@@ -198,11 +201,11 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
         const C g = channel == lane ? grad : widen(load_constant(grads + channel * grad_output.strides[2]));
 #pragma unroll
         for (int q = 0; q < 4; ++q) {
-          of_value[q] += g * corners.read(head + channel * operands.value.strides[3], operands.value.strides[1], j, q);
+          of_value[q] += g * corners.read(group + channel * operands.value.strides[3], operands.value.strides[1], j, q);
           if constexpr (Twice) {
-            if (v_head) {
+            if (v_group) {
               of_v[q] +=
-                  g * corners.read(v_head + channel * operands.v_value.strides[3], operands.v_value.strides[1], j, q);
+                  g * corners.read(v_group + channel * operands.v_value.strides[3], operands.v_value.strides[1], j, q);
             }
           }
         }
@@ -217,23 +220,23 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     __syncwarp();
     if (lane < count) {
       // Made once more, which takes less than to keep it.
-      const AttendedSample<C> sample = item.sample(geometry, operands, l, p);
-      AttendedMotion<C> v{0, 0, 0};
+      const GroupSample<C> sample = item.sample(geometry, operands, l, p);
+      GroupMotion<C> v{0, 0, 0};
       if constexpr (Twice) v = item.motion(operands, l, p);
       const C(&of_value)[4] = sums.of_value[lane];
       const C(&of_v)[4] = sums.of_v[lane];
-      if (grad_locations) {
-        store(grad_locations.at(item.n, item.query, item.head, l, p, 0),
-              Twice ? sample.second_grad_location_x(v, of_value, of_v) : sample.grad_location_x(of_value));
-        store(grad_locations.at(item.n, item.query, item.head, l, p, 1),
-              Twice ? sample.second_grad_location_y(v, of_value, of_v) : sample.grad_location_y(of_value));
+      if (grad_coordinates) {
+        store(grad_coordinates.at(item.n, item.query, item.group, l, p, 0),
+              Twice ? sample.second_grad_point_x(v, of_value, of_v) : sample.grad_point_x(of_value));
+        store(grad_coordinates.at(item.n, item.query, item.group, l, p, 1),
+              Twice ? sample.second_grad_point_y(v, of_value, of_v) : sample.grad_point_y(of_value));
       }
-      if (grad_weights) {
-        store(grad_weights.at(item.n, item.query, item.head, l, p),
-              Twice ? sample.second_grad_attention(v, of_value, of_v) : sample.grad_attention(of_value));
+      if (grad_factors) {
+        store(grad_factors.at(item.n, item.query, item.group, l, p),
+              Twice ? sample.second_grad_of_factor(v, of_value, of_v) : sample.grad_of_factor(of_value));
       }
     }
   }
 }
 
-}  // namespace handgrad::multi_scale_deformable_attention
+}  // namespace handgrad::sampled_groups

@@ -1,6 +1,6 @@
-// What a head looks at on the CPU: one run of channels for each position, and for the gradient the same.
+// What a group of channels looks at on the CPU: one run of channels for each position, and for the gradient the same.
 //
-// In order of appearance: Operands, the tensors of a call; ValueRows, a head of the value; GradRows, of its gradient;
+// In order of appearance: Operands, the tensors of a call; ValueRows, a group of the value; GradRows, of its gradient;
 // for_each_point.
 #pragma once
 
@@ -9,27 +9,28 @@
 
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
+#include "math/sampled_group.h"
 #include "math/stored.h"
-#include "multi_scale_deformable_attention_host.h"
 
-namespace handgrad::multi_scale_deformable_attention {
+namespace handgrad::sampled_groups {
 
 // The tensors of a call; what is None, or not asked for, has no data. v: the directions of the double backward.
 template <class C>
 struct Operands {
-  StoredView<const C, 4> value, v_value;    // [B, S, heads, channels]
-  View<const C, 6> locations, v_locations;  // [B, Q, heads, levels, points, 2]
-  View<const C, 5> weights, v_weights;      // [B, Q, heads, levels, points]
-  StoredView<const C, 3> grad_output;       // [B, Q, heads * channels]
-  StoredView<C, 3> output;                  // [B, Q, heads * channels]; in the double backward, its change
-  StoredView<C, 4> grad_value;              // [B, S, heads, channels]
-  View<C, 6> grad_locations;                // [B, Q, heads, levels, points, 2]
-  View<C, 5> grad_weights;                  // [B, Q, heads, levels, points]
+  StoredView<const C, 4> value, v_value;        // [B, S, groups, channels]
+  View<const C, 6> coordinates, v_coordinates;  // [B, Q, groups, levels, points, 2]
+  View<const C, 5> factors, v_factors;          // [B, Q, groups, levels, points]
+  StoredView<const C, 3> grad_output;           // [B, Q, groups * channels]
+  StoredView<C, 3> output;                      // [B, Q, groups * channels]; in the double backward, its change
+  StoredView<C, 4> grad_value;                  // [B, S, groups, channels]
+  View<C, 6> grad_coordinates;                  // [B, Q, groups, levels, points, 2]
+  View<C, 5> grad_factors;                      // [B, Q, groups, levels, points]
 };
 
-// Whether a head's rows are looked at so often that a copy of them, one beside the other, pays. (Where they lie, the
-// rows of one head are so far apart that a cache holds few of them.)
-inline bool pays_to_copy(const Geometry& geometry) {
+// Whether a group's rows are looked at so often that a copy of them, one beside the other, pays. (Where they lie, the
+// rows of one group are so far apart that a cache holds few of them.)
+template <class Geometry>
+bool pays_to_copy(const Geometry& geometry) {
   return geometry.queries * geometry.samples() * 4 > geometry.positions;
 }
 
@@ -46,7 +47,7 @@ struct CornerOffsets {
   int64_t first, right, down;
 
   template <class C>
-  CornerOffsets(const Level& level, int64_t begin, const AttendedSample<C>& sample, int64_t stride)
+  CornerOffsets(const Level& level, int64_t begin, const GroupSample<C>& sample, int64_t stride)
       : first((sample.position(level, 0) - begin) * stride), right(stride), down(level.width * stride) {}
 
   int64_t operator[](int q) const { return first + q % 2 * right + q / 2 * down; }
@@ -73,22 +74,23 @@ bool copied(const T* from, Channels channels, C* to) {
   return false;
 }
 
-// Positions of a head of one image for reading: in place or a copy. Channels is how many there are, as a constant if it
-// is usual.
+// Positions of a group of one image for reading: in place or a copy. Channels is how many there are, as a constant if
+// it is usual.
 template <class C, class Channels>
 class ValueRows {
  public:
+  template <class Geometry>
   ValueRows(const Geometry& geometry, const StoredView<const C, 4>& value, Channels channels)
       : value_(value),
         channels_(channels),
         in_place_(value.first.is_computed_in() && (value.strides[3] == 1 || channels == 1) && !pays_to_copy(geometry)),
         zeros_(static_cast<size_t>(geometry.channels)) {}
 
-  void move_to(int64_t n, int64_t head, const Positions& positions) {
-    if (!value_ || (n == n_ && head == head_ && positions.begin == begin_)) return;
-    n_ = n, head_ = head, begin_ = positions.begin;
+  void move_to(int64_t n, int64_t group, const Positions& positions) {
+    if (!value_ || (n == n_ && group == group_ && positions.begin == begin_)) return;
+    n_ = n, group_ = group, begin_ = positions.begin;
     if (in_place_) {
-      first_ = value_.at(n, begin_, head, 0).in_place();
+      first_ = value_.at(n, begin_, group, 0).in_place();
       stride_ = value_.strides[1];
       return;
     }
@@ -97,7 +99,7 @@ class ValueRows {
     stride_ = channels_;
     dispatch_storage<C>(value_.first.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      const T* row = value_.at(n, begin_, head, 0).template as<T>();
+      const T* row = value_.at(n, begin_, group, 0).template as<T>();
       for (int64_t s = 0; s < positions.count(); ++s) {
         const T* from = row + s * value_.strides[1];
         if (value_.strides[3] == 1) {
@@ -110,7 +112,7 @@ class ValueRows {
   }
 
   // The corners of a sample; one outside the level is zeros, and so are all where there is no value.
-  void corners(const Level& level, const AttendedSample<C>& sample, const C* (&to)[4]) const {
+  void corners(const Level& level, const GroupSample<C>& sample, const C* (&to)[4]) const {
     const CornerOffsets offsets(level, begin_, sample, stride_);
     const unsigned there = value_ ? sample.corners : 0;
     for (int q = 0; q < 4; ++q) to[q] = there >> q & 1 ? first_ + offsets[q] : zeros_.data();
@@ -120,7 +122,7 @@ class ValueRows {
   const StoredView<const C, 4> value_;
   const Channels channels_;
   const bool in_place_;
-  int64_t n_ = -1, head_ = -1, begin_ = -1, stride_ = 0;
+  int64_t n_ = -1, group_ = -1, begin_ = -1, stride_ = 0;
   const C* first_ = nullptr;
   ScratchVector<C> zeros_, copy_;
 };
@@ -129,17 +131,18 @@ class ValueRows {
 template <class C, class Channels>
 class GradRows {
  public:
+  template <class Geometry>
   GradRows(const Geometry& geometry, const StoredView<C, 4>& grad_value, Channels channels)
       : grad_value_(grad_value),
         channels_(channels),
         in_place_(grad_value.first.is_computed_in() && !pays_to_copy(geometry)),
         unread_(static_cast<size_t>(4 * geometry.channels)) {}
 
-  void begin(int64_t n, int64_t head, const Positions& positions) {
+  void begin(int64_t n, int64_t group, const Positions& positions) {
     if (!grad_value_) return;
     begin_ = positions.begin;
     if (!in_place_) sums_.resize(std::max(sums_.size(), static_cast<size_t>(positions.count() * channels_)));
-    first_ = in_place_ ? grad_value_.at(n, begin_, head, 0).in_place() : sums_.data();
+    first_ = in_place_ ? grad_value_.at(n, begin_, group, 0).in_place() : sums_.data();
     stride_ = in_place_ ? grad_value_.strides[1] : channels_;
     for (int64_t s = 0; s < positions.count(); ++s) {
       std::fill(first_ + s * stride_, first_ + s * stride_ + channels_, C(0));
@@ -147,17 +150,17 @@ class GradRows {
   }
 
   // What is added to a corner outside the level nobody reads.
-  void corners(const Level& level, const AttendedSample<C>& sample, C* (&to)[4]) {
+  void corners(const Level& level, const GroupSample<C>& sample, C* (&to)[4]) {
     const CornerOffsets offsets(level, begin_, sample, stride_);
     const unsigned there = grad_value_ ? sample.corners : 0;
     for (int q = 0; q < 4; ++q) to[q] = there >> q & 1 ? first_ + offsets[q] : unread_.data() + q * channels_;
   }
 
-  void end(int64_t n, int64_t head, const Positions& positions) const {
+  void end(int64_t n, int64_t group, const Positions& positions) const {
     if (!grad_value_ || in_place_) return;
     dispatch_storage<C>(grad_value_.first.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      T* row = grad_value_.at(n, begin_, head, 0).template as<T>();
+      T* row = grad_value_.at(n, begin_, group, 0).template as<T>();
       for (int64_t s = 0; s < positions.count(); ++s) {
         T* to = row + s * grad_value_.strides[1];
         if (copied(sums_.data() + s * channels_, channels_, to)) continue;
@@ -175,21 +178,21 @@ class GradRows {
   ScratchVector<C> unread_, sums_;
 };
 
-// body(p, sample) for the points that one query and head looks at in one level.
-template <class C, class Body>
-void for_each_point(const Geometry& geometry, const Operands<C>& operands, int64_t n, int64_t query, int64_t head,
+// body(p, sample) for the points that one query and group looks at in one level.
+template <class C, class Geometry, class Body>
+void for_each_point(const Geometry& geometry, const Operands<C>& operands, int64_t n, int64_t query, int64_t group,
                     int64_t l, const Body& body) {
-  const Level level = geometry.levels[l];
-  const C* location = operands.locations.at(n, query, head, l, 0, 0);
-  const C* weight = operands.weights.at(n, query, head, l, 0);
+  const auto points = geometry.template points_of<C>(l, query);
+  const C* coordinate = operands.coordinates.at(n, query, group, l, 0, 0);
+  const C* factor = operands.factors.at(n, query, group, l, 0);
   if (l == 0) {
-    prefetch_run(location + kQueriesAhead * operands.locations.strides[1], 2 * geometry.samples());
-    prefetch_run(weight + kQueriesAhead * operands.weights.strides[1], geometry.samples());
+    prefetch_run(coordinate + kQueriesAhead * operands.coordinates.strides[1], 2 * geometry.samples());
+    prefetch_run(factor + kQueriesAhead * operands.factors.strides[1], geometry.samples());
   }
   for (int64_t p = 0; p < geometry.points; ++p) {
-    body(p, AttendedSample<C>(level, location[0], location[operands.locations.strides[5]], *weight));
-    location += operands.locations.strides[4], weight += operands.weights.strides[4];
+    body(p, points.sample(p, coordinate[0], coordinate[operands.coordinates.strides[5]], *factor));
+    coordinate += operands.coordinates.strides[4], factor += operands.factors.strides[4];
   }
 }
 
-}  // namespace handgrad::multi_scale_deformable_attention
+}  // namespace handgrad::sampled_groups
