@@ -31,6 +31,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.rms_norm_2d import RmsNorm2d, rms_norm_2d
     from handgrad.layers.roi_align import RoIAlign, roi_align
     from handgrad.layers.roi_pool import RoIPool, roi_pool
+    from handgrad.layers.softsplat import softsplat
     from handgrad.layers.spatial_pyramid_pool_2d import SpatialPyramidPool2d, spatial_pyramid_pool_2d
     from handgrad.layers.upfirdn2d import Upfirdn2d, upfirdn2d
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
@@ -77,6 +78,7 @@ __all__ = [
     "rms_norm_2d",
     "roi_align",
     "roi_pool",
+    "softsplat",
     "spatial_pyramid_pool_2d",
     "upfirdn2d",
 ]
