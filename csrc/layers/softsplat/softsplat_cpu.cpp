@@ -62,12 +62,18 @@ class Passes {
   int64_t group() const { return group_of<Planar>(geometry_.channels); }
   int64_t work_of_run() const { return kRun * (16 + 4 * geometry_.channels); }
 
+  // What has been found by now.
   FieldArrays<C> fields(int64_t n) {
-    const auto of = [&](ScratchVector<C>& memory) {
-      return memory.empty() ? nullptr : memory.data() + n * geometry_.pixels;
+    FieldArrays<C> arrays;
+    const auto put = [&](ScratchVector<C>& memory, const C*& array, int32_t& bits) {
+      if (!memory.empty()) array = of_image(memory, n), bits = -1;
     };
-    return {of(largest_), of(scale_), of(pull_), of(scale_change_), of(grad_total_), of(grad_total_change_)};
+    put(largest_, arrays.largest, arrays.of_largest), put(scale_, arrays.scale, arrays.of_others);
+    put(scale_change_, arrays.scale_change, arrays.of_others), put(grad_total_, arrays.grad_total, arrays.of_others);
+    put(grad_total_change_, arrays.grad_total_change, arrays.of_others);
+    return arrays;
   }
+  C* of_image(ScratchVector<C>& memory, int64_t n) { return memory.data() + n * geometry_.pixels; }
   void allocate(ScratchVector<C>& memory) { memory.resize(static_cast<size_t>(images_ * geometry_.pixels)); }
 
   // body(run, image, index of the run among those of all images) for all runs.
@@ -129,24 +135,29 @@ class Passes {
     for_bands(4 * sizeof(C), [&] {
       return [&, run = SourceRun<C>(), totals = ScratchVector<C>(), changes = ScratchVector<C>()](
                  int64_t n, int32_t begin, int32_t end) mutable {
-        const FieldArrays<C> field = fields(n);
-        if (field.largest) find_largest(n, begin, end, run, field.largest);
+        if (!largest_.empty()) find_largest(n, begin, end, run, of_image(largest_, n));
+        const FieldArrays<C> known = fields(n);
         totals.assign(static_cast<size_t>(end - begin), C(0));
         changes.assign(Twice ? totals.size() : 0, C(0));
         for_runs_of(n, begin, end, run, [&](int64_t) {
-          run.template find_products<Twice>(geometry_, field);
+          run.template find_products<Twice>(geometry_, known);
           add_scalars(run, run.product, begin, end, totals.data());
           if (Twice) add_scalars(run, run.product_change, begin, end, changes.data());
         });
-        for (int32_t t = begin; t < end; ++t) {
-          const auto index = static_cast<size_t>(t - begin);
-          const Divisor<C> divisor(geometry_.mode, geometry_.normalization, static_cast<C>(geometry_.eps),
-                                   totals[index], field.largest ? field.largest[t] : C(0));
-          field.scale[t] = divisor.scale, field.pull[t] = divisor.pull;
-          if (Twice) field.scale_change[t] = scale_change(divisor.scale, divisor.pull, changes[index]);
-        }
+        find_divisors(n, begin, end, totals.data(), changes.data());
       };
     });
+  }
+
+  void find_divisors(int64_t n, int32_t begin, int32_t end, const C* totals, const C* changes) {
+    const FieldArrays<C> known = fields(n);
+    C *const scale = of_image(scale_, n), *const pull = of_image(pull_, n), *const moves = of_image(scale_change_, n);
+    for (int32_t t = begin; t < end; ++t) {
+      const Divisor<C> divisor(geometry_.mode, geometry_.normalization, static_cast<C>(geometry_.eps),
+                               totals[t - begin], known.largest_at(t));
+      scale[t] = divisor.scale, pull[t] = divisor.pull;
+      if (Twice) moves[t] = scale_change(divisor.scale, divisor.pull, changes[t - begin]);
+    }
   }
 
   void find_largest(int64_t n, int32_t begin, int32_t end, SourceRun<C>& run, C* largest) {
@@ -258,22 +269,22 @@ class Passes {
     for_bands(4 * sizeof(C), [&] {
       return [&, run = SourceRun<C>(), sums = ScratchVector<C>(), changes = ScratchVector<C>()](
                  int64_t n, int32_t begin, int32_t end) mutable {
-        const FieldArrays<C> field = fields(n);
+        const FieldArrays<C> known = fields(n);
         sums.assign(static_cast<size_t>(end - begin), C(0));
         changes.assign(Twice ? sums.size() : 0, C(0));
         for_runs_of(n, begin, end, run, [&](int64_t first) {
-          run.template find_products<Twice>(geometry_, field);
+          run.template find_products<Twice>(geometry_, known);
           multiply_dots(run, dots_of(dots_, n, first), v_dots_.empty() ? nullptr : &dots_of(v_dots_, n, first));
           add_scalars(run, run.weight, begin, end, sums.data());
           if (Twice) add_scalars(run, run.weight_change, begin, end, changes.data());
         });
+        const C *const pull = of_image(pull_, n), *const total_moves = changes.data();
+        C *const total = of_image(grad_total_, n), *const change = of_image(grad_total_change_, n);
         for (int32_t t = begin; t < end; ++t) {
-          const auto index = static_cast<size_t>(t - begin);
-          const C scale = field.scale[t], pull = field.pull[t];
-          field.grad_total[t] = grad_total(scale, pull, sums[index]);
-          if constexpr (Twice) {
-            field.grad_total_change[t] =
-                grad_total_change(scale, pull, field.scale_change[t], sums[index], changes[index]);
+          const C scale = known.scale[t], sum = sums[static_cast<size_t>(t - begin)];
+          total[t] = grad_total(scale, pull[t], sum);
+          if (Twice) {
+            change[t] = grad_total_change(scale, pull[t], known.scale_change[t], sum, total_moves[t - begin]);
           }
         }
       };
@@ -334,11 +345,16 @@ struct OnCpu {
     const int64_t together = std::clamp<int64_t>(kPixelsTogether / geometry.pixels, 1, geometry.batch);
     dispatch_compute(kOp, inputs.input.tensor.scalar_type(), [&](auto tag) {
       using C = typename decltype(tag)::type;
-      dispatch_bool(geometry.channels < kPlanar, [&](auto planar) {
+      const auto run = [&](auto planar) {
         for (int64_t n = 0; n < geometry.batch; n += together) {
           Passes<C, Twice, decltype(planar)::value>(inputs, results, n, std::min(together, geometry.batch - n)).run();
         }
-      });
+      };
+      // Half of the machine code for images in double would be for few channels.
+      if constexpr (std::is_same_v<C, float>) {
+        if (geometry.channels < kPlanar) return run(std::true_type());
+      }
+      run(std::false_type());
     });
   }
 };

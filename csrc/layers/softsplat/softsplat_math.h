@@ -52,8 +52,9 @@ struct Corner {
   C value, along_x, along_y, along_both;
 
   HANDGRAD_MATH Corner(int q, C down, C right) {
-    const C vertical = q / 2 ? down : 1 - down, horizontal = q % 2 ? right : 1 - right;
-    const C below = q / 2 ? C(1) : C(-1), beside = q % 2 ? C(1) : C(-1);
+    // Without conditions, which a loop over sources would keep: 1 - down or down, and so on, to the bit.
+    const C below = static_cast<C>(q / 2 * 2 - 1), beside = static_cast<C>(q % 2 * 2 - 1);
+    const C vertical = static_cast<C>(1 - q / 2) + below * down, horizontal = static_cast<C>(1 - q % 2) + beside * right;
     value = vertical * horizontal;
     along_x = vertical * beside, along_y = below * horizontal, along_both = below * beside;
   }
@@ -72,8 +73,9 @@ struct Importance {
   // has no weight there, but a derivative, and may have a larger metric: its exponential is kept finite.
   HANDGRAD_MATH Importance(int32_t mode, C metric, C largest) {
     if (mode == kSoftmax) {
-      const C most = sizeof(C) == sizeof(double) ? C(600) : C(60), difference = metric - largest;
-      value = slope = curvature = exp(difference > most ? most : difference);
+      constexpr C most = sizeof(C) == sizeof(double) ? C(1e250) : C(1e25);
+      const C power = exp(metric - largest);
+      value = slope = curvature = power > most ? most : power;
     } else {
       value = mode == kLinear ? metric : C(1);
       slope = mode == kLinear ? C(1) : C(0);

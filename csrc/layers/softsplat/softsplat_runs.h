@@ -5,6 +5,9 @@
 // SourceRun.
 #pragma once
 
+#include <algorithm>
+#include <type_traits>
+
 #include "math/stored.h"
 #include "softsplat_host.h"
 
@@ -37,19 +40,29 @@ struct Operands {
 
 // ---- targets --------------------------------------------------------------------------------------------------------
 
-// A number for each target; what is null is the same for all.
+// What is known of the targets of an image, a number for each; what is the same for all is one number, and the index is
+// masked: loops over sources have no branch then.
 template <class C>
 struct FieldArrays {
-  C *largest = nullptr, *scale = nullptr, *pull = nullptr, *scale_change = nullptr;
-  C *grad_total = nullptr, *grad_total_change = nullptr;
+  static constexpr C kNothing = 0, kWhole = 1;
 
-  HANDGRAD_MATH Field<C> at(int32_t t) const {
-    return {largest ? largest[t] : C(0),
-            scale ? scale[t] : C(1),
-            pull ? pull[t] : C(0),
-            scale_change ? scale_change[t] : C(0),
-            grad_total ? grad_total[t] : C(0),
-            grad_total_change ? grad_total_change[t] : C(0)};
+  const C *largest = &kNothing, *scale = &kWhole, *scale_change = &kNothing;
+  const C *grad_total = &kNothing, *grad_total_change = &kNothing;
+  // All bits of an index, or none.
+  int32_t of_largest = 0, of_others = 0;
+
+  // Of a source that has no target, that of the first.
+  HANDGRAD_MATH static int32_t clamped(int32_t target) { return target < 0 ? 0 : target; }
+  HANDGRAD_MATH C largest_at(int32_t target) const { return largest[clamped(target) & of_largest]; }
+  template <bool Twice>
+  HANDGRAD_MATH Field<C> at(int32_t target) const {
+    const int32_t t = clamped(target) & of_others;
+    return {largest_at(target),
+            scale[t],
+            C(0),
+            Twice ? scale_change[t] : C(0),
+            grad_total[t],
+            Twice ? grad_total_change[t] : C(0)};
   }
 };
 
@@ -99,7 +112,9 @@ struct SourceRun {
 
   template <bool Twice>
   void find_products(const Geometry& geometry, const FieldArrays<C>& fields) {
-    for (int q = 0; q < 4; ++q) find_corner_products<Twice>(q, geometry.mode, fields.largest);
+    dispatch_mode(geometry.mode, [&](auto mode) {
+      for (int q = 0; q < 4; ++q) find_corner_products<Twice, mode.value>(q, fields);
+    });
   }
   template <bool Twice>
   void find_weights(const Geometry& geometry, const FieldArrays<C>& fields) {
@@ -112,14 +127,11 @@ struct SourceRun {
   void find_gradients(const Geometry& geometry, const FieldArrays<C>& fields, const OfCorners& dots,
                       const OfCorners& v_dots, C* grad_x, C* grad_y, C* grad_metric) const {
     std::fill_n(grad_x, count, C(0)), std::fill_n(grad_y, count, C(0)), std::fill_n(grad_metric, count, C(0));
-    const int32_t mode = geometry.mode;
-    for (int q = 0; q < 4; ++q) {
-      HANDGRAD_SIMD
-      for (int64_t i = 0; i < count; ++i) {
-        add_source_gradient<Twice>(q, i, mode, fields, dots[q][i], Twice ? v_dots[q][i] : C(0), grad_x, grad_y,
-                                   grad_metric);
+    dispatch_mode(geometry.mode, [&](auto mode) {
+      for (int q = 0; q < 4; ++q) {
+        add_corner_gradients<Twice, mode.value>(q, fields, dots[q], v_dots[q], grad_x, grad_y, grad_metric);
       }
-    }
+    });
   }
 
  private:
@@ -143,16 +155,30 @@ struct SourceRun {
     for (int q = 0; q < 4; ++q) target[q][i] = landing.target(q, height, width);
   }
 
-  template <bool Twice>
-  [[gnu::noinline]] void find_corner_products(int q, int32_t mode, const C* largest) {
-    HANDGRAD_SIMD
-    for (int64_t i = 0; i < count; ++i) find_product<Twice>(q, i, mode, largest);
+  // A constant of the loops over sources, which would else have branches.
+  template <class Body>
+  static void dispatch_mode(int32_t mode, const Body& body) {
+    if (mode == kSoftmax) {
+      body(std::integral_constant<int32_t, kSoftmax>());
+    } else if (mode == kLinear) {
+      body(std::integral_constant<int32_t, kLinear>());
+    } else {
+      body(std::integral_constant<int32_t, kAverage>());
+    }
   }
-  template <bool Twice>
-  HANDGRAD_MATH void find_product(int q, int64_t i, int32_t mode, const C* largest) {
+
+  template <bool Twice, int32_t Mode>
+  [[gnu::noinline]] void find_corner_products(int q, const FieldArrays<C>& any) {
+    // In registers.
+    const FieldArrays<C> fields = any;
+    HANDGRAD_SIMD
+    for (int64_t i = 0; i < count; ++i) find_product<Twice, Mode>(q, i, fields);
+  }
+  template <bool Twice, int32_t Mode>
+  HANDGRAD_MATH void find_product(int q, int64_t i, const FieldArrays<C>& fields) {
     const int32_t t = target[q][i];
     const Corner<C> corner(q, down_[i], right_[i]);
-    const Importance<C> importance(mode, metric_[i], largest ? largest[t < 0 ? 0 : t] : C(0));
+    const Importance<C> importance(Mode, metric_[i], fields.largest_at(t));
     product[q][i] = t < 0 ? C(0) : corner.value * importance.value;
     if constexpr (Twice) {
       const C change = softsplat::product_change(corner, importance, motion(i));
@@ -161,36 +187,48 @@ struct SourceRun {
   }
   template <bool Twice>
   [[gnu::noinline]] void find_corner_weights(int q, const FieldArrays<C>& any) {
-    // In registers.
-    const C *const scale = any.scale, *const scale_change = any.scale_change;
+    const FieldArrays<C> fields = any;
     HANDGRAD_SIMD
     for (int64_t i = 0; i < count; ++i) {
-      const int32_t t = target[q][i] < 0 ? 0 : target[q][i];
-      const C by = scale ? scale[t] : C(1);
-      weight[q][i] = product[q][i] * by;
+      const int32_t t = fields.clamped(target[q][i]) & fields.of_others;
+      weight[q][i] = product[q][i] * fields.scale[t];
       if constexpr (Twice) {
-        const C change = scale_change ? scale_change[t] : C(0);
-        weight_change[q][i] = by * product_change[q][i] + change * product[q][i];
+        weight_change[q][i] = fields.scale[t] * product_change[q][i] + fields.scale_change[t] * product[q][i];
       }
     }
   }
 
-  template <bool Twice>
-  HANDGRAD_MATH void add_source_gradient(int q, int64_t i, int32_t mode, const FieldArrays<C>& fields, C dot, C v_dot,
-                                         C* grad_x, C* grad_y, C* grad_metric) const {
+  template <bool Twice, int32_t Mode>
+  [[gnu::noinline]] void add_corner_gradients(int q, const FieldArrays<C>& any,
+                                              const C* __restrict dots, const C* __restrict v_dots,
+                                              C* __restrict grad_x, C* __restrict grad_y,
+                                              C* __restrict grad_metric) const {
+    const FieldArrays<C> fields = any;
+    HANDGRAD_SIMD
+    for (int64_t i = 0; i < count; ++i) {
+      add_source_gradient<Twice, Mode>(q, i, fields, dots, v_dots, grad_x, grad_y, grad_metric);
+    }
+  }
+  template <bool Twice, int32_t Mode>
+  HANDGRAD_MATH void add_source_gradient(int q, int64_t i, const FieldArrays<C>& fields, const C* dots,
+                                         const C* v_dots, C* grad_x, C* grad_y, C* grad_metric) const {
     const int32_t t = target[q][i];
-    const Field<C> field = fields.at(t < 0 ? 0 : t);
+    const bool lands = t >= 0;
+    // Without a target everything is 0 from here on, of numbers that are not finite too.
+    const C dot = lands ? dots[i] : C(0), v_dot = lands ? v_dots[i] : C(0), metric = lands ? metric_[i] : C(0);
+    Field<C> field = fields.template at<Twice>(t);
+    field.scale = lands ? field.scale : C(0), field.grad_total = lands ? field.grad_total : C(0);
     const Corner<C> corner(q, down_[i], right_[i]);
-    const Importance<C> importance(mode, metric_[i], field.largest);
-    Motion<C> grad{0, 0, 0};
+    const Importance<C> importance(Mode, metric, field.largest);
+    Motion<C> grad{grad_x[i], grad_y[i], grad_metric[i]};
     if constexpr (Twice) {
+      field.scale_change = lands ? field.scale_change : C(0);
+      field.grad_total_change = lands ? field.grad_total_change : C(0);
       add_second_gradient(corner, importance, field, dot, v_dot, motion(i), grad);
     } else {
       add_gradient(corner, importance, field, dot, grad);
     }
-    grad_x[i] += t < 0 ? C(0) : grad.x;
-    grad_y[i] += t < 0 ? C(0) : grad.y;
-    grad_metric[i] += t < 0 ? C(0) : grad.metric;
+    grad_x[i] = grad.x, grad_y[i] = grad.y, grad_metric[i] = grad.metric;
   }
 
   HANDGRAD_MATH Motion<C> motion(int64_t i) const { return {v_x_[i], v_y_[i], v_metric_[i]}; }
