@@ -97,7 +97,8 @@ class Passes {
     parallel_for(images_ * bands.count, work, [&](int64_t begin, int64_t end) {
       auto worker = body();
       for (int64_t index = begin; index < end; ++index) {
-        const int64_t row = index % bands.count * bands.rows, last = std::min<int64_t>(row + bands.rows, geometry_.height);
+        const int64_t row = index % bands.count * bands.rows,
+                      last = std::min<int64_t>(row + bands.rows, geometry_.height);
         worker(index / bands.count, static_cast<int32_t>(row * geometry_.width),
                static_cast<int32_t>(last * geometry_.width));
       }
@@ -247,8 +248,7 @@ class Passes {
         }
         if (v_dots_.empty()) return;
         load(operands_.v_input);
-        targets.template read<false, true>(run, n, weight, features.data(), columns.data(),
-                                           dots_of(v_dots_, n, first));
+        targets.template read<false, true>(run, n, weight, features.data(), columns.data(), dots_of(v_dots_, n, first));
       };
     });
   }

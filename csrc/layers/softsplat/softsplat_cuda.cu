@@ -46,15 +46,16 @@ class Launches {
 
   void sort_sources() {
     const Tensor keys = empty_counts(geometry_.batch, geometry_.pixels, like_);
-    launch("softsplat_keys", keys_kernel<T>, device_, threads(), geometry_, operands_, keys.mutable_data_ptr<int32_t>());
+    launch("softsplat_keys", keys_kernel<T>, device_, threads(), geometry_, operands_,
+           keys.mutable_data_ptr<int32_t>());
     sorted_ = sort_decreasing(keys, 1);
     lists_.cells = (int64_t{geometry_.height} + 1) * (int64_t{geometry_.width} + 1);
     starts_ = empty_counts(geometry_.batch, lists_.cells + 1, like_);
     lists_.keys = sorted_->values.mutable_data_ptr<int32_t>();
     lists_.order = sorted_->order.const_data_ptr<int64_t>();
     lists_.starts = starts_->mutable_data_ptr<int32_t>();
-    launch("softsplat_starts", starts_kernel, device_,
-           blocks_for(geometry_.batch * (lists_.cells + 1), kThreads), geometry_, lists_);
+    launch("softsplat_starts", starts_kernel, device_, blocks_for(geometry_.batch * (lists_.cells + 1), kThreads),
+           geometry_, lists_);
   }
 
   void launch_output() {
@@ -97,9 +98,8 @@ class Launches {
 struct OnCuda {
   template <bool Twice>
   static void run(const Inputs& inputs, const Results& results) {
-    dispatch_floating(kOp, inputs.input.tensor.scalar_type(), [&](auto tag) {
-      Launches<typename decltype(tag)::type, Twice>(inputs, results).run();
-    });
+    dispatch_floating(kOp, inputs.input.tensor.scalar_type(),
+                      [&](auto tag) { Launches<typename decltype(tag)::type, Twice>(inputs, results).run(); });
   }
 };
 

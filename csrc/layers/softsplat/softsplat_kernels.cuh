@@ -1,8 +1,8 @@
 // The kernels of softsplat on CUDA devices. One for Twice serves the double backward.
 //
-// Sources are sorted by the cell that they land in, the square between four targets, by torch's stable sort; cells of an
-// image have a row and a column more than it has pixels. A target goes through the sources of its four cells, a source
-// reads its four targets: nothing is atomic, and the order of every sum is that of cells, then of sources.
+// Sources are sorted by the cell that they land in, the square between four targets, by torch's stable sort; cells of
+// an image have a row and a column more than it has pixels. A target goes through the sources of its four cells, a
+// source reads its four targets: nothing is atomic, and the order of every sum is that of cells, then of sources.
 //
 // In order of appearance: Operands and Lists; the keys of the sort; what targets are divided by; the output; what
 // sources read of the output's gradient; what the sum of weights has for a gradient; the gradients of the points.

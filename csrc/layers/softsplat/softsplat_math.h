@@ -54,7 +54,8 @@ struct Corner {
   HANDGRAD_MATH Corner(int q, C down, C right) {
     // Without conditions, which a loop over sources would keep: 1 - down or down, and so on, to the bit.
     const C below = static_cast<C>(q / 2 * 2 - 1), beside = static_cast<C>(q % 2 * 2 - 1);
-    const C vertical = static_cast<C>(1 - q / 2) + below * down, horizontal = static_cast<C>(1 - q % 2) + beside * right;
+    const C vertical = static_cast<C>(1 - q / 2) + below * down,
+            horizontal = static_cast<C>(1 - q % 2) + beside * right;
     value = vertical * horizontal;
     along_x = vertical * beside, along_y = below * horizontal, along_both = below * beside;
   }

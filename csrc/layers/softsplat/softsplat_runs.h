@@ -199,9 +199,8 @@ struct SourceRun {
   }
 
   template <bool Twice, int32_t Mode>
-  [[gnu::noinline]] void add_corner_gradients(int q, const FieldArrays<C>& any,
-                                              const C* __restrict dots, const C* __restrict v_dots,
-                                              C* __restrict grad_x, C* __restrict grad_y,
+  [[gnu::noinline]] void add_corner_gradients(int q, const FieldArrays<C>& any, const C* __restrict dots,
+                                              const C* __restrict v_dots, C* __restrict grad_x, C* __restrict grad_y,
                                               C* __restrict grad_metric) const {
     const FieldArrays<C> fields = any;
     HANDGRAD_SIMD
@@ -210,8 +209,8 @@ struct SourceRun {
     }
   }
   template <bool Twice, int32_t Mode>
-  HANDGRAD_MATH void add_source_gradient(int q, int64_t i, const FieldArrays<C>& fields, const C* dots,
-                                         const C* v_dots, C* grad_x, C* grad_y, C* grad_metric) const {
+  HANDGRAD_MATH void add_source_gradient(int q, int64_t i, const FieldArrays<C>& fields, const C* dots, const C* v_dots,
+                                         C* grad_x, C* grad_y, C* grad_metric) const {
     const int32_t t = target[q][i];
     const bool lands = t >= 0;
     // Without a target everything is 0 from here on, of numbers that are not finite too.
