@@ -126,7 +126,8 @@ SPEC = OpSpec(
     reference=reference,
     module=None,
     samples=[
-        sample("softmax", 2, 5, 3, 4),
+        # A batch of another size than the others: torch.compile takes equal sizes for the same.
+        sample("softmax", 3, 5, 2, 4),
         sample("linear", 3, 2, 4, 3, mode="linear", normalization="zeroeps", seed=1),
         sample("average", 2, 4, 2, 5, mode="average", normalization="clipeps", seed=2),
         sample("sum", 3, 1, 3, 4, mode="sum", seed=3),
@@ -209,6 +210,9 @@ SPEC = OpSpec(
     },
     # The order of the sources, and up to 14 numbers for each pixel; what torch's sort takes for itself.
     device_scratch=512 * 1024,
+    # Four pixels of each are read where they are read once, from the cache as a rule; flow, metric and the order of the
+    # sources by each eight channels; the search for where cells begin. 4.99, 3.21 and 5.85 times.
+    floor_factors={"forward": 5.1, "backward": 3.3, "double_backward": 6.0},
 )
 
 test_matrix = matrix(SPEC)
