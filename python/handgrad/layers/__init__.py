@@ -35,6 +35,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.roi_align import RoIAlign, roi_align
     from handgrad.layers.roi_align_rotated import RoIAlignRotated, roi_align_rotated
     from handgrad.layers.roi_pool import RoIPool, roi_pool
+    from handgrad.layers.softsplat import softsplat
     from handgrad.layers.spatial_pyramid_pool_2d import SpatialPyramidPool2d, spatial_pyramid_pool_2d
     from handgrad.layers.upfirdn2d import Upfirdn2d, upfirdn2d
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
@@ -90,6 +91,7 @@ __all__ = [
     "roi_align",
     "roi_align_rotated",
     "roi_pool",
+    "softsplat",
     "spatial_pyramid_pool_2d",
     "upfirdn2d",
 ]
