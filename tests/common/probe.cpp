@@ -1,6 +1,7 @@
 // Opens the functions of csrc/common to tests/test_common.py, as loops over arrays, which is how kernels use them.
 #include "math/angle.h"
 #include "math/convert.h"
+#include "math/expm1.h"
 #include "math/log1p.h"
 #include "math/scalar_math.h"
 
@@ -20,6 +21,7 @@ BOTH(exp_decay)
 BOTH(log)
 BOTH(log1p_unit)
 BOTH(log1p_positive)
+BOTH(expm1_decay)
 
 #define POWER(T)                                                                     \
   extern "C" void pow_##T(const T* base, const T* exponent, T* to, int64_t count) {  \

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.layers.bias_act import BiasAct, bias_act
     from handgrad.layers.blur_pool_2d import BlurPool2d, blur_pool_2d
     from handgrad.layers.correlation import Correlation, correlation
     from handgrad.layers.correlation_lookup import CorrBlock, correlation_lookup
@@ -36,6 +37,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.transforms.gaussian_blur import GaussianBlur2d
 
 __all__ = [
+    "BiasAct",
     "BilateralFilter",
     "BlurPool2d",
     "CorrBlock",
@@ -58,6 +60,7 @@ __all__ = [
     "RoIPool",
     "SpatialPyramidPool2d",
     "Upfirdn2d",
+    "bias_act",
     "bilateral_filter",
     "blur_pool_2d",
     "correlation",
