@@ -120,7 +120,7 @@ template <class Device>
 Tensor value(const Tensor& x,                 // [N, C, ...]
              const std::optional<Tensor>& b,  // [C]
              int64_t act, double alpha, double gain, double clamp) {
-  Operands operands = checked(x, b, {act, alpha, gain, clamp});
+  Operands operands = checked(x, b, {{alpha, gain, clamp}, act});
   const Tensor output = empty_in_layout_of(x);
   if (x.numel() == 0) return output;
   operands.first = ChannelTensor(output);
@@ -134,7 +134,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output,       // as x
                                     const std::optional<Tensor>& b,  // [C]
                                     int64_t act, double alpha, double gain, double clamp,
                                     const std::vector<bool>& output_mask) {
-  Operands operands = checked(x, b, {act, alpha, gain, clamp});
+  Operands operands = checked(x, b, {{alpha, gain, clamp}, act});
   check_like(kOp, "grad_output", grad_output, "x", x);
   std::array<bool, 2> wanted = as_output_mask<2>(kOp, output_mask);
   wanted[1] = wanted[1] && b;
@@ -158,7 +158,7 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(const std::optional<Tensor>& 
                                                    const std::optional<Tensor>& b,            // [C]
                                                    int64_t act, double alpha, double gain, double clamp,
                                                    const std::vector<bool>& output_mask) {
-  Operands operands = checked(x, b, {act, alpha, gain, clamp});
+  Operands operands = checked(x, b, {{alpha, gain, clamp}, act});
   check_like(kOp, "grad_output", grad_output, "x", x);
   if (grad_grad_x) check_like(kOp, "grad_grad_x", *grad_grad_x, "x", x);
   check_of_channels("grad_grad_b", grad_grad_b, x);

@@ -3,13 +3,13 @@
 //
 //   y = min(max(gain a(z), -clamp), clamp)
 //
-// pull(z, g) is g dy/dz, turn(z, g, u) is g u d²y/dz². At kinks, and of NaN, they decide as torch's own ops: by a
-// selection where these select, so that what is cut off is 0 whatever g is.
+// At kinks, and of NaN, they decide as torch's own ops: by a selection where these select.
 #pragma once
 
 #include <cstdint>
 
 #include "abi/dtype.h"
+#include "math/clamped_activation.h"
 #include "math/expm1.h"
 #include "math/sigmoid.h"
 
@@ -19,10 +19,12 @@ namespace handgrad::bias_act {
 enum Act : int64_t { kLinear, kRelu, kLrelu, kTanh, kSigmoid, kElu, kSelu, kSoftplus, kSwish, kActs };
 
 // As in the schema.
-struct Numbers {
+struct Numbers : ActivationNumbers {
   int64_t act;
-  double alpha, gain, clamp;
 };
+
+template <class T, class A>
+using Formula = ClampedActivation<T, A, Numbers>;
 
 // ---- activations: value, g a'(z), a''(z) ----------------------------------------------------------------------------
 
@@ -41,16 +43,6 @@ struct Relu {
   HANDGRAD_MATH explicit Relu(const Numbers&) {}
   HANDGRAD_MATH T value(T z) const { return z <= 0 ? T(0) : z; }
   HANDGRAD_MATH T pull(T z, T g) const { return z <= 0 ? T(0) : g; }
-  HANDGRAD_MATH T curvature(T) const { return 0; }
-};
-
-template <class T>
-struct Lrelu {
-  static constexpr bool is_curved = false;
-  T alpha;
-  HANDGRAD_MATH explicit Lrelu(const Numbers& numbers) : alpha(static_cast<T>(numbers.alpha)) {}
-  HANDGRAD_MATH T value(T z) const { return z > 0 ? z : alpha * z; }
-  HANDGRAD_MATH T pull(T z, T g) const { return z > 0 ? g : alpha * g; }
   HANDGRAD_MATH T curvature(T) const { return 0; }
 };
 
@@ -93,10 +85,10 @@ struct Elu {
   HANDGRAD_MATH explicit Elu(const Numbers& numbers)
       : above(numbers.act == kSelu ? T(1.0507009873554804934193349852946) : T(1)),
         below(numbers.act == kSelu ? T(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717) : T(1)) {}
-  HANDGRAD_MATH T value(T z) const { return z <= 0 ? below * expm1_decay(absolute(z)) : above * z; }
-  HANDGRAD_MATH T pull(T z, T g) const { return z <= 0 ? below * exp_decay(absolute(z)) * g : above * g; }
+  HANDGRAD_MATH T value(T z) const { return z > 0 ? above * z : below * expm1_decay(absolute(z)); }
+  HANDGRAD_MATH T pull(T z, T g) const { return z > 0 ? above * g : below * exp_decay(absolute(z)) * g; }
   // At 0 it is the right side's, where the slope is the left's: torch's choice.
-  HANDGRAD_MATH T curvature(T z) const { return z < 0 ? below * exp_decay(absolute(z)) : T(0); }
+  HANDGRAD_MATH T curvature(T z) const { return z >= 0 ? T(0) : below * exp_decay(absolute(z)); }
 };
 
 template <class T>
@@ -121,43 +113,12 @@ struct Swish {
   HANDGRAD_MATH T curvature(T z) const { return Sigmoid<T>(z).curvature_of_product(); }
 };
 
-// ---- gain and clamp around one --------------------------------------------------------------------------------------
-
-template <class T, class A>
-struct Formula {
-  static constexpr bool is_curved = A::is_curved;
-  A act;
-  T gain, clamp;  // clamp: negative for none
-
-  HANDGRAD_MATH explicit Formula(const Numbers& numbers)
-      : act(numbers), gain(static_cast<T>(numbers.gain)), clamp(static_cast<T>(numbers.clamp)) {}
-
-  HANDGRAD_MATH T value(T z) const {
-    const T y = gain * act.value(z);
-    // NaN passes both.
-    const T low = y < -clamp ? -clamp : y, both = low > clamp ? clamp : low;
-    return clamp < 0 ? y : both;
-  }
-  HANDGRAD_MATH T pull(T z, T g) const { return act.pull(z, passed(z, g)); }
-  HANDGRAD_MATH T turn(T z, T g, T u) const {
-    if constexpr (!is_curved) return 0;
-    return passed(z, g) * u * act.curvature(z);
-  }
-
- private:
-  // What of the gradient of y the activation gets: on the border too; of NaN only where nothing is cut off.
-  HANDGRAD_MATH T passed(T z, T g) const {
-    const T y = gain * act.value(z);
-    return (clamp < 0) | ((y >= -clamp) & (y <= clamp)) ? gain * g : T(0);
-  }
-};
-
 // body(TypeTag<Formula<T, A>>{}) with the activation's formula.
 template <class T, class Body>
 auto with_formula(int64_t act, const Body& body) {
   switch (act) {
     case kRelu: return body(TypeTag<Formula<T, Relu<T>>>{});
-    case kLrelu: return body(TypeTag<Formula<T, Lrelu<T>>>{});
+    case kLrelu: return body(TypeTag<Formula<T, LeakyRelu<T>>>{});
     case kTanh: return body(TypeTag<Formula<T, Tanh<T>>>{});
     case kSigmoid: return body(TypeTag<Formula<T, Logistic<T>>>{});
     case kElu:

@@ -1,6 +1,5 @@
-"""Ops of (batch, channels, positions...) and of tensors of its channels, in which channels do not talk to each other, or
-only to others of their group: what vmap makes of them.
-"""
+"""Ops of (batch, channels, positions...) and of tensors of its channels, in which channels do not talk to each other,
+or only to others of their group: what vmap makes of them."""
 
 from __future__ import annotations
 

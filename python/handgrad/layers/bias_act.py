@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handgrad._layout import empty_gradient
+from handgrad._linear import along_grad_output
 from handgrad.arguments import (
     FLOAT_MAX,
     INT32_MAX,
@@ -28,6 +29,8 @@ from handgrad.tracing import traceable
 _OP = "bias_act"
 # In the order of csrc's enum.
 _ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
+# Those whose second derivative is 0 almost everywhere.
+_STRAIGHT = ("linear", "relu", "lrelu")
 # Those that keep the variance of their input with this gain, as StyleGAN has it.
 _ROOT_OF_TWO = ("relu", "lrelu", "swish")
 
@@ -224,7 +227,14 @@ def _every_dimension(x: Any, **_: Any) -> list[dict[str, int | None]]:
     return [{"x": dim, "b": 0 if dim == 1 else None, "output": dim} for dim in range(len(x.shape))]
 
 
-_bias_act = SeparateChannels(
+class _BiasAct(SeparateChannels):
+    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if _ACTS[ctx.others[0]] in _STRAIGHT:
+            return along_grad_output(self, ctx, grad_grads)
+        return super().second_derivative(ctx, *grad_grads)
+
+
+_bias_act = _BiasAct(
     "handgrad::bias_act",
     reference=bias_act_reference,
     fake=_fake,
