@@ -390,9 +390,8 @@ class FirBand {
 
   void make_whole(int32_t y, C* to) {
     reached_.clear();
-    for_each_tap(planes_.rows, y, [&](int32_t i, int32_t t) {
-      reached_.push_back({ring_.row(i, [&](C* row) { load(i, row); }), t});
-    });
+    for_each_tap(planes_.rows, y,
+                 [&](int32_t i, int32_t t) { reached_.push_back({ring_.row(i, [&](C* row) { load(i, row); }), t}); });
     make_columns(to, [&](const std::vector<FirPhases::Tap>& taps) {
       for (const auto& [row, ty] : reached_) {
         const C* const weights = taps_.both.data() + int64_t{ty} * planes_.columns.taps;

@@ -17,7 +17,6 @@ struct ImageRows {
   Byte* data = nullptr;
   ScalarType dtype = ScalarType::Float;
   int64_t batch = 0, channel = 0, row = 0, column = 0;  // strides
-  int64_t first = 0;                                     // the column that data begins with
 
   ImageRows() = default;
   ImageRows(Byte* data, const Tensor& tensor)
@@ -30,7 +29,7 @@ struct ImageRows {
 
   explicit operator bool() const { return data; }
   int64_t at(int64_t n, int64_t c, int64_t y, int64_t x) const {
-    return n * batch + c * channel + y * row + (x - first) * column;
+    return n * batch + c * channel + y * row + x * column;
   }
   // Between neighbours in a row of groups.
   int64_t stride(int64_t group) const { return group > 1 ? 1 : column; }

@@ -17,7 +17,7 @@ inline constexpr int kSpanThreads = 256, kSpanWarps = kSpanThreads / kWarpSize;
 inline constexpr int64_t kSpanBatch = 4, kShortestSpan = 32, kMostSpans = 8192;
 
 struct ChannelSpans {
-  bool rows;  // a channel to a lane
+  bool rows;                                  // a channel to a lane
   int64_t channels, positions, all;           // positions: of a sample; all: of all samples
   int64_t columns, per_channel, span, count;  // columns: of lanes; span: positions
 
@@ -84,8 +84,8 @@ class SpanWalk {
 
 // The first `count` of these positions of channel c, and 0 for the others.
 template <class C, int64_t Lanes>
-__device__ __forceinline__ void load_span(const StoredView<const C, 3>& view, int64_t c,
-                                          const SpanPositions<Lanes>& at, int64_t count, C (&to)[Lanes]) {
+__device__ __forceinline__ void load_span(const StoredView<const C, 3>& view, int64_t c, const SpanPositions<Lanes>& at,
+                                          int64_t count, C (&to)[Lanes]) {
   dispatch_storage<C>(view.first.dtype, [&](auto tag) {
     const auto* const own = view.first.template as<typename decltype(tag)::type>() + c * view.strides[1];
 #pragma unroll

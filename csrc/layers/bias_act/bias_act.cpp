@@ -2,8 +2,8 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
-  // x: (batch, channels, positions…); b: (channels), in the type that x is computed in. act: an index of bias_act_math.h;
-  // clamp: negative for none.
+  // x: (batch, channels, positions…); b: (channels), in the type that x is computed in. act: an index of
+  // bias_act_math.h; clamp: negative for none.
   library.def("bias_act(Tensor x, Tensor? b, int act, float alpha, float gain, float clamp) -> Tensor");
   library.def(
       "_bias_act_backward(Tensor grad_output, Tensor x, Tensor? b, int act, float alpha, float gain, float clamp, "

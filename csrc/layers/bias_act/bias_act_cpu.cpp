@@ -61,10 +61,10 @@ Loop<C> loop_of(int64_t act, Pass pass) {
 
 // Elements of a sample in the order of its memory: index = outer * inner size + inner.
 struct Cut {
-  bool rows;                 // channels are inside
-  int64_t inner, size;       // how many are inside; elements of a sample
-  int64_t piece, pieces;     // elements of a piece, and how many a sample has
-  int64_t channels, count;   // of a piece at most, for its sums; pieces of all samples
+  bool rows;                // channels are inside
+  int64_t inner, size;      // how many are inside; elements of a sample
+  int64_t piece, pieces;    // elements of a piece, and how many a sample has
+  int64_t channels, count;  // of a piece at most, for its sums; pieces of all samples
 
   template <class C>
   explicit Cut(const Views<C>& views) : rows(views.channels_innermost()) {
@@ -114,7 +114,7 @@ class Worker {
   void run(double* sums) {
     if (views_.b) load_of_channels(views_.b, buffer(kBias));
     const C* const g = views_.grad_output ? source(views_.grad_output, kGradOutput) : buffer(kZeros);
-    const Run<C> run{source(views_.x, kX), buffer(kBias), direction(), g, target(views_.first, kFirst),
+    const Run<C> run{source(views_.x, kX),           buffer(kBias), direction(), g, target(views_.first, kFirst),
                      target(views_.second, kSecond), count_};
     loop_(numbers_, run);
     if (views_.first) finish(views_.first, run.first);
@@ -249,6 +249,4 @@ struct OnCpu {
 }  // namespace
 }  // namespace handgrad::bias_act
 
-STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) {
-  handgrad::bias_act::implement<handgrad::bias_act::OnCpu>(library);
-}
+STABLE_TORCH_LIBRARY_IMPL(handgrad, CPU, library) { handgrad::bias_act::implement<handgrad::bias_act::OnCpu>(library); }

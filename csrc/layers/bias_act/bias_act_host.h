@@ -27,11 +27,11 @@ enum class Pass { value, pull, second };
 // The operands of a pass; what is not there is not read, or not written.
 struct Operands {
   Numbers numbers;
-  ChannelTensor x;                                   // [N, C, P]
-  std::optional<Tensor> b, w;                        // [C]
-  std::optional<ChannelTensor> g, grad_output;       // [N, C, P]
-  std::optional<ChannelTensor> first, second;        // [N, C, P]: value or pull; what the second pass has beside it
-  std::optional<Tensor> sums;                        // [C], of `second` there, else of `first`
+  ChannelTensor x;                              // [N, C, P]
+  std::optional<Tensor> b, w;                   // [C]
+  std::optional<ChannelTensor> g, grad_output;  // [N, C, P]
+  std::optional<ChannelTensor> first, second;   // [N, C, P]: value or pull; what the second pass has beside it
+  std::optional<Tensor> sums;                   // [C], of `second` there, else of `first`
 };
 
 // The same as kernels see it, computed in C.

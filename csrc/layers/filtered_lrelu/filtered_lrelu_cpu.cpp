@@ -10,59 +10,72 @@
 namespace handgrad::filtered_lrelu {
 namespace {
 
-// Columns [first, last) of an axis that a strip's bands read.
+// Columns [first, last) of an axis that outputs [begin, end) of it are made of.
 struct Reach {
   int64_t first, last;
 
-  Reach(const FirAxis& axis, const FirPhases& phases)
-      : first(std::clamp<int64_t>(phases.low, 0, axis.in)),
-        last(std::clamp<int64_t>(phases.low + phases.lanes * phases.lane_width, first, axis.in)) {}
+  Reach(const FirAxis& axis, int64_t begin, int64_t end) {
+    const FirPhases phases(axis, begin, end);
+    first = std::clamp<int64_t>(phases.low, 0, axis.in);
+    last = std::clamp<int64_t>(phases.low + phases.lanes * phases.lane_width, first, axis.in);
+  }
   int64_t count() const { return last - first; }
 };
 
+// The same planes where inputs, or outputs, are counted from the first of a reach on.
+FirPlanes with_inputs(FirPlanes planes, const Reach& reach) {
+  FirAxis& axis = planes.columns;
+  axis.offset += static_cast<int32_t>(reach.first) * axis.up;
+  axis.in = static_cast<int32_t>(reach.count());
+  return planes;
+}
+FirPlanes with_outputs(FirPlanes planes, const Reach& reach) {
+  FirAxis& axis = planes.columns;
+  axis.offset -= static_cast<int32_t>(reach.first) * axis.down;
+  axis.out = static_cast<int32_t>(reach.count());
+  return planes;
+}
+
 // A row in scratch memory as FirBand reads and writes it, whichever row it is asked for.
 template <class Rows, class C>
-Rows scratch_row(C* data, int64_t first, int64_t group) {
+Rows scratch_row(C* data, int64_t group) {
   Rows rows;
   rows.data = reinterpret_cast<decltype(rows.data)>(data);
   rows.dtype = kDtype<std::remove_const_t<C>>;
   rows.column = group;
-  rows.first = first;
   return rows;
 }
 
-// Rows of an image with a bias: in place where there is none.
+// Rows of an image with a bias, of columns that are reached: in place where there is none.
 template <class C>
 class BiasedRows {
  public:
-  BiasedRows(const Stage& stage, const FirPhases& phases, int64_t group)
-      : reach_(stage.planes.columns, phases), group_(group), image_(source_rows(stage.image)) {
+  BiasedRows(const Stage& stage, const Reach& reach, int64_t group)
+      : count_(reach.count() * group), group_(group), image_(source_rows(stage.image)) {
+    if (image_) image_.data += reach.first * image_.column * element_size(image_.dtype);
     if (stage.image && !stage.b) return;
-    row_.resize(static_cast<size_t>(std::max<int64_t>(1, reach_.count() * group)));
+    row_.resize(static_cast<size_t>(std::max<int64_t>(1, count_)));
     bias_.assign(static_cast<size_t>(stage.planes.channels), C(0));
     if (!stage.b) return;
     const View<const C, 1> b = view<C, 1>(*stage.b);
     for (size_t c = 0; c < bias_.size(); ++c) bias_[c] = *b.at(c);
   }
-  SourceRows rows() const {
-    return row_.empty() ? image_ : scratch_row<SourceRows>(row_.data(), reach_.first, group_);
-  }
+  SourceRows rows() const { return row_.empty() ? image_ : scratch_row<SourceRows>(row_.data(), group_); }
   void make(int64_t n, int64_t c, int64_t i) {
     if (row_.empty()) return;
     C* __restrict to = row_.data();
-    const int64_t count = reach_.count() * group_;
     if (image_) {
-      load_run(image_.dtype, image_.data, image_.at(n, c, i, reach_.first), image_.stride(group_), count, to);
+      load_run(image_.dtype, image_.data, image_.at(n, c, i, 0), image_.stride(group_), count_, to);
     } else {
-      std::fill_n(to, count, C(0));
+      std::fill_n(to, count_, C(0));
     }
     const C* __restrict b = bias_.data() + c;
     if (group_ == 1) {
       const C value = *b;
       HANDGRAD_SIMD
-      for (int64_t k = 0; k < count; ++k) to[k] += value;
+      for (int64_t k = 0; k < count_; ++k) to[k] += value;
     } else {
-      for (int64_t k = 0; k < count; k += group_) {
+      for (int64_t k = 0; k < count_; k += group_) {
         HANDGRAD_SIMD
         for (int64_t j = 0; j < group_; ++j) to[k + j] += b[j];
       }
@@ -70,8 +83,7 @@ class BiasedRows {
   }
 
  private:
-  Reach reach_;
-  int64_t group_;
+  int64_t count_, group_;
   SourceRows image_;
   std::vector<C> bias_;
   ScratchVector<C> row_;
@@ -83,16 +95,19 @@ struct PrepareBiased {
   void operator()(int64_t n, int64_t c, int64_t i) const { rows->make(n, c, i); }
 };
 
-// Rows of a stage at the high rate, columns [first, last).
+// Rows of a stage at the high rate, of columns that are reached.
 template <class C>
 class HighRows {
  public:
-  HighRows(const Stage& stage, const FirTaps<C>& taps, const FirCut& cut, const Reach& reach)
-      : phases_(stage.planes.columns, reach.first, reach.last),
-        source_(stage, phases_, cut.group),
-        row_(static_cast<size_t>(std::max<int64_t>(1, reach.count() * cut.group))),
-        band_(stage.planes, taps, phases_, cut, source_.rows(),
-              scratch_row<TargetRows>(row_.data(), reach.first, cut.group), SourceRows(), PrepareBiased<C>{&source_}) {}
+  HighRows(const Stage& stage, const FirTaps<C>& taps, const FirCut& cut, const Reach& high)
+      : outputs_(with_outputs(stage.planes, high)),
+        reach_(outputs_.columns, 0, high.count()),
+        planes_(with_inputs(outputs_, reach_)),
+        phases_(planes_.columns, 0, high.count()),
+        source_(stage, reach_, cut.group),
+        row_(static_cast<size_t>(std::max<int64_t>(1, high.count() * cut.group))),
+        band_(planes_, taps, phases_, cut, source_.rows(), scratch_row<TargetRows>(row_.data(), cut.group),
+              SourceRows(), PrepareBiased<C>{&source_}) {}
   HighRows(const HighRows&) = delete;
 
   void start(int64_t n, int64_t c) { band_.start(n, c); }
@@ -103,6 +118,9 @@ class HighRows {
   const C* data() const { return row_.data(); }
 
  private:
+  FirPlanes outputs_;
+  Reach reach_;
+  FirPlanes planes_;
   FirPhases phases_;
   BiasedRows<C> source_;
   ScratchVector<C> row_;
@@ -127,12 +145,13 @@ class Strip {
  public:
   Strip(const FusedPass& pass, const AllTaps<C>& taps, const FirCut& cut, int64_t begin, int64_t end)
       : formula_(pass.activation),
-        phases_(pass.last.planes.columns, begin, end),
-        reach_(pass.last.planes.columns, phases_),
+        reach_(pass.last.planes.columns, begin, end),
+        planes_(with_inputs(pass.last.planes, reach_)),
+        phases_(planes_.columns, begin, end),
         count_(reach_.count() * cut.group),
         x_(pass.x, taps.x, cut, reach_),
-        band_(pass.last.planes, taps.last, phases_, cut, scratch_row<SourceRows>(x_.data(), reach_.first, cut.group),
-              target_rows(pass.target), SourceRows(), Prepare{this}) {
+        band_(planes_, taps.last, phases_, cut, scratch_row<SourceRows>(x_.data(), cut.group), target_rows(pass.target),
+              SourceRows(), Prepare{this}) {
     if (pass.other) other_.emplace(*pass.other, taps.other, cut, reach_);
   }
   Strip(const Strip&) = delete;
@@ -165,8 +184,9 @@ class Strip {
   }
 
   const Formula<C> formula_;
-  FirPhases phases_;
   Reach reach_;
+  FirPlanes planes_;
+  FirPhases phases_;
   int64_t count_;
   HighRows<C> x_;
   std::optional<HighRows<C>> other_;

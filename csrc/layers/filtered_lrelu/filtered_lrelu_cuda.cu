@@ -66,7 +66,10 @@ struct Rooms {
   C *weights, *samples, *between, *high;
 
   __device__ Rooms(const Room& room, C* memory)
-      : weights(memory), samples(weights + room.weights), between(samples + room.samples), high(between + room.between) {}
+      : weights(memory),
+        samples(weights + room.weights),
+        between(samples + room.samples),
+        high(between + room.between) {}
 };
 
 template <class C>
@@ -149,11 +152,11 @@ __device__ __forceinline__ void raise(const FirTiles& tiles, const FirPlace& pla
     if (y >= ys.begin && y < ys.end && x >= xs.begin && x < xs.end) {
       if (separable) {
         const C* const column = rooms.between + ((x - xs.begin) << bits) + (k & mask);
-        value = fir_sum<C>(rows, y, [&](int32_t i, int32_t t) {
-          return rooms.weights[t] * column[int64_t{i - ys.low} * pitch];
-        });
+        value = fir_sum<C>(
+            rows, y, [&](int32_t i, int32_t t) { return rooms.weights[t] * column[int64_t{i - ys.low} * pitch]; });
       } else {
-        value = filtered(source.planes, rooms.weights, rooms.samples, source_pitch, bits, y, x, ys.low, xs.low, k & mask);
+        value =
+            filtered(source.planes, rooms.weights, rooms.samples, source_pitch, bits, y, x, ys.low, xs.low, k & mask);
       }
     }
     finish(int64_t{row} * pitch + k, value);
@@ -206,8 +209,7 @@ __global__ void __launch_bounds__(kFirThreads, kMinBlocks)
   HANDGRAD_DYNAMIC_SHARED(C, shared);
   const Rooms<C> rooms(room, scratch ? scratch + blockIdx.x * room.numbers() : shared);
   const FirPlace place(tiles, first + blockIdx.x);
-  raise(tiles, place, x, rooms,
-        [&](int64_t at, C z) { rooms.high[at] = HasOther ? z : formula.value(z); });
+  raise(tiles, place, x, rooms, [&](int64_t at, C z) { rooms.high[at] = HasOther ? z : formula.value(z); });
   if constexpr (HasOther) {
     raise(tiles, place, other, rooms, [&](int64_t at, C g) { rooms.high[at] = formula.pull(rooms.high[at], g); });
   }
@@ -237,9 +239,7 @@ struct Launch {
     const FirPlanes& planes = pass.last.planes;
     int32_t bits = fir_channel_bits(planes, pass.x.image ? *pass.x.image : *pass.target, *pass.target);
     if (pass.other && pass.other->image && fir_channel_bits(planes, *pass.other->image, *pass.target) == 0) bits = 0;
-    const auto bytes = [&](const FirTiles& tiles) {
-      return room(tiles).numbers() * static_cast<int64_t>(sizeof(C));
-    };
+    const auto bytes = [&](const FirTiles& tiles) { return room(tiles).numbers() * static_cast<int64_t>(sizeof(C)); };
     const std::optional<FirTiles> fitting = fir_tiles(planes, bits, bytes);
     const FirTiles small(planes, 8, 8, bits);
     const FirTiles tiles = fitting ? *fitting : bytes(small) <= kMostScratch ? small : FirTiles(planes, 1, 1, 0);

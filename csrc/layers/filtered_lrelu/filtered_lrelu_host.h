@@ -94,12 +94,12 @@ class Checked {
     check_of_channels("b", b, x);
     HANDGRAD_CHECK(numbers.padding.size() == 4, kOp, ": padding must be four numbers; got ", numbers.padding.size());
     for (const int64_t side : numbers.padding) {
-      HANDGRAD_CHECK(side > -kMostSamples && side < kMostSamples, kOp,
-                     ": padding must be between -2^30 and 2^30; got ", side);
+      HANDGRAD_CHECK(side > -kMostSamples && side < kMostSamples, kOp, ": padding must be between -2^30 and 2^30; got ",
+                     side);
     }
     for (const int64_t rate : {numbers.up, numbers.down}) {
-      HANDGRAD_CHECK(rate >= 1 && rate < kMostSamples, kOp,
-                     ": up and down must be at least 1 and less than 2^30; got ", rate);
+      HANDGRAD_CHECK(rate >= 1 && rate < kMostSamples, kOp, ": up and down must be at least 1 and less than 2^30; got ",
+                     rate);
     }
     const Sizes sizes = x.sizes();
     raise_ = lower_ = {sizes[0], sizes[1], {}, {}};
@@ -124,9 +124,7 @@ class Checked {
     return {numbers_.activation, raising(&x_, pointer(b_)), nullptr, lowering(nullptr), &output};
   }
   // Stages of `other`: the gradient of the output comes back by the transposed matrices.
-  Stage returning(const Tensor& grad_output) const {
-    return {transposed(lower_), &fd_, 1, &grad_output, nullptr};
-  }
+  Stage returning(const Tensor& grad_output) const { return {transposed(lower_), &fd_, 1, &grad_output, nullptr}; }
   FusedPass gradient(const Stage& returning, const Tensor& grad_x) const {
     const Stage last{transposed(raise_), &fu_, gain(), nullptr, nullptr};
     return {numbers_.activation, raising(&x_, pointer(b_)), &returning, last, &grad_x};
@@ -219,9 +217,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output,       // [N, C, H
   if (wanted[1] && x.numel() == 0) {
     fill_zero(grad_b);
   } else if (wanted[1]) {
-    dispatch_compute(kOp, x.scalar_type(), [&](auto tag) {
-      Device::template add_channels<typename decltype(tag)::type>(grad_x, grad_b);
-    });
+    dispatch_compute(kOp, x.scalar_type(),
+                     [&](auto tag) { Device::template add_channels<typename decltype(tag)::type>(grad_x, grad_b); });
   }
   return {wanted[0] ? grad_x : empty_placeholder(x), grad_b};
 }

@@ -16,6 +16,9 @@ __all__ = ["SeparateChannels"]
 class SeparateChannels(NormWithParameters):
     """An op whose first tensor is an input of (batch, channels, positions...), and whose others are of its channels."""
 
+    #: Tensors that are not of the channels: all of them share these.
+    shared: tuple[str, ...] = ()
+
     def others_of(self, call: Call) -> dict[str, Any]:
         """The arguments that are no tensors, for a call in which samples are further channels."""
         return dict(call.others)
@@ -25,7 +28,7 @@ class SeparateChannels(NormWithParameters):
     def batched(self, call: Call) -> list[Tensor]:
         whole = [name for name in call.tensors if name in call.batched and self.role(name).whole]
         sums = [name for name in call.op.results if self.role(name).whole and call.asks_for(name)]
-        if not whole and not sums:
+        if (not whole and not sums) or any(name in self.shared for name in whole):
             return super().batched(call)
         size, channels = call.size, call.tensors[self.op.tensors[0]].shape[2]
         tensors = {name: self._beside_each_other(name, tensor, call) for name, tensor in call.tensors.items()}
@@ -40,8 +43,8 @@ class SeparateChannels(NormWithParameters):
         return results
 
     def _beside_each_other(self, name: str, tensor: Tensor | None, call: Call) -> Tensor | None:
-        if tensor is None:
-            return None
+        if tensor is None or name in self.shared:
+            return tensor
         if not self.role(name).whole:
             return tensor.movedim(0, 1).flatten(1, 2)
         return (tensor if name in call.batched else tensor.expand(call.size, -1)).flatten()

@@ -11,6 +11,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.correlation_lookup import CorrBlock, correlation_lookup
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
+    from handgrad.layers.filtered_lrelu import FilteredLReLU, filtered_lrelu
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
     from handgrad.layers.grid_sample import grid_sample
     from handgrad.layers.joint_bilateral_filter import (
@@ -45,6 +46,7 @@ __all__ = [
     "DeformConv2d",
     "DeformConv2dPack",
     "FilterResponseNormTlu2d",
+    "FilteredLReLU",
     "GaussianBlur2d",
     "GlobalResponseNorm",
     "JointBilateralFilter",
@@ -67,6 +69,7 @@ __all__ = [
     "correlation_lookup",
     "deform_conv2d",
     "filter_response_norm",
+    "filtered_lrelu",
     "global_response_norm",
     "grid_sample",
     "joint_bilateral_filter",

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from handgrad._activations import cut_off
 from handgrad._layout import empty_gradient
 from handgrad._linear import along_grad_output
 from handgrad.arguments import (
@@ -207,7 +208,7 @@ def bias_act_reference(x: Tensor, b: Tensor | None, act: int, alpha: float, gain
     else:
         y = z
     y = y if gain == 1 else y * gain
-    return (y if clamp < 0 else y.clamp(-clamp, clamp)).to(x.dtype)
+    return (y if clamp < 0 else cut_off(y, clamp)).to(x.dtype)
 
 
 # ---- registration: private references and fakes, autograd, vmap and sharding follow from these -----------------------
