@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from handgrad._activations import cut_off
 from handgrad._layout import empty_image
-from handgrad._linear import along_grad_output
 from handgrad._rates import MOST_SAMPLES, checked_padding, resampled
 from handgrad._sharding import replicated_beside
 from handgrad.arguments import (
@@ -251,9 +250,6 @@ def _batch_and_channels(**_: Any) -> list[dict[str, int | None]]:
 
 class _FilteredLrelu(SeparateChannels):
     shared = ("fu", "fd")
-
-    def second_derivative(self, ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return along_grad_output(self, ctx, grad_grads)
 
 
 _filtered_lrelu = _FilteredLrelu(
