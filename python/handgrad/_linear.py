@@ -14,7 +14,7 @@ def along_grad_output(op: Derivatives, ctx: Any, grad_grads: tuple[Tensor | None
     the other tensors."""
     nones: list[Tensor | None] = [None] * (len(op.backward_op.tensors) + len(op.backward_op.others))
     directions = [grad if asked else None for grad, asked in zip(grad_grads, ctx.mask, strict=True)]
-    if ctx.needs_input_grad[0] and any(direction is not None for direction in directions):
+    if any(direction is not None for direction in directions):
         mask = [result == "grad_grad_output" for result in op.double_backward_op.results]
         nones[0] = op.double_backward(*directions, *ctx.saved_tensors, *ctx.others, mask)[0]
     return tuple(nones)

@@ -36,7 +36,7 @@ def sides(padding):
     return given if len(given) == 4 else [given[0], given[0], given[-1], given[-1]]
 
 
-def reference(
+def steps(
     x,
     fu=None,
     fd=None,
@@ -134,9 +134,9 @@ def is_bad(name, message, error=ValueError, **kwargs):
     return Bad(name, lambda: filtered_lrelu(IMAGE, FU, FD, B, **{"padding": 3, **kwargs}), error, message)
 
 
-def of_filters(value):
-    """Filters may be None; the number of their dimensions is one or two."""
-    return value is None or (isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() in (1, 2))
+def is_filter(value):
+    """None too; and any numbers of taps."""
+    return value is None or (isinstance(value, torch.Tensor) and value.is_floating_point())
 
 
 SPEC = OpSpec(
@@ -144,7 +144,8 @@ SPEC = OpSpec(
     operator="handgrad::filtered_lrelu",
     function=filtered_lrelu,
     tensors=["x", "b"],
-    reference=reference,
+    # Of the sample's tensors by position.
+    reference=lambda x, b=None, **kwargs: steps(x, b=b, **kwargs),
     module=FilteredLReLU,
     own={"b": "bias"},
     module_kwargs=lambda sample: {
@@ -153,8 +154,16 @@ SPEC = OpSpec(
     },
     samples=[
         Sample("plain", (IMAGE, B), {"slope": 0.3, "clamp": 1.5}),
-        Sample("up_and_down", (numbers(2, 2, 4, 5, seed=5), numbers(2, seed=6)), {"up": 3, "down": 2, "padding": 2}),
-        Sample("channels_last", (LAST, numbers(9, seed=7)), {"up": 2, "padding": (1, 0, 0, -1), "gain": 0.8}),
+        Sample(
+            "up_and_down",
+            (numbers(2, 2, 4, 3, seed=5), numbers(2, seed=6)),
+            {"fu": FU.float(), "fd": FD.float(), "up": 3, "down": 2, "padding": 2},
+        ),
+        Sample(
+            "channels_last",
+            (LAST, numbers(9, seed=7)),
+            {"fu": FU.view(2, 2).float(), "up": 2, "padding": (1, 0, 0, -1), "gain": 0.8},
+        ),
         Sample("no_bias", (IMAGE[:1],), {"down": 2, "flip_filter": True}),
     ],
     large=Sample(
@@ -167,7 +176,7 @@ SPEC = OpSpec(
         Sample("no_channels", (numbers(2, 0, 4, 5), numbers(0)), {"up": 2}),
         Sample("no_rows", (numbers(2, 3, 0, 5), B), {"padding": 4}),
     ],
-    lenient={"clamp": lambda value: value is None},
+    lenient={"clamp": lambda value: value is None, "fu": is_filter, "fd": is_filter},
     optional=["b"],
     rows=["batch", ""],
     shards=[((0, None), 0), ((1, 0), 1)],
@@ -207,6 +216,8 @@ SPEC = OpSpec(
         # The gradient of a bias is a sum of thousands of terms, rounded to 1e-7 each: 5e-6 of it.
         torch.float32: (1e-5, 5e-5),
     },
+    # Filters in the type that is computed in, and those that None stands for.
+    saves=128,
     # The bias' gradient is summed over x's, and spans of it added up; x has no second derivative.
     device_calls={"backward": (3, 3, 0)},
 )
@@ -239,7 +250,7 @@ def test_equals_the_steps(fu, fd, channels_last):
             "flip_filter": up == 4,
         }
         leaves = [x.clone().requires_grad_(), b.clone().requires_grad_()]
-        results = [derivatives(lambda x, b, f=f, k=kwargs: f(x, b=b, **k), leaves) for f in (filtered_lrelu, reference)]
+        results = [derivatives(lambda x, b, f=f, k=kwargs: f(x, b=b, **k), leaves) for f in (filtered_lrelu, steps)]
         torch.testing.assert_close(*results)
         assert results[0][0].is_contiguous(
             memory_format=torch.channels_last if channels_last else torch.contiguous_format
@@ -258,7 +269,7 @@ def test_large_filters_and_wide_images(dtype):
         x = numbers(*shape, dtype=torch.float32).to(dtype)
         fu, fd = numbers(*fu, seed=1, dtype=torch.float32), numbers(*fd, seed=2, dtype=torch.float32)
         fu, fd = fu / fu.abs().sum(), fd / fd.abs().sum()
-        expected = reference(x.double(), fu.double(), fd.double(), None, up, down, 75)
+        expected = steps(x.double(), fu.double(), fd.double(), None, up, down, 75)
         for format in (torch.contiguous_format, torch.channels_last):
             found = filtered_lrelu(x.contiguous(memory_format=format), fu, fd, None, up, down, 75)
             rtol, atol = (1e-2, 1e-3) if dtype is torch.bfloat16 else (1e-5, 1e-4 * expected.abs().max().item())
@@ -270,15 +281,13 @@ def test_slices_and_expanded_images():
     f = numbers(4, seed=2)
     for x in (whole[..., 1:8], whole[:, :, ::2], whole.transpose(2, 3), whole[:, :1].expand(2, 6, 9, 10)):
         leaves = [x.detach().requires_grad_(), b.clone().requires_grad_()]
-        ours, theirs = (
-            derivatives(lambda x, b, g=g: g(x, f, f, b, 2, 2, 3), leaves) for g in (filtered_lrelu, reference)
-        )
+        ours, theirs = (derivatives(lambda x, b, g=g: g(x, f, f, b, 2, 2, 3), leaves) for g in (filtered_lrelu, steps))
         torch.testing.assert_close(ours, theirs)
 
 
 def test_the_gradient_of_the_bias_alone():
     b = numbers(3, seed=1).requires_grad_()
-    results = [torch.autograd.grad(f(IMAGE, FU, FD, b, 2, 2, 3).sum(), b) for f in (filtered_lrelu, reference)]
+    results = [torch.autograd.grad(f(IMAGE, FU, FD, b, 2, 2, 3).sum(), b) for f in (filtered_lrelu, steps)]
     torch.testing.assert_close(*results)
 
 
@@ -311,7 +320,7 @@ def test_what_is_not_finite_stays_in_its_windows():
     x[0, 0, 0, 0] = math.inf
     f = torch.tensor([1.0, 1.0])
     output = filtered_lrelu(x, f, f, up=2, down=2, padding=(1, 1, 1, 1))
-    expected = reference(x, f, f, up=2, down=2, padding=(1, 1, 1, 1))
+    expected = steps(x, f, f, up=2, down=2, padding=(1, 1, 1, 1))
     torch.testing.assert_close(output, expected, equal_nan=True)
     assert output.isnan().sum() < 10
 
@@ -330,7 +339,7 @@ def test_a_negative_gain_or_slope():
     for gain, slope in ((-1.0, 0.2), (1.0, -0.5)):
         ours, theirs = (
             derivatives(lambda x, b, f=f, g=gain, s=slope: f(x, FU, FD, b, 2, 2, 3, g, s), leaves)
-            for f in (filtered_lrelu, reference)
+            for f in (filtered_lrelu, steps)
         )
         torch.testing.assert_close(ours, theirs)
 
@@ -350,7 +359,7 @@ def test_penalties_of_gradients():
     f = lowpass(6)
     weights = [numbers(4, 3, 3, 3, seed=1), numbers(4, seed=2), numbers(2, 4, 1, 1, seed=3), numbers(2, seed=4)]
     results = []
-    for function in (filtered_lrelu, reference):
+    for function in (filtered_lrelu, steps):
         x = numbers(2, 3, 8, 8).requires_grad_()
         w1, b1, w2, b2 = leaves = [weight.clone().requires_grad_() for weight in weights]
         y = function(F.conv2d(x, w1), f, f, b1, 2, 2, 5, clamp=256)
@@ -365,7 +374,7 @@ def test_penalties_of_gradients():
 def test_third_derivatives():
     x = numbers(1, 2, 4, 4).requires_grad_()
     results = []
-    for function in (filtered_lrelu, reference):
+    for function in (filtered_lrelu, steps):
         value = function(x, FU, FD, None, 2, 2, 3).pow(4).sum()
         for _ in range(3):
             (grad,) = torch.autograd.grad(value, x, create_graph=True)
@@ -380,7 +389,7 @@ def test_half_types_are_rounded_once(dtype):
     x = (100 * numbers(1, 2, 9, 9, dtype=torch.float32)).to(dtype)
     f, b = lowpass(6).float(), torch.tensor([6e4, -6e4])
     found = filtered_lrelu(x, f, f, b, 2, 2, 5, clamp=256)
-    expected = reference(x.double(), f.double(), f.double(), b.double(), 2, 2, 5, clamp=256)
+    expected = steps(x.double(), f.double(), f.double(), b.double(), 2, 2, 5, clamp=256)
     assert found.dtype is dtype
     torch.testing.assert_close(found.double(), expected.to(dtype).double(), rtol=1e-2, atol=1e-2)
     assert found.isfinite().all()
