@@ -339,12 +339,12 @@ class FirBand {
     for (int64_t y = first; y < last; ++y) make(y);
   }
 
-  // The same row by row, from the first on.
+  // The same row by row, from the first on; a row is there, before it is rounded, until the next one is made.
   void start(int64_t n, int64_t c) {
     ring_.forget();
     n_ = n, c_ = c;
   }
-  void make(int64_t y) {
+  const C* make(int64_t y) {
     const int64_t at = target_.at(n_, c_, y, phases_.begin), stride = target_.stride(group_);
     // Straight to memory where it holds what is computed in.
     const bool direct = target_.dtype == kDtype<C> && stride == 1 && !plus_;
@@ -358,6 +358,7 @@ class FirBand {
       for (int64_t i = 0; i < width_; ++i) result_[i] += added_[i];
     }
     if (!direct) store_run(target_.dtype, result_.data(), width_, target_.data, at, stride);
+    return to;
   }
 
  private:

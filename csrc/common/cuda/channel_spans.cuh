@@ -123,6 +123,10 @@ __global__ void __launch_bounds__(kSpanThreads, kMinBlocks)
   if (c < channels && lane == 0) store(sums + c, static_cast<C>(total));
 }
 
+inline Blocks span_sum_blocks(int64_t channels) {
+  return {(channels + kSpanWarps - 1) / kSpanWarps, dim3(kSpanThreads, 1, 1)};
+}
+
 // The sums of spans, and what becomes of them.
 template <class C>
 class SpanSums {
@@ -131,49 +135,13 @@ class SpanSums {
       : spans_(spans), partial_(empty_vector<double>(spans.channels * spans.per_channel, like)) {}
   double* partial() const { return partial_.template mutable_data_ptr<double>(); }
   void finish(const char* op, const DeviceOf& device, C* sums) const {
-    const Blocks blocks{(spans_.channels + kSpanWarps - 1) / kSpanWarps, dim3(kSpanThreads, 1, 1)};
-    launch(op, add_spans_kernel<C>, device, blocks, partial(), spans_.per_channel, spans_.channels, sums);
+    launch(op, add_spans_kernel<C>, device, span_sum_blocks(spans_.channels), partial(), spans_.per_channel,
+           spans_.channels, sums);
   }
 
  private:
   const ChannelSpans& spans_;
   Tensor partial_;
 };
-
-// ---- the sum of each channel ---------------------------------------------------------------------------------------
-
-template <class C>
-__global__ void __launch_bounds__(kSpanThreads, kMinBlocks)
-    channel_sums_kernel(StoredView<const C, 3> view, ChannelSpans spans, double* partial) {
-  HANDGRAD_LAUNCH_BOUNDS(kSpanThreads);
-  const ChannelSpan own(spans);
-  double total = 0;
-  if (own.is_there) {
-    SpanWalk walk(spans, own);
-#pragma unroll 1
-    for (int64_t m = own.begin; m < own.end; m += kSpanBatch * own.step) {
-      SpanPositions<kSpanBatch> at;
-      walk.next(at);
-      C x[kSpanBatch];
-      load_span(view, own.c, at, (own.end - m + own.step - 1) / own.step, x);
-      C sum = 0;
-#pragma unroll
-      for (int64_t k = 0; k < kSpanBatch; ++k) sum += x[k];
-      total += static_cast<double>(sum);
-    }
-  }
-  own.store_sum(spans, total, partial);
-}
-
-// sums: [C], dense; of a tensor with elements.
-template <class C>
-void channel_sums(const char* op, const Tensor& tensor, C* sums) {
-  const ChannelTensor given(tensor);
-  const ChannelSpans spans(given.batch, given.channels, given.positions, given.channels_innermost());
-  const SpanSums<C> made(spans, tensor);
-  const DeviceOf device(tensor);
-  launch(op, channel_sums_kernel<C>, device, spans.blocks(), stored_view<C>(given), spans, made.partial());
-  made.finish(op, device, sums);
-}
 
 }  // namespace handgrad

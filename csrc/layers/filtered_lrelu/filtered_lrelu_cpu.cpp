@@ -3,7 +3,7 @@
 // Of a strip of output columns one row at a time exists at the high rate: it is made of a ring of rows that cpu/fir.h
 // has upsampled along themselves, goes through the activation, and into the ring that the downsampling makes an output
 // row of. Each row of the input is read, and each of the high rate made, once for a band of output rows.
-#include "cpu/channel_sums.h"
+#include "abi/view.h"
 #include "cpu/fir.h"
 #include "filtered_lrelu_host.h"
 
@@ -148,6 +148,7 @@ class Strip {
         reach_(pass.last.planes.columns, begin, end),
         planes_(with_inputs(pass.last.planes, reach_)),
         phases_(planes_.columns, begin, end),
+        group_(cut.group),
         count_(reach_.count() * cut.group),
         x_(pass.x, taps.x, cut, reach_),
         band_(planes_, taps.last, phases_, cut, scratch_row<SourceRows>(x_.data(), cut.group), target_rows(pass.target),
@@ -156,11 +157,15 @@ class Strip {
   }
   Strip(const Strip&) = delete;
 
-  // Rows [first, last) of channel c of image n.
-  void run(int64_t n, int64_t c, int64_t first, int64_t last) {
+  // Rows [first, last) of channel c of image n; each row's sums of channels to where its own are.
+  void run(int64_t n, int64_t c, int64_t first, int64_t last, double* sums) {
     x_.start(n, c);
     if (other_) other_->start(n, c);
-    band_.run(n, c, first, last);
+    band_.start(n, c);
+    for (int64_t y = first; y < last; ++y) {
+      const C* const row = band_.make(y);
+      if (sums) add(row, sums + (y - first) * group_);
+    }
   }
 
  private:
@@ -168,6 +173,22 @@ class Strip {
     Strip* strip;
     void operator()(int64_t, int64_t, int64_t i) const { strip->make(i); }
   };
+
+  void add(const C* row, double* to) const {
+    constexpr int64_t kRun = 512;
+    const int64_t width = phases_.end - phases_.begin;
+    for (int64_t x = 0; group_ == 1 && x < width; x += kRun) {
+      C sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t k = x; k < std::min(width, x + kRun); ++k) sum += row[k];
+      *to += static_cast<double>(sum);
+    }
+    for (int64_t x = 0; group_ > 1 && x < width; ++x) {
+      const C* __restrict pixel = row + x * group_;
+      HANDGRAD_SIMD
+      for (int64_t c = 0; c < group_; ++c) to[c] += static_cast<double>(pixel[c]);
+    }
+  }
 
   // Row i of the high rate.
   void make(int64_t i) {
@@ -187,7 +208,7 @@ class Strip {
   Reach reach_;
   FirPlanes planes_;
   FirPhases phases_;
-  int64_t count_;
+  int64_t group_, count_;
   HighRows<C> x_;
   std::optional<HighRows<C>> other_;
   FirBand<C, Prepare> band_;
@@ -204,6 +225,7 @@ struct OnCpu {
     const int64_t rows = planes.rows.out;
     // A row of the output costs as many of the high rate as lie between two.
     const int64_t cost = cut.width * cut.group * planes.rows.down * planes.columns.down;
+    std::vector<double> sums(static_cast<size_t>(pass.sums ? cut.items * rows * cut.group : 0), 0.0);
     parallel_for(cut.items * rows, cost, [&](int64_t begin, int64_t end) {
       std::optional<Strip<C>> strip;
       int64_t strip_made = -1;
@@ -215,14 +237,26 @@ struct OnCpu {
                         std::min<int64_t>(planes.columns.out, (index + 1) * cut.width));
           strip_made = index;
         }
-        strip->run(plane / cut.groups, plane % cut.groups, first, last);
+        strip->run(plane / cut.groups, plane % cut.groups, first, last,
+                   pass.sums ? sums.data() + begin * cut.group : nullptr);
         begin += last - first;
       }
     });
+    if (pass.sums) add_rows(cut, rows, planes.channels, sums.data(), pass.sums->mutable_data_ptr<C>());
   }
+
+ private:
+  // In the order of rows, whoever has made them.
   template <class C>
-  static void add_channels(const Tensor& image, const Tensor& sums) {
-    channel_sums<C>(image, sums.mutable_data_ptr<C>());
+  static void add_rows(const FirCut& cut, int64_t rows, int64_t channels, const double* from, C* to) {
+    std::vector<double> total(static_cast<size_t>(channels), 0.0);
+    for (int64_t item = 0; item < cut.items; ++item) {
+      double* const own = total.data() + item / cut.strips % cut.groups;
+      for (int64_t k = 0; k < rows; ++k) {
+        for (int64_t c = 0; c < cut.group; ++c) own[c] += *from++;
+      }
+    }
+    for (int64_t c = 0; c < channels; ++c) to[c] = static_cast<C>(total[static_cast<size_t>(c)]);
   }
 };
 

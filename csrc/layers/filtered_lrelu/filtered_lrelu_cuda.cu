@@ -164,10 +164,10 @@ __device__ __forceinline__ void raise(const FirTiles& tiles, const FirPlace& pla
   __syncthreads();
 }
 
-// The tile of the high rate filtered down.
+// The tile of the high rate filtered down; returns the sum of what the thread has written, all of one channel.
 template <class C>
-__device__ __forceinline__ void lower(const FirTiles& tiles, const FirPlace& place, const FirFilter<C>& filter,
-                                      const Rooms<C>& rooms, const StoredView<C, 4>& target) {
+__device__ __forceinline__ double lower(const FirTiles& tiles, const FirPlace& place, const FirFilter<C>& filter,
+                                        const Rooms<C>& rooms, const StoredView<C, 4>& target) {
   const FirAxis &rows = tiles.planes.rows, &columns = tiles.planes.columns;
   const int32_t bits = tiles.channel_bits, mask = (1 << bits) - 1;
   const int32_t source_pitch = tiles.source_pitch(), pitch = tiles.pitch();
@@ -185,6 +185,7 @@ __device__ __forceinline__ void lower(const FirTiles& tiles, const FirPlace& pla
     });
     __syncthreads();
   }
+  double total = 0;
   fir_for_each(place.height, place.width << bits, [&](int32_t row, int32_t k) {
     const int32_t c = k & mask, y = place.y + row, x = place.x + (k >> bits);
     if (c >= place.channels) return;
@@ -197,14 +198,36 @@ __device__ __forceinline__ void lower(const FirTiles& tiles, const FirPlace& pla
       value = filtered(tiles.planes, rooms.weights, rooms.high, source_pitch, bits, y, x, place.low_y, place.low_x, c);
     }
     write(target.at(place.n, place.c + c, y, x), value);
+    total += static_cast<double>(value);
   });
+  return total;
 }
 
-// scratch: null where shared memory is large enough.
+// partial[channel, tile of its planes] = the sum over the threads that have written it.
+__device__ __forceinline__ void store_sums(const FirTiles& tiles, const FirPlace& place, int64_t tile, double total,
+                                           double* partial) {
+  __shared__ double of_warps[kFirRows][kFirColumns];
+  const int32_t bits = tiles.channel_bits;
+#pragma unroll 1
+  for (int32_t distance = kFirColumns / 2; distance >= 1 << bits; distance /= 2) {
+    total += __shfl_xor_sync(0xffffffffu, total, distance);
+  }
+  of_warps[threadIdx.y][threadIdx.x] = total;
+  __syncthreads();
+  const int32_t c = static_cast<int32_t>(threadIdx.x);
+  if (threadIdx.y > 0 || c >= place.channels) return;
+  double sum = 0;
+#pragma unroll
+  for (int warp = 0; warp < kFirRows; ++warp) sum += of_warps[warp][c];
+  const int64_t per_channel = tiles.count / tiles.tiles_c;
+  store(partial + (place.c + c) * per_channel + tile / tiles.tiles_c, sum);
+}
+
+// scratch: null where shared memory is large enough; partial: null if nobody asks for sums of channels.
 template <class C, bool HasOther>
 __global__ void __launch_bounds__(kFirThreads, kMinBlocks)
     fused_kernel(FirTiles tiles, Room room, Formula<C> formula, Source<C> x, Source<C> other, FirFilter<C> last,
-                 StoredView<C, 4> target, int64_t first, C* scratch) {
+                 StoredView<C, 4> target, int64_t first, C* scratch, double* partial) {
   HANDGRAD_LAUNCH_BOUNDS(kFirThreads);
   HANDGRAD_DYNAMIC_SHARED(C, shared);
   const Rooms<C> rooms(room, scratch ? scratch + blockIdx.x * room.numbers() : shared);
@@ -213,7 +236,8 @@ __global__ void __launch_bounds__(kFirThreads, kMinBlocks)
   if constexpr (HasOther) {
     raise(tiles, place, other, rooms, [&](int64_t at, C g) { rooms.high[at] = formula.pull(rooms.high[at], g); });
   }
-  lower(tiles, place, last, rooms, target);
+  const double total = lower(tiles, place, last, rooms, target);
+  if (partial) store_sums(tiles, place, first + blockIdx.x, total, partial);
 }
 
 template <class C>
@@ -246,12 +270,19 @@ struct Launch {
     const Room own = room(tiles);
     const DeviceOf device(*pass.target);
     const StoredView<C, 4> target = mutable_stored_view<C, 4>(*pass.target);
+    const int64_t per_channel = tiles.count / tiles.tiles_c;
+    std::optional<Tensor> partial;
+    if (pass.sums) partial = empty_vector<double>(planes.channels * per_channel, *pass.target);
+    double* const sums = partial ? partial->template mutable_data_ptr<double>() : nullptr;
     for_blocks_with_scratch<C>(
         tiles.count, own.numbers(), kFirThreads, *pass.target, [&](int64_t first, Blocks blocks, C* scratch) {
           blocks.threads = dim3(kFirColumns, kFirRows, 1);
           launch(kOp, pass.other ? fused_kernel<C, true> : fused_kernel<C, false>, device, blocks, tiles, own,
-                 Formula<C>(pass.activation), x, other, last, target, first, scratch);
+                 Formula<C>(pass.activation), x, other, last, target, first, scratch, sums);
         });
+    if (!sums) return;
+    launch(kOp, add_spans_kernel<C>, device, span_sum_blocks(planes.channels), sums, per_channel, planes.channels,
+           pass.sums->template mutable_data_ptr<C>());
   }
 };
 
@@ -259,10 +290,6 @@ struct OnCuda {
   template <class C>
   static void run(const FusedPass& pass) {
     Launch<C>(pass).run();
-  }
-  template <class C>
-  static void add_channels(const Tensor& image, const Tensor& sums) {
-    channel_sums<C>(kOp, image, sums.mutable_data_ptr<C>());
   }
 };
 

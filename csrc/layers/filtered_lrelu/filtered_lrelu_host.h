@@ -49,6 +49,7 @@ struct FusedPass {
   const Stage* other;
   Stage last;
   const Tensor* target;
+  const Tensor* sums = nullptr;  // [C], of the target before it is rounded; null: nobody asks for them
 };
 
 // ---- checks ---------------------------------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ inline Tensor empty_of_channels(bool wanted, const Tensor& x) {
   return computed(x) == ScalarType::Double ? empty_vector<double>(count, x) : empty_vector<float>(count, x);
 }
 
-// A device has run<C>(FusedPass) and add_channels<C>(image, sums).
+// A device has run<C>(FusedPass).
 template <class Device>
 void run(const FusedPass& pass) {
   if (pass.target->numel() == 0) return;
@@ -213,13 +214,10 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_output,       // [N, C, H
   if (!wanted[0] && !wanted[1]) return {empty_placeholder(x), grad_b};
   const Tensor grad_x = empty_gradient(true, x);
   const Stage returning = checked.returning(grad_output);
-  run<Device>(checked.gradient(returning, grad_x));
-  if (wanted[1] && x.numel() == 0) {
-    fill_zero(grad_b);
-  } else if (wanted[1]) {
-    dispatch_compute(kOp, x.scalar_type(),
-                     [&](auto tag) { Device::template add_channels<typename decltype(tag)::type>(grad_x, grad_b); });
-  }
+  FusedPass pass = checked.gradient(returning, grad_x);
+  if (wanted[1]) pass.sums = &grad_b;
+  if (wanted[1] && x.numel() == 0) fill_zero(grad_b);
+  run<Device>(pass);
   return {wanted[0] ? grad_x : empty_placeholder(x), grad_b};
 }
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from handgrad._activations import cut_off
-from handgrad._layout import empty_image
+from handgrad._layout import empty_beside
 from handgrad._rates import MOST_SAMPLES, checked_padding, resampled
 from handgrad._sharding import replicated_beside
 from handgrad.arguments import (
@@ -23,7 +23,7 @@ from handgrad.arguments import (
     computed_dtype,
 )
 from handgrad.derivatives import BATCHED, WHOLE
-from handgrad.kinds.channel_norm import beside
+from handgrad.kinds.channel_norm import beside, empty_gradient_of_norm
 from handgrad.kinds.separate_channels import SeparateChannels
 from handgrad.tracing import traceable
 
@@ -224,7 +224,7 @@ def _fake(x: Tensor, fu: Tensor, fd: Tensor, b: Tensor | None, up: int, down: in
         _filtered_lrelu.check_of_channels("b", b, x)
     height = _size_after(x.shape[2], "rows", (fu.shape[0], fd.shape[0]), up, down, padding[2:])
     width = _size_after(x.shape[3], "columns", (fu.shape[-1], fd.shape[-1]), up, down, padding[:2])
-    return empty_image(x, (x.shape[0], x.shape[1], height, width), x)
+    return empty_beside(x, (x.shape[0], x.shape[1], height, width))
 
 
 def _size_after(size: int, name: str, taps: tuple[int, int], up: int, down: int, padding: list[int]) -> int:
@@ -237,10 +237,6 @@ def _size_after(size: int, name: str, taps: tuple[int, int], up: int, down: int,
         ),
     )
     return (padded - fewest) // down + 1
-
-
-def _gradient_like(tensor: Tensor) -> Tensor:
-    return empty_image(tensor, tensor.shape, tensor) if tensor.dim() == 4 else tensor.new_empty(tensor.shape)
 
 
 def _batch_and_channels(**_: Any) -> list[dict[str, int | None]]:
@@ -257,6 +253,6 @@ _filtered_lrelu = _FilteredLrelu(
     reference=filtered_lrelu_reference,
     fake=_fake,
     roles={"x": BATCHED, "fu": WHOLE, "fd": WHOLE, "b": WHOLE, "output": BATCHED},
-    gradient_like=_gradient_like,
+    gradient_like=empty_gradient_of_norm,
     splits=_batch_and_channels,
 )
