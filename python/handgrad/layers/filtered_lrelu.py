@@ -180,7 +180,8 @@ class FilteredLReLU(nn.Module):
         shapes = [None if filter is None else tuple(filter.shape) for filter in (self.fu, self.fd)]
         return (
             f"fu={shapes[0]}, fd={shapes[1]}, up={self.up}, down={self.down}, padding={self.padding}, "
-            f"gain={self.gain}, slope={self.slope}, clamp={self.clamp}, bias={self.bias is not None}"
+            f"gain={self.gain}, slope={self.slope}, clamp={self.clamp}, flip_filter={self.flip_filter}, "
+            f"bias={self.bias is not None}"
         )
 
 
