@@ -26,7 +26,9 @@ def _convolved(x: Tensor, filter: Tensor, up: int, down: int, padding: tuple[int
     if up > 1:
         x = F.pad(x.unsqueeze(4).unsqueeze(3), [0, up - 1, 0, 0, 0, up - 1]).flatten(4, 5).flatten(2, 3)
     taps = filter.flip(0) * up
-    x = F.conv2d(F.pad(x, padding), taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1), stride=(1, down), groups=channels)
+    x = F.conv2d(
+        F.pad(x, padding), taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1), stride=(1, down), groups=channels
+    )
     return F.conv2d(x, taps.view(1, 1, -1, 1).expand(channels, 1, -1, 1), stride=(down, 1), groups=channels)
 
 
