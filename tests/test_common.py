@@ -106,6 +106,15 @@ def test_log1p_positive(probe, c_type, dtype):
 
 
 @pytest.mark.parametrize(("c_type", "dtype"), TYPES, ids=["float", "double"])
+def test_expm1_decay(probe, c_type, dtype):
+    x = np.concatenate([np.linspace(0, 100, 400_001), np.logspace(-37, 0, 100_000)]).astype(dtype)
+    actual = call(probe, f"expm1_decay_{c_type}", x)
+    assert ulps(actual, np.expm1(-x.astype(np.longdouble))).max() <= 3
+    x = np.array([0.0, np.inf, np.nan, 1e4, np.finfo(dtype).max], dtype)
+    np.testing.assert_array_equal(call(probe, f"expm1_decay_{c_type}", x), [0, -1, np.nan, -1, -1])
+
+
+@pytest.mark.parametrize(("c_type", "dtype"), TYPES, ids=["float", "double"])
 def test_atan_of_ratio(probe, c_type, dtype):
     # b first below and then above a
     ratios = np.concatenate([np.linspace(0, 2, 200_001), np.logspace(-30, 30, 100_000)])

@@ -15,6 +15,15 @@ def empty_image(tensor: Tensor, shape: Any, model: Tensor) -> Tensor:
     return empty.contiguous(memory_format=torch.channels_last) if last else empty
 
 
+def empty_beside(model: Tensor, shape: Any) -> Tensor:
+    """An image of another shape: channels innermost where they are so in ``model``, otherwise contiguous; under vmap
+    too."""
+    if model.is_contiguous() or not model.movedim(1, -1).is_contiguous():
+        return model.new_empty(shape)
+    batch, channels, *positions = shape
+    return model.new_empty((batch, *positions, channels)).movedim(-1, 1)
+
+
 def empty_gradient(tensor: Tensor) -> Tensor:
     """A gradient of (batch, channels, ...) of any rank: channels innermost where they are so in ``tensor``, otherwise
     contiguous."""

@@ -2,6 +2,7 @@
 #include "cpu/transpose.h"
 #include "math/angle.h"
 #include "math/convert.h"
+#include "math/expm1.h"
 #include "math/log1p.h"
 #include "math/scalar_math.h"
 
@@ -21,6 +22,7 @@ BOTH(exp_decay)
 BOTH(log)
 BOTH(log1p_unit)
 BOTH(log1p_positive)
+BOTH(expm1_decay)
 
 #define POWER(T)                                                                     \
   extern "C" void pow_##T(const T* base, const T* exponent, T* to, int64_t count) {  \

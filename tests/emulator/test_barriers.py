@@ -29,6 +29,8 @@ import torch
 from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms, weighted_boxes_fusion
 from handgrad.layers import bilateral_filter, carafe, correlation, correlation_lookup, grid_sample, layer_norm_2d
+from handgrad.layers import bilateral_filter, correlation, correlation_lookup, filtered_lrelu, grid_sample
+from handgrad.layers import layer_norm_2d
 from handgrad.layers import local_response_norm, median_filter, multi_scale_deformable_attention, ps_roi_align
 from handgrad.layers import roi_align, roi_align_rotated, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
 from handgrad.layers import bilateral_filter, correlation, correlation_lookup, grid_sample, layer_norm_2d
@@ -218,6 +220,13 @@ def random(*shape):
 # Several tiles of each, whose pixels other warps have loaded; more channels than a block takes at a time.
 of_resampling = differentiated(lambda x, f: upfirdn2d(x, f, up=2, down=3, padding=2), random(1, 2, 70, 80), random(4))
 of_matrix = differentiated(lambda x, f: upfirdn2d(x, f, padding=2), random(1, 1, 40, 70), random(3, 4))
+# The same through a higher rate, with filters that are products of themselves and with others; both images of a
+# derivative go through one room.
+first_taps, last_taps, other_taps = random(4).detach(), random(3).detach(), random(2, 3).detach()
+of_fused = differentiated(
+    lambda x, b: filtered_lrelu(x, first_taps, last_taps, b, 2, 2, 3), random(1, 2, 40, 40), random(2)
+)
+of_fused_matrix = differentiated(lambda x: filtered_lrelu(x, other_taps, other_taps, padding=3), random(1, 1, 40, 40))
 # More tiles than a kernel has blocks.
 of_many = differentiated(lambda x, f: upfirdn2d(x, f), random(300, 1, 3, 3), random(2, 2))
 # More boxes than a block looks at in a row, and of one tile more than it weighs at a time.
@@ -259,6 +268,7 @@ calls = {
     "position_roi": of_parts, "roi_pool": of_largest, "correlation": of_volume, "correlation_lookup": of_lookup,
     "joint_bilateral_filter": of_weighted, "median_filter": of_medians, "spatial_pyramid_pool_2d": of_pyramid,
     "carafe": of_reassembled,
+    "filtered_lrelu": of_fused, "filtered_lrelu_cuda.cu": of_fused_matrix,
 }
 expected = {name: call() for name, call in calls.items()}
 

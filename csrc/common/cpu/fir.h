@@ -18,7 +18,7 @@
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "math/convert.h"
-#include "math/fir.h"
+#include "math/fir_filter.h"
 
 namespace handgrad {
 
@@ -80,6 +80,24 @@ struct FirTaps {
 
   bool is_separable() const { return both.empty(); }
 };
+
+template <class C>
+FirTaps<C> fir_taps(const FirPlanes& planes, const FirFilter<C>& filter) {
+  const auto fill = [](const FirAxis& axis, std::vector<C>& to, const auto& tap) {
+    for (int32_t t = 0; t < axis.taps; ++t) to.push_back(tap(axis.filter_index(t)));
+  };
+  FirTaps<C> taps;
+  if (filter.is_separable()) {
+    fill(planes.rows, taps.rows, [&](int32_t i) { return filter.of_row(i); });
+    fill(planes.columns, taps.columns, [&](int32_t j) { return filter.of_column(j); });
+  } else {
+    for (int32_t t = 0; t < planes.rows.taps; ++t) {
+      const int32_t i = planes.rows.filter_index(t);
+      fill(planes.columns, taps.both, [&](int32_t j) { return filter.of_both(i, j); });
+    }
+  }
+  return taps;
+}
 
 struct FirCut {
   int64_t group, groups;  // channels that are innermost, and how many of these planes an image has
@@ -286,12 +304,18 @@ template <class C>
   if (count % 2) to[count - 1] = one[count / 2];
 }
 
-// The rows of one strip, on one thread.
-template <class C>
+// Rows that are where a band looks for them.
+struct FirInPlace {
+  void operator()(int64_t, int64_t, int64_t) const {}
+};
+
+// The rows of one strip, on one thread. prepare(n, c, i) is called before row i of the source is read, once each and in
+// their order: it may make it.
+template <class C, class Prepare = FirInPlace>
 class FirBand {
  public:
   FirBand(const FirPlanes& planes, const FirTaps<C>& taps, const FirPhases& phases, const FirCut& cut,
-          const SourceRows& source, const TargetRows& target, const SourceRows& plus)
+          const SourceRows& source, const TargetRows& target, const SourceRows& plus, const Prepare& prepare = {})
       : planes_(planes),
         taps_(taps),
         phases_(phases),
@@ -300,6 +324,7 @@ class FirBand {
         source_(source),
         target_(target),
         plus_(plus),
+        prepare_(prepare),
         width_((phases.end - phases.begin) * cut.group),
         ring_(fir_window(planes.rows), taps.is_separable() ? width_ : columns_.length()),
         dealt_(static_cast<size_t>(taps.is_separable() ? columns_.length() : 0)),
@@ -310,23 +335,30 @@ class FirBand {
 
   // Rows [first, last) of channel c of image n.
   void run(int64_t n, int64_t c, int64_t first, int64_t last) {
+    start(n, c);
+    for (int64_t y = first; y < last; ++y) make(y);
+  }
+
+  // The same row by row, from the first on; a row is there, before it is rounded, until the next one is made.
+  void start(int64_t n, int64_t c) {
     ring_.forget();
     n_ = n, c_ = c;
-    for (int64_t y = first; y < last; ++y) {
-      const int64_t at = target_.at(n, c, y, phases_.begin), stride = target_.stride(group_);
-      // Straight to memory where it holds what is computed in.
-      const bool direct = target_.dtype == kDtype<C> && stride == 1 && !plus_;
-      C* const to = direct ? reinterpret_cast<C*>(target_.data) + at : result_.data();
-      const int32_t row = static_cast<int32_t>(y);
-      taps_.is_separable() ? make_separable(row, to) : make_whole(row, to);
-      if (plus_) {
-        load_run(plus_.dtype, plus_.data, plus_.at(n, c, y, phases_.begin), plus_.stride(group_), width_,
-                 added_.data());
-        HANDGRAD_SIMD
-        for (int64_t i = 0; i < width_; ++i) result_[i] += added_[i];
-      }
-      if (!direct) store_run(target_.dtype, result_.data(), width_, target_.data, at, stride);
+  }
+  const C* make(int64_t y) {
+    const int64_t at = target_.at(n_, c_, y, phases_.begin), stride = target_.stride(group_);
+    // Straight to memory where it holds what is computed in.
+    const bool direct = target_.dtype == kDtype<C> && stride == 1 && !plus_;
+    C* const to = direct ? reinterpret_cast<C*>(target_.data) + at : result_.data();
+    const int32_t row = static_cast<int32_t>(y);
+    taps_.is_separable() ? make_separable(row, to) : make_whole(row, to);
+    if (plus_) {
+      load_run(plus_.dtype, plus_.data, plus_.at(n_, c_, y, phases_.begin), plus_.stride(group_), width_,
+               added_.data());
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < width_; ++i) result_[i] += added_[i];
     }
+    if (!direct) store_run(target_.dtype, result_.data(), width_, target_.data, at, stride);
+    return to;
   }
 
  private:
@@ -338,8 +370,13 @@ class FirBand {
     sum_rows(rows_, width_, to);
   }
 
+  void load(int32_t i, C* to) {
+    prepare_(n_, c_, i);
+    columns_.load(source_, n_, c_, i, to);
+  }
+
   void filter_row(int32_t i, C* to) {
-    columns_.load(source_, n_, c_, i, dealt_.data());
+    load(i, dealt_.data());
     make_columns(to, [&](const std::vector<FirPhases::Tap>& taps) {
       for (const FirPhases::Tap& tap : taps) {
         terms_.push_back({columns_.at(dealt_.data(), tap.lane, tap.shift), taps_.columns[static_cast<size_t>(tap.t)]});
@@ -354,9 +391,8 @@ class FirBand {
 
   void make_whole(int32_t y, C* to) {
     reached_.clear();
-    for_each_tap(planes_.rows, y, [&](int32_t i, int32_t t) {
-      reached_.push_back({ring_.row(i, [&](C* row) { columns_.load(source_, n_, c_, i, row); }), t});
-    });
+    for_each_tap(planes_.rows, y,
+                 [&](int32_t i, int32_t t) { reached_.push_back({ring_.row(i, [&](C* row) { load(i, row); }), t}); });
     make_columns(to, [&](const std::vector<FirPhases::Tap>& taps) {
       for (const auto& [row, ty] : reached_) {
         const C* const weights = taps_.both.data() + int64_t{ty} * planes_.columns.taps;
@@ -394,6 +430,7 @@ class FirBand {
   SourceRows source_;
   TargetRows target_;
   SourceRows plus_;
+  Prepare prepare_;
   int64_t width_;
   FirRing<C> ring_;
   ScratchVector<C> dealt_;

@@ -6,24 +6,6 @@ namespace handgrad::upfirdn2d {
 namespace {
 
 template <class C>
-FirTaps<C> taps_of(const FirPlanes& planes, const Filter<C>& filter) {
-  const auto fill = [](const FirAxis& axis, std::vector<C>& to, const auto& tap) {
-    for (int32_t t = 0; t < axis.taps; ++t) to.push_back(tap(axis.filter_index(t)));
-  };
-  FirTaps<C> taps;
-  if (filter.is_product && !filter.direction) {
-    fill(planes.rows, taps.rows, [&](int32_t i) { return filter.of_row(i); });
-    fill(planes.columns, taps.columns, [&](int32_t j) { return filter.of_column(j); });
-  } else {
-    for (int32_t t = 0; t < planes.rows.taps; ++t) {
-      const int32_t i = planes.rows.filter_index(t);
-      fill(planes.columns, taps.both, [&](int32_t j) { return filter.of_both(i, j); });
-    }
-  }
-  return taps;
-}
-
-template <class C>
 void write_gradient(const GradientPass& pass, const std::vector<double>& sums) {
   const FirAxis &rows = pass.planes.rows, &columns = pass.planes.columns;
   const auto at = [&](int32_t i, int32_t j) {
@@ -35,7 +17,7 @@ void write_gradient(const GradientPass& pass, const std::vector<double>& sums) {
     to[index] = static_cast<C>(pass.gain * value) + (pass.adds ? to[index] : C(0));
   };
   if (pass.filter->dim() == 1) {
-    const Filter<C> other = filter_of<C>(*pass.other, nullptr, 1);
+    const FirFilter<C> other = fir_filter<C>(*pass.other, nullptr, 1);
     for (int32_t j = 0; j < columns.taps; ++j) {
       set(j, product_gradient(j, columns.taps, at, [&](int32_t i) { return other.tap(i); }));
     }
@@ -50,7 +32,7 @@ struct OnCpu {
   static void run(const FilterPass& pass) {
     dispatch_compute(kOp, pass.source->scalar_type(), [&](auto tag) {
       using C = typename decltype(tag)::type;
-      const FirTaps<C> taps = taps_of(pass.planes, filter_of<C>(*pass.filter, pass.direction, pass.gain));
+      const FirTaps<C> taps = fir_taps(pass.planes, fir_filter<C>(*pass.filter, pass.direction, pass.gain));
       run_fir(pass.planes, taps, *pass.source, *pass.target, pass.plus);
     });
   }

@@ -5,20 +5,10 @@
 namespace handgrad::upfirdn2d {
 namespace {
 
-template <class C>
-struct Taps {
-  Filter<C> filter;
-
-  HANDGRAD_MATH bool is_separable() const { return filter.is_product && !filter.direction; }
-  HANDGRAD_MATH C of_row(int32_t i) const { return filter.of_row(i); }
-  HANDGRAD_MATH C of_column(int32_t j) const { return filter.of_column(j); }
-  HANDGRAD_MATH C of_both(int32_t i, int32_t j) const { return filter.of_both(i, j); }
-};
-
 // A thread for each element of the filter's gradient, from the sums of h.
 template <class C>
 __global__ void __launch_bounds__(kFirThreads, kMinBlocks)
-    gradient_kernel(FirAxis rows, FirAxis columns, const double* sums, Filter<C> other, bool adds, C* result) {
+    gradient_kernel(FirAxis rows, FirAxis columns, const double* sums, FirFilter<C> other, bool adds, C* result) {
   HANDGRAD_LAUNCH_BOUNDS(kFirThreads);
   const int32_t index = static_cast<int32_t>(blockIdx.x * kFirThreads + threadIdx.x);
   const int32_t count = other.is_product ? columns.taps : rows.taps * columns.taps;
@@ -38,7 +28,7 @@ struct OnCuda {
   static void run(const FilterPass& pass) {
     dispatch_compute(kOp, pass.source->scalar_type(), [&](auto tag) {
       using C = typename decltype(tag)::type;
-      const Taps<C> taps{filter_of<C>(*pass.filter, pass.direction, pass.gain)};
+      const FirFilter<C> taps = fir_filter<C>(*pass.filter, pass.direction, pass.gain);
       run_fir<C>(kOp, pass.planes, taps, *pass.source, *pass.target, pass.plus);
     });
   }
@@ -50,7 +40,7 @@ struct OnCuda {
       const int64_t taps = int64_t{rows.taps} * columns.taps, blocks = sums.numel() / taps - 1;
       const DeviceOf device(*pass.source);
       launch(kOp, gradient_kernel<C>, device, blocks_for(pass.result->numel(), kFirThreads), rows, columns,
-             sums.const_data_ptr<double>() + blocks * taps, filter_of<C>(*pass.other, nullptr, pass.gain), pass.adds,
+             sums.const_data_ptr<double>() + blocks * taps, fir_filter<C>(*pass.other, nullptr, pass.gain), pass.adds,
              pass.result->mutable_data_ptr<C>());
     });
   }

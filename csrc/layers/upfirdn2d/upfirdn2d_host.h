@@ -11,7 +11,7 @@
 #include "abi/layout.h"
 #include "abi/output_mask.h"
 #include "kinds/formula.h"
-#include "math/fir.h"
+#include "math/fir_filter.h"
 #include "upfirdn2d_math.h"
 
 namespace handgrad::upfirdn2d {
@@ -86,26 +86,6 @@ inline FirPlanes check_derivative(const Tensor& grad_output,  // [N, C, H', W']
               "of the output");
   check_dtype_and_device(kOp, "grad_output", grad_output, "input", input);
   return planes;
-}
-
-template <class C>
-Filter<C> filter_of(const Tensor& filter, const Tensor* direction, double gain) {
-  const auto set_strides = [](const Tensor& of, int64_t(&strides)[2]) {
-    const Sizes given = of.strides();
-    strides[0] = given.size() == 2 ? given[0] : 0, strides[1] = given[given.size() - 1];
-  };
-  const Sizes sizes = filter.sizes();
-  Filter<C> made{filter.const_data_ptr<C>(),
-                 direction ? direction->const_data_ptr<C>() : nullptr,
-                 {},
-                 {},
-                 static_cast<int32_t>(sizes[0]),
-                 static_cast<int32_t>(sizes[sizes.size() - 1]),
-                 sizes.size() == 1,
-                 gain};
-  set_strides(filter, made.strides);
-  if (direction) set_strides(*direction, made.direction_strides);
-  return made;
 }
 
 // ---- passes ---------------------------------------------------------------------------------------------------------

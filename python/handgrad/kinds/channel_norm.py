@@ -52,7 +52,7 @@ class NormWithParameters(Derivatives):
         check_tensor(self.title, name, tensor)
         if not input.is_floating_point():
             return tensor  # the kernel says what it wants of the input
-        return replicated_beside(input, as_computed(self.title, name, tensor, "an input", input))
+        return replicated_beside(input, as_computed(self.title, name, tensor, f"an {self.op.tensors[0]}", input))
 
     def fake_norm(self, input: Tensor, *others: Any) -> Tensor:
         torch._check(
@@ -64,10 +64,10 @@ class NormWithParameters(Derivatives):
         )
         for name, tensor in zip(self.op.tensors[1:], others, strict=False):
             if tensor is not None:
-                self._check_of_channels(name, tensor, input)
+                self.check_of_channels(name, tensor, input)
         return empty_gradient(input)
 
-    def _check_of_channels(self, name: str, tensor: Tensor, input: Tensor) -> None:
+    def check_of_channels(self, name: str, tensor: Tensor, input: Tensor) -> None:
         def message() -> str:
             return (
                 f"{self.title}: {name} must have shape (channels,), here ({input.shape[1]},), on {input.device}; got "

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from handgrad.arguments import check_tensor
 from handgrad.derivatives import BATCHED, WHOLE, Call
-from handgrad.kinds.channel_norm import NormWithParameters, check_eps, empty_gradient_of_norm, like_bias
+from handgrad.kinds.channel_norm import check_eps, empty_gradient_of_norm, like_bias
+from handgrad.kinds.separate_channels import SeparateChannels
 from handgrad.registration import schema_of
 
 __all__ = ["SpatialNorm", "over_positions"]
 
 
-class SpatialNorm(NormWithParameters):
+class SpatialNorm(SeparateChannels):
     """Registers a normalisation by sums over positions and calls it, with the checks that all of them share.
 
     Args:
@@ -58,38 +59,15 @@ class SpatialNorm(NormWithParameters):
         groups = (1,) if self.mixes_channels else ()
         return self.forward(input, *self.checked(input, of_channels), check_eps(self.title, eps), *groups)
 
+    def others_of(self, call: Call) -> dict[str, Any]:
+        others = dict(call.others)
+        if self.mixes_channels:
+            others["groups"] *= max(1, call.size)
+        return others
+
     def batch_and_channels(self, **_: Any) -> list[dict[str, int | None]]:
         dims: list[tuple[int, int | None]] = [(0, None)] if self.mixes_channels else [(0, None), (1, 0)]
         return [{name: whole if role.whole else dim for name, role in self.roles.items()} for dim, whole in dims]
-
-    # ---- vmap: samples that have a weight each, or want its gradient, are further channels of one call ---------------
-
-    def batched(self, call: Call) -> list[Tensor]:
-        whole = [name for name in call.tensors if name in call.batched and self.role(name).whole]
-        sums = [name for name in call.op.results if self.role(name).whole and call.asks_for(name)]
-        if not whole and not sums:
-            return super().batched(call)
-        size, channels = call.size, call.tensors["input"].shape[2]
-        tensors = {name: self._beside_each_other(name, tensor, call) for name, tensor in call.tensors.items()}
-        others = dict(call.others)
-        if self.mixes_channels:
-            others["groups"] *= max(1, size)
-        results = []
-        for name, result in zip(call.op.results, self._run(call.op, tensors, others), strict=True):
-            if not call.asks_for(name):
-                results.append(result.new_empty(size, 0))
-            elif self.role(name).whole:
-                results.append(result.unflatten(0, (size, channels)))
-            else:
-                results.append(result.unflatten(1, (size, channels)).movedim(1, 0))
-        return results
-
-    def _beside_each_other(self, name: str, tensor: Tensor | None, call: Call) -> Tensor | None:
-        if tensor is None:
-            return None
-        if not self.role(name).whole:
-            return tensor.movedim(0, 1).flatten(1, 2)
-        return (tensor if name in call.batched else tensor.expand(call.size, -1)).flatten()
 
 
 def over_positions(tensor: Tensor, mean: bool = False) -> Tensor:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from handgrad.sdk import lazy
 
 if TYPE_CHECKING or not lazy.exports(__name__):
+    from handgrad.layers.bias_act import BiasAct, bias_act
     from handgrad.layers.blur_pool_2d import BlurPool2d, blur_pool_2d
     from handgrad.layers.carafe import CARAFE, CARAFEPack, carafe
     from handgrad.layers.correlation import Correlation, correlation
@@ -13,6 +14,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.dcnv4 import DCNv4, dcnv4
     from handgrad.layers.deform_conv2d import DeformConv2d, DeformConv2dPack, deform_conv2d
     from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
+    from handgrad.layers.filtered_lrelu import FilteredLReLU, filtered_lrelu
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
     from handgrad.layers.grid_sample import grid_sample
     from handgrad.layers.joint_bilateral_filter import (
@@ -42,6 +44,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
 
 __all__ = [
     "CARAFE",
+    "BiasAct",
     "BilateralFilter",
     "BlurPool2d",
     "CARAFEPack",
@@ -52,6 +55,7 @@ __all__ = [
     "DeformConv2d",
     "DeformConv2dPack",
     "FilterResponseNormTlu2d",
+    "FilteredLReLU",
     "GaussianBlur2d",
     "GlobalResponseNorm",
     "JointBilateralFilter",
@@ -68,6 +72,7 @@ __all__ = [
     "RoIPool",
     "SpatialPyramidPool2d",
     "Upfirdn2d",
+    "bias_act",
     "bilateral_filter",
     "blur_pool_2d",
     "carafe",
@@ -77,6 +82,7 @@ __all__ = [
     "dcnv4",
     "deform_conv2d",
     "filter_response_norm",
+    "filtered_lrelu",
     "global_response_norm",
     "grid_sample",
     "joint_bilateral_filter",

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from handgrad._layout import empty_image
 from handgrad._linear import Linear
+from handgrad._rates import MOST_SAMPLES, checked_padding, resampled, with_zeros
 from handgrad.arguments import (
     FLOAT_MAX,
     as_computed,
     check_bool,
     check_device,
-    check_int,
     check_pair,
     check_range,
     check_tensor,
@@ -26,9 +26,6 @@ from handgrad.derivatives import BATCHED, WHOLE
 from handgrad.tracing import traceable
 
 _OP = "upfirdn2d"
-# As in csrc.
-_MOST_SAMPLES = 2**30 - 1
-_MOST_TAPS = 1024
 
 # ---- public function -------------------------------------------------------------------------------------------------
 
@@ -96,17 +93,9 @@ def upfirdn2d(
 def _checked_numbers(
     up: Any, down: Any, padding: Any, flip_filter: Any, gain: Any
 ) -> tuple[list[int], list[int], list[int], bool, float]:
-    rates = [list(check_pair(_OP, name, value, 1, _MOST_SAMPLES)) for name, value in (("up", up), ("down", down))]
+    rates = [list(check_pair(_OP, name, value, 1, MOST_SAMPLES)) for name, value in (("up", up), ("down", down))]
     check_range(_OP, "gain", gain, -FLOAT_MAX, FLOAT_MAX, "a finite number")
-    return rates[0], rates[1], _checked_padding(padding), check_bool(_OP, "flip_filter", flip_filter), gain
-
-
-def _checked_padding(padding: Any) -> list[int]:
-    said = "a whole number, or two, or four of them, between -2^30 and 2^30"
-    sides = list(padding) if isinstance(padding, (list, tuple)) and len(padding) in (2, 4) else [padding]
-    x0, x1, y0, y1 = sides if len(sides) == 4 else [sides[0], sides[0], sides[-1], sides[-1]]
-    low, high = -_MOST_SAMPLES, _MOST_SAMPLES
-    return [check_int(_OP, "padding", side, low, high, said) for side in (x0, x1, y0, y1)]
+    return rates[0], rates[1], checked_padding(_OP, padding), check_bool(_OP, "flip_filter", flip_filter), gain
 
 
 # ---- module ----------------------------------------------------------------------------------------------------------
@@ -171,31 +160,8 @@ def upfirdn2d_reference(
 ) -> Tensor:
     """Plain PyTorch. To be trusted because it is the definition: zeros inserted, padded, and the image moved by each
     tap and weighed; the samples that are dropped are left out of each."""
-    samples = _with_zeros(input.to(computed_dtype(input)), up, padding)
-    taps = filter if flip_filter else filter.flip(list(range(filter.dim())))
-    if filter.dim() == 1:
-        output = _sum_along(samples, taps, 3, down[0])
-        output = _sum_along(output, taps, 2, down[1])
-    else:
-        rows = [_sum_along(samples, row, 3, down[0]) for row in taps.unbind()]
-        count = (samples.shape[2] - len(rows)) // down[1] + 1
-        output = sum(_every(row, 2, shift, down[1], count) for shift, row in enumerate(rows))
+    output = resampled(input.to(computed_dtype(input)), filter, up, down, padding, flip_filter)
     return (output * gain).to(input.dtype)
-
-
-def _with_zeros(samples: Tensor, up: list[int], padding: list[int]) -> Tensor:
-    apart = F.pad(samples.unsqueeze(4).unsqueeze(3), [0, up[0] - 1, 0, 0, 0, up[1] - 1])
-    return F.pad(apart.flatten(4, 5).flatten(2, 3), padding)
-
-
-def _sum_along(samples: Tensor, taps: Tensor, dim: int, step: int) -> Any:
-    count = (samples.shape[dim] - taps.shape[0]) // step + 1
-    return sum(tap * _every(samples, dim, shift, step, count) for shift, tap in enumerate(taps.unbind()))
-
-
-def _every(samples: Tensor, dim: int, first: int, step: int, count: int) -> Tensor:
-    part = slice(first, first + (count - 1) * step + 1, step)
-    return samples[:, :, part] if dim == 2 else samples[:, :, :, part]
 
 
 # ---- fake: shapes and strides, for compile and export ----------------------------------------------------------------
@@ -249,7 +215,7 @@ def _onnx(
     # Of float64 onnxruntime has no convolution.
     if input.dtype is torch.float64:
         return NotImplemented
-    samples = _with_zeros(input.float(), up, padding).flatten(0, 1).unsqueeze(1)
+    samples = with_zeros(input.float(), up, padding).flatten(0, 1).unsqueeze(1)
     taps = filter if flip_filter else filter.flip(list(range(filter.dim())))
     if filter.dim() == 1:
         samples = F.conv2d(samples, taps.view(1, 1, 1, -1), stride=(1, down[0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -66,7 +66,8 @@ class OpSpec:
         large: one float32 sample big enough for several threads, its sizes no multiples of anything.
         empty: samples with no elements in one way or another.
         module: the module class that computes ``function``, made from a sample's kwargs; None for an op that has none.
-        own: the names of the tensors that the module has as parameters of its own: a weight, a bias.
+        own: the names of the tensors that the module has as parameters of its own: a weight, a bias. Where a parameter
+            is named otherwise, a mapping of names to its.
         module_kwargs: the keyword arguments that the module is made with, from a sample, where they are not its kwargs
             alone: sizes of a weight.
         bad: calls that must fail, with their error messages.
@@ -127,7 +128,7 @@ class OpSpec:
     identities: dict[str, Callable[[], None]]
     numel_beyond_int32: Callable[[], None]
     tensors: Sequence[str] = ()
-    own: Sequence[str] = ()
+    own: Sequence[str] | Mapping[str, str] = ()
     module_kwargs: Callable[[Sample], dict[str, Any]] | None = None
     dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     autocast: torch.dtype | None = None
@@ -220,9 +221,14 @@ class OpSpec:
         module = self.module(**(self.module_kwargs(sample) if self.module_kwargs else sample.kwargs))
         names = self.tensor_names(len(indices))
         for name, tensor in zip(names, sample.tensors, strict=True):
-            if name in self.own:
-                setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
+            if name in self.parameters:
+                setattr(module, self.parameters[name], torch.nn.Parameter(tensor, requires_grad=False))
         return module, tuple(index for index in indices if names[index] not in self.own)
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """What the module's own parameters are called, by the tensors that they are."""
+        return self.own if isinstance(self.own, Mapping) else {name: name for name in self.own}
 
     def private(self, suffix: str) -> str:
         return f"{self.namespace}::_{self.name}_{suffix}"

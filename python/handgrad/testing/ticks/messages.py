@@ -59,12 +59,16 @@ def _usual(spec: OpSpec) -> Iterator[tuple[str, Callable[[], None]]]:
         if spec.takes(name)(tensor.to(other)):
             continue
         yield f"{kind}_{name}", functools.partial(_refused, spec, sample, index, tensor.to(other), f"got .*{kind}")
-    if len(names) > 1 or not spec.any_rank:
+    if (len(names) > 1 or not spec.any_rank) and not spec.takes(names[0])(_of_more_dimensions(sample.tensors[0])):
         yield f"compiled_{names[0]}", functools.partial(_refused_by_fake, spec, sample)
 
 
 def _with(sample: Sample, index: int, value: Any) -> list[Any]:
     return [*sample.tensors[:index], value, *sample.tensors[index + 1 :]]
+
+
+def _of_more_dimensions(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(*tensor.shape, 1, 1, 1, 1)
 
 
 def _refused(spec: OpSpec, sample: Sample, index: int, value: Any, said: str) -> None:
@@ -79,8 +83,7 @@ def _refused_by_fake(spec: OpSpec, sample: Sample) -> None:
     """Compiled, an op's arguments reach its fake kernel, which must refuse what the kernel refuses."""
     import pytest
 
-    first = sample.tensors[0]
-    given = _with(sample, 0, first.reshape(*first.shape, 1, 1, 1, 1))
+    given = _with(sample, 0, _of_more_dimensions(sample.tensors[0]))
     names = "|".join(spec.tensor_names(len(given)))
     torch._dynamo.reset()
     # Dynamo wraps the fake's exception in one of its own.

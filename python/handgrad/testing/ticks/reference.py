@@ -54,7 +54,8 @@ def _module(spec: OpSpec) -> None:
         made, indices = spec.as_module(sample)
         actual = made(*(sample.tensors[index] for index in indices))
         torch.testing.assert_close(actual, spec.call(*sample.tensors, **sample.kwargs), rtol=0, atol=0)
-        assert set(made.state_dict()) <= set(spec.own), f"{list(made.state_dict())} beside {list(spec.own)} of the spec"
+        own = spec.parameters.values()
+        assert set(made.state_dict()) <= set(own), f"{list(made.state_dict())} beside {list(own)} of the spec"
         assert spec.name.replace("_", "") in repr(made).lower()
         # Tensors are in the state, and too long to show.
         for value in (value for value in sample.kwargs.values() if not isinstance(value, Tensor)):
