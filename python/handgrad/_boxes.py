@@ -29,22 +29,28 @@ def check_boxes(
             f"{tuple(boxes.shape)}"
         ),
     )
+    check_rows(op, "boxes", boxes, **rows)
+
+
+def check_rows(op: str, model_name: str, model: Tensor, **rows: Tensor | None) -> None:
+    """Each of ``rows`` that is there has one number for each of the boxes, or what else ``model`` has in its first
+    dimension, and is where that is."""
     for name, tensor in rows.items():
         if tensor is not None:
-            _check_row(op, name, tensor, boxes)
+            _check_row(op, name, tensor, model_name, model)
 
 
-def _check_row(op: str, name: str, tensor: Tensor, boxes: Tensor) -> None:
+def _check_row(op: str, name: str, tensor: Tensor, model_name: str, model: Tensor) -> None:
     torch._check(
-        tensor.dim() == 1 and tensor.shape[0] == boxes.shape[0],
+        tensor.dim() == 1 and tensor.shape[0] == model.shape[0],
         lambda: (
-            f"{op}: {name} must have one number for each of the boxes, shape ({boxes.shape[0]},); got "
+            f"{op}: {name} must have one number for each of the {model_name}, shape ({model.shape[0]},); got "
             f"{tuple(tensor.shape)}"
         ),
     )
     torch._check(
-        tensor.device == boxes.device,
-        lambda: f"{op}: {name} must be on the device of boxes, {boxes.device}; got {tensor.device}",
+        tensor.device == model.device,
+        lambda: f"{op}: {name} must be on the device of {model_name}, {model.device}; got {tensor.device}",
     )
 
 
