@@ -70,7 +70,8 @@ def decreasing_order(scores: Tensor, firsts: Tensor | None = None) -> Tensor:
     """The places of scores from the highest down, NaN before all; of equal ones the lower of ``firsts`` comes first,
     and then what stands first. For references: of comparisons alone, which every exporter can write, as it cannot
     stable sorts."""
-    numbers = torch.arange(len(scores), device=scores.device)
+    # (Not len, of which exporters would take what the example has.)
+    numbers = torch.arange(scores.shape[0], device=scores.device)
     unordered = scores.isnan()
     before = (scores > scores[:, None]) | (unordered & ~unordered[:, None])
     # (Not ==, which older versions of ONNX have for integers only.)

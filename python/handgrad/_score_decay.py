@@ -28,7 +28,7 @@ def decayed_scores(
     scores: Tensor,
     classes: Tensor | None,
     limits: tuple[float | None, float | None],
-    most: int | None,
+    counts: tuple[int | None, int | None],
     sigma: float,
     gaussian: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -36,12 +36,10 @@ def decayed_scores(
     because it is the definition, with the matrices of all pairs.
 
     ``overlaps`` says of some items, given by index, how much each overlaps each. ``limits`` are the lowest score
-    before, and the lowest after."""
-    order = decreasing_order(scores)
-    if most is not None:
-        order = order[:most]
+    before, and the lowest after; ``counts`` is how many are looked at, and how many returned."""
+    order = _first(decreasing_order(scores), counts[0])
     before = scores.index_select(0, order).to(computed_dtype(scores))
-    numbers = torch.arange(len(order), device=scores.device)
+    numbers = torch.arange(order.shape[0], device=scores.device)
     lowers = (numbers[:, None] < numbers) & ~before.isnan() & ~before.isnan()[:, None]
     if classes is not None:
         classes = classes.index_select(0, order)
@@ -49,7 +47,7 @@ def decayed_scores(
     # Row j, column i: of what stands before.
     iou = torch.where(lowers, overlaps(order), 0.0)
     # A row more, so that there is one of nothing too.
-    cover = torch.cat([iou, iou.new_zeros(1, len(order))]).amax(0)[:, None]
+    cover = torch.cat([iou, iou.new_zeros(1, order.shape[0])]).amax(0)[:, None]
     if gaussian:
         exponent = cover * cover - iou * iou
         parts = torch.where(exponent < 0, torch.exp(sigma * exponent), 1.0)
@@ -58,18 +56,27 @@ def decayed_scores(
         covered = left <= 0
         parts = torch.where(covered, 1.0, (1 - iou) / torch.where(covered, 1.0, left))
     parts = torch.where(iou > 0, parts, 1.0)
-    after = before * torch.cat([parts, parts.new_ones(1, len(order))]).amin(0)
+    after = before * torch.cat([parts, parts.new_ones(1, order.shape[0])]).amin(0)
     by_decayed = decreasing_order(after)
     indices, final_scores = order.index_select(0, by_decayed), after.index_select(0, by_decayed)
     if limits == (None, None):
-        return indices, final_scores.to(scores.dtype)
+        return _first(indices, counts[1]), _first(final_scores, counts[1]).to(scores.dtype)
     before = before.index_select(0, by_decayed)
     lowest, lowest_after = (-torch.inf if limit is None else limit for limit in limits)
     kept = (before >= lowest) & (before >= lowest_after) & (final_scores >= lowest_after)
-    return indices[kept], final_scores[kept].to(scores.dtype)
+    return _first(indices[kept], counts[1]), _first(final_scores[kept], counts[1]).to(scores.dtype)
 
 
-def result_size(count: Any, limits: tuple[float | None, float | None], most: int | None = None) -> Any:
+def _first(items: Tensor, most: int | None) -> Tensor:
+    return items if most is None else items[: torch.sym_min(items.shape[0], most)]
+
+
+def result_size(
+    count: Any,
+    limits: tuple[float | None, float | None],
+    counts: tuple[int | None, int | None] = (None, None),
+) -> Any:
     """For fake kernels: how many items are returned. Without a limit all are."""
-    count = count if most is None else torch.sym_min(count, most)
+    for most in counts:
+        count = count if most is None else torch.sym_min(count, most)
     return count if limits == (None, None) else dynamic_size(count)

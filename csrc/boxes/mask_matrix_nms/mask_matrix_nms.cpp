@@ -4,5 +4,5 @@
 STABLE_TORCH_LIBRARY_FRAGMENT(handgrad, library) {
   library.def(
       "mask_matrix_nms(Tensor masks, Tensor scores, Tensor labels, Tensor? areas, float? min_score, int? most, "
-      "float sigma, bool gaussian) -> (Tensor indices, Tensor final_scores)");
+      "int? max_num, float sigma, bool gaussian) -> (Tensor indices, Tensor final_scores)");
 }

@@ -85,7 +85,8 @@ class MaskOverlaps {
 
   C of_pair(int64_t a, int64_t b) const {
     const Mask &one = masks_[static_cast<size_t>(a)], &other = masks_[static_cast<size_t>(b)];
-    const uint64_t *const words = words_.data() + a * words_of_mask_, *const others = words_.data() + b * words_of_mask_;
+    const uint64_t *const words = words_.data() + a * words_of_mask_, *const others =
+                                                                          words_.data() + b * words_of_mask_;
     const int64_t end = std::min(one.end, other.end);
     int64_t shared = 0;
     for (int64_t w = std::max(one.begin, other.begin); w < end; ++w) shared += std::popcount(words[w] & others[w]);
@@ -102,8 +103,8 @@ std::tuple<Tensor, Tensor> mask_matrix_nms_cpu(const Tensor& masks,             
                                                const Tensor& labels,                // [K]
                                                const std::optional<Tensor>& areas,  // [K]
                                                std::optional<double> min_score, std::optional<int64_t> most,
-                                               double sigma, bool gaussian) {
-  check_arguments(masks, scores, labels, areas, most);
+                                               std::optional<int64_t> max_num, double sigma, bool gaussian) {
+  check_arguments(masks, scores, labels, areas, most, max_num);
   const Tensor contiguous = contiguous_masks(masks);
   std::tuple<Tensor, Tensor> result{scores, scores};
   score_decay::with_decay(kOp, scores, sigma, gaussian, [&](auto tag, auto decay) {
@@ -111,7 +112,8 @@ std::tuple<Tensor, Tensor> mask_matrix_nms_cpu(const Tensor& masks,             
     using C = Compute<T>;
     const auto overlaps = [&](const std::vector<uint32_t>& rows) { return MaskOverlaps<C>(contiguous, areas, rows); };
     const score_decay::Limits<C> limits(std::nullopt, min_score);
-    result = score_decay::decayed_scores<T>(scores, labels, limits, most.value_or(masks.size(0)), decay, overlaps);
+    const score_decay::Counts counts{most.value_or(masks.size(0)), max_num.value_or(masks.size(0))};
+    result = score_decay::decayed_scores<T>(scores, labels, limits, counts, decay, overlaps);
   });
   return result;
 }

@@ -162,10 +162,10 @@ std::tuple<Tensor, Tensor> mask_matrix_nms_cuda(const Tensor& masks,            
                                                 const Tensor& labels,                // [K]
                                                 const std::optional<Tensor>& areas,  // [K]
                                                 std::optional<double> min_score, std::optional<int64_t> most,
-                                                double sigma, bool gaussian) {
-  check_arguments(masks, scores, labels, areas, most);
-  const int64_t count = most.value_or(masks.size(0));
-  if (masks.size(0) == 0 || count == 0) {
+                                                std::optional<int64_t> max_num, double sigma, bool gaussian) {
+  check_arguments(masks, scores, labels, areas, most, max_num);
+  const score_decay::Counts counts{most.value_or(masks.size(0)), max_num.value_or(masks.size(0))};
+  if (masks.size(0) == 0 || counts.most == 0) {
     const int64_t none = 0;
     return {empty_indices(0, scores), empty_contiguous(Sizes(&none, 1), scores)};
   }
@@ -178,7 +178,7 @@ std::tuple<Tensor, Tensor> mask_matrix_nms_cuda(const Tensor& masks,            
     const auto overlaps = [&](const score_decay::Order& order) {
       return pack<T>(device, contiguous, scores, areas, order, limits);
     };
-    result = score_decay::decayed_scores<T>(kOp, device, scores, labels, limits, count, decay, overlaps);
+    result = score_decay::decayed_scores<T>(kOp, device, scores, labels, limits, counts, decay, overlaps);
   });
   return result;
 }

@@ -13,7 +13,7 @@ inline void check_arguments(const Tensor& masks,                 // [K, H, W]
                             const Tensor& scores,                // [K]
                             const Tensor& labels,                // [K]
                             const std::optional<Tensor>& areas,  // [K]
-                            const std::optional<int64_t>& most) {
+                            const std::optional<int64_t>& most, const std::optional<int64_t>& max_num) {
   const ScalarType dtype = masks.scalar_type();
   HANDGRAD_CHECK(dtype == ScalarType::Bool || dtype == ScalarType::Byte, kOp, ": masks must be bool or uint8; got ",
                  dtype_text(dtype));
@@ -23,12 +23,12 @@ inline void check_arguments(const Tensor& masks,                 // [K, H, W]
   check_classes(kOp, "labels", labels, "masks", masks);
   if (areas) {
     check_one_for_each(kOp, "mask_area", *areas, "masks", masks);
-    const ScalarType computed =
-        scores.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+    const ScalarType computed = scores.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
     HANDGRAD_CHECK(areas->scalar_type() == computed, kOp, ": mask_area must be ", dtype_text(computed), "; got ",
                    dtype_text(areas->scalar_type()));
   }
   HANDGRAD_CHECK(!most || *most >= 0, kOp, ": nms_pre must be at least 0; got ", most.value_or(0));
+  HANDGRAD_CHECK(!max_num || *max_num >= 0, kOp, ": max_num must be at least 0; got ", max_num.value_or(0));
   HANDGRAD_CHECK(masks.size(0) < UINT32_MAX, kOp, ": masks must be less than 2^32; got ", masks.size(0));
   HANDGRAD_CHECK(masks.size(1) == 0 || masks.size(2) <= UINT32_MAX / masks.size(1), kOp,
                  ": masks must have less than 2^32 pixels each; got ", shape_text(masks));

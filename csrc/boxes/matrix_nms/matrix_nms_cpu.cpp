@@ -66,7 +66,7 @@ std::tuple<Tensor, Tensor> matrix_nms_cpu(const Tensor& boxes,                //
     using C = Compute<T>;
     const auto overlaps = [&](const std::vector<uint32_t>& rows) { return BoxOverlaps<C>(view<T, 2>(boxes), rows); };
     const score_decay::Limits<C> limits(score_threshold, min_score);
-    result = score_decay::decayed_scores<T>(scores, idxs, limits, boxes.size(0), decay, overlaps);
+    result = score_decay::decayed_scores<T>(scores, idxs, limits, {boxes.size(0), boxes.size(0)}, decay, overlaps);
   });
   return result;
 }

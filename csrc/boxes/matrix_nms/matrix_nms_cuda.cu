@@ -71,7 +71,7 @@ std::tuple<Tensor, Tensor> matrix_nms_cuda(const Tensor& boxes,                /
       return SortedBoxes<C>{memory, sorted};
     };
     const score_decay::Limits<C> limits(score_threshold, min_score);
-    result = score_decay::decayed_scores<T>(kOp, device, scores, idxs, limits, count, decay, overlaps);
+    result = score_decay::decayed_scores<T>(kOp, device, scores, idxs, limits, {count, count}, decay, overlaps);
   });
   return result;
 }

@@ -121,19 +121,18 @@ std::vector<Compute<T>> kept_parts(const View<const T, 1>& scores, const Groups&
 }
 
 // The items whose scores are above the limits, by decreasing decayed score (of equal ones in the order that they had),
-// and those scores; of items at most the `most` highest are looked at. make_overlaps(rows) returns the Overlaps of
-// these items.
+// and those scores. make_overlaps(rows) returns the Overlaps of these items.
 template <class T, class Decay, class MakeOverlaps>
 std::tuple<Tensor, Tensor> decayed_scores(const Tensor& scores,                  // [K]
                                           const std::optional<Tensor>& classes,  // [K]
-                                          const Limits<Compute<T>>& limits, int64_t most, const Decay& decay,
+                                          const Limits<Compute<T>>& limits, const Counts& counts, const Decay& decay,
                                           const MakeOverlaps& make_overlaps) {
   using C = Compute<T>;
   using Key = decltype(descending_key(C()));
   const View<const T, 1> score_of = view<T, 1>(scores);
   const auto score = [&](uint32_t item) { return widen(*score_of.at(item)); };
   std::vector<uint32_t> order = order_by_score<T>(scores);
-  order.resize(std::min(order.size(), static_cast<size_t>(most)));
+  order.resize(std::min(order.size(), static_cast<size_t>(counts.most)));
   std::erase_if(order, [&](uint32_t item) { return !limits.counts(score(item)); });
   const Groups groups(order, classes);
   const auto overlaps = make_overlaps(groups.rows);
@@ -148,7 +147,7 @@ std::tuple<Tensor, Tensor> decayed_scores(const Tensor& scores,                 
     entries.push_back({descending_key(decayed[i]), static_cast<uint32_t>(i)});
   }
   sort_by_key(entries);
-  const int64_t chosen = static_cast<int64_t>(entries.size());
+  const int64_t chosen = std::min(static_cast<int64_t>(entries.size()), counts.returned);
   const Tensor indices_out = empty_indices(chosen, scores), scores_out = empty_contiguous(Sizes(&chosen, 1), scores);
   int64_t* const index = indices_out.mutable_data_ptr<int64_t>();
   T* const final_score = scores_out.template mutable_data_ptr<T>();

@@ -10,7 +10,8 @@
 // What overlaps are of is told by a type whose items stand in that order:
 //
 //   struct Overlaps {
-//     // Calls visit(i, iou) for all i of [begin, row) that `row` overlaps, on one lane of the warp or on several; `lane`
+//     // Calls visit(i, iou) for all i of [begin, row) that `row` overlaps, on one lane of the warp or on several;
+//     `lane`
 //     // is the thread's. All lanes call it.
 //     template <class Visit> __device__ void for_each(int64_t row, int64_t begin, int lane, const Visit& visit) const;
 //   };
@@ -119,9 +120,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const int64_t row = row_of_warp(order.count);
   if (row < 0) return;
   C smallest = Rule::kUntouched;
-  overlaps.for_each(row, load(begins + row), lane, [&](int64_t i, C iou) {
-    smallest = smaller(smallest, decay.step(iou, load(reliefs + i)));
-  });
+  overlaps.for_each(row, load(begins + row), lane,
+                    [&](int64_t i, C iou) { smallest = smaller(smallest, decay.step(iou, load(reliefs + i))); });
   smallest = smallest_of_warp(smallest);
   if (lane != 0) return;
   const C score = widen(load(scores.at(order.item(row))));
@@ -180,18 +180,18 @@ inline Ranking rank_items(const std::string& op, const DeviceOf& device, const T
 }
 
 // The items whose scores are above the limits, by decreasing decayed score (of equal ones in the order that they had),
-// and those scores; of items, of which there must be some, at most the `most` highest are looked at. make_overlaps(order)
-// returns what keeps the Overlaps of the items in this order alive: its `kernel` is they.
+// and those scores. There must be items. make_overlaps(order) returns what keeps the Overlaps of the items in this
+// order alive: its `kernel` is they.
 template <class T, class Rule, class MakeOverlaps>
 std::tuple<Tensor, Tensor> decayed_scores(const std::string& op, const DeviceOf& device,
                                           const Tensor& scores,                  // [K]
                                           const std::optional<Tensor>& classes,  // [K]
-                                          const Limits<Compute<T>>& limits, int64_t most, const Rule& decay,
+                                          const Limits<Compute<T>>& limits, const Counts& counts, const Rule& decay,
                                           const MakeOverlaps& make_overlaps) {
   using C = Compute<T>;
   if (limits.any) check_not_captured(op.c_str(), device);
   const auto named = [&](const char* step) { return op + ": " + step; };
-  const int64_t count = std::min(scores.size(0), most);
+  const int64_t count = std::min(scores.size(0), counts.most);
   const Ranking ranking = rank_items(op, device, scores, classes, count);
   const Order& order = ranking.order;
   const Tensor begins = empty_indices(count, scores);
@@ -203,10 +203,10 @@ std::tuple<Tensor, Tensor> decayed_scores(const std::string& op, const DeviceOf&
   using Overlaps = decltype(overlaps.kernel);
   launch(named("begin").c_str(), begin_kernel<T>, device, blocks_for(count, kThreads), score, order, limits,
          begins.mutable_data_ptr<int64_t>());
-  launch(named("cover").c_str(), cover_kernel<C, Rule, Overlaps>, device, warps_for(count),
-         overlaps.kernel, decay, count, begin, relief);
-  launch(named("decay").c_str(), decay_kernel<T, Rule, Overlaps>, device, warps_for(count),
-         overlaps.kernel, decay, score, order, limits, begin, relief, lowered.template mutable_data_ptr<C>());
+  launch(named("cover").c_str(), cover_kernel<C, Rule, Overlaps>, device, warps_for(count), overlaps.kernel, decay,
+         count, begin, relief);
+  launch(named("decay").c_str(), decay_kernel<T, Rule, Overlaps>, device, warps_for(count), overlaps.kernel, decay,
+         score, order, limits, begin, relief, lowered.template mutable_data_ptr<C>());
 
   const Decreasing by_decayed = sort_decreasing(lowered, 0);
   const C* const decayed = by_decayed.values.template const_data_ptr<C>();
@@ -217,6 +217,7 @@ std::tuple<Tensor, Tensor> decayed_scores(const std::string& op, const DeviceOf&
            total.mutable_data_ptr<int64_t>());
     chosen = item(total);
   }
+  chosen = std::min(chosen, counts.returned);
   const Tensor indices_out = empty_indices(chosen, scores), scores_out = empty_contiguous(Sizes(&chosen, 1), scores);
   launch(named("write").c_str(), write_kernel<T>, device, blocks_for(chosen, kThreads), order.by_score,
          by_decayed.order.const_data_ptr<int64_t>(), decayed, chosen, indices_out.mutable_data_ptr<int64_t>(),

@@ -71,6 +71,11 @@ struct Limits {
   }
 };
 
+// Of items so many, those with the highest scores, are looked at; so many of the highest lowered scores are returned.
+struct Counts {
+  int64_t most, returned;
+};
+
 // Calls body(tag, decay) with the element type of a tensor and the formula.
 template <class Body>
 void with_decay(const char* op, const Tensor& model, double sigma, bool gaussian, const Body& body) {

@@ -7,7 +7,15 @@ from torch import Tensor
 
 from handgrad._boxes import check_rows, numbers_of
 from handgrad._score_decay import decayed_scores, is_gaussian, result_size
-from handgrad.arguments import FLOAT_MAX, check_int, check_integers, check_range, check_tensor, computed_dtype
+from handgrad.arguments import (
+    FLOAT_MAX,
+    check_int,
+    check_integers,
+    check_range,
+    check_tensor,
+    computed_dtype,
+    dtype_name,
+)
 from handgrad.registration import register, without_derivatives
 from handgrad.tracing import traceable
 
@@ -79,26 +87,27 @@ def mask_matrix_nms(
     check_tensor(_OP, "masks", masks)
     check_integers(_OP, "labels", labels, or_bool=True)
     check_tensor(_OP, "scores", scores)
+    if mask_area is not None:
+        check_tensor(_OP, "mask_area", mask_area)
     check_range(_OP, "filter_thr", filter_thr, -FLOAT_MAX, FLOAT_MAX, "a finite number")
     nms_pre = check_int(_OP, "nms_pre", nms_pre, -1)
     max_num = check_int(_OP, "max_num", max_num, -1)
     gaussian = is_gaussian(_OP, kernel, sigma)
     scores = numbers_of(scores)
-    if mask_area is not None:
-        check_tensor(_OP, "mask_area", mask_area)
-        mask_area = mask_area.to(computed_dtype(scores))
+    for name, numbers in (("masks", masks), ("mask_area", mask_area)):
+        if numbers is not None and numbers.is_complex():
+            raise TypeError(f"{_OP}: {name} must be a tensor of real numbers; got one of {dtype_name(numbers.dtype)}")
     indices, final_scores = _mask_matrix_nms(
         masks if masks.dtype in (torch.bool, torch.uint8) else numbers_of(masks).to(torch.bool),
         scores,
         labels.to(torch.int64),
-        mask_area,
+        None if mask_area is None else numbers_of(mask_area).to(computed_dtype(scores)),
         filter_thr if filter_thr > 0 else None,
         nms_pre if nms_pre > 0 else None,
+        max_num if max_num > 0 else None,
         sigma,
         gaussian,
     )
-    if max_num > 0:
-        indices, final_scores = indices[:max_num], final_scores[:max_num]
     return final_scores, labels.index_select(0, indices), masks.index_select(0, indices), indices
 
 
@@ -112,6 +121,7 @@ def mask_matrix_nms_reference(
     areas: Tensor | None,
     min_score: float | None,
     most: int | None,
+    max_num: int | None,
     sigma: float,
     gaussian: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -128,7 +138,7 @@ def mask_matrix_nms_reference(
         inside = (shared > 0) & (whole > shared)
         return torch.where(inside, shared / torch.where(inside, whole, 1.0), (shared > 0).to(dtype))
 
-    return decayed_scores(overlaps, scores, labels, (None, min_score), most, sigma, gaussian)
+    return decayed_scores(overlaps, scores, labels, (None, min_score), (most, max_num), sigma, gaussian)
 
 
 # ---- fake ------------------------------------------------------------------------------------------------------------
@@ -141,6 +151,7 @@ def _fake(
     areas: Tensor | None,
     min_score: float | None,
     most: int | None,
+    max_num: int | None,
     sigma: float,
     gaussian: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -149,7 +160,7 @@ def _fake(
         lambda: f"{_OP}: masks must have 3 dimensions (masks, height, width); got {tuple(masks.shape)}",
     )
     check_rows(_OP, "masks", masks, scores=scores, labels=labels, mask_area=areas)
-    size = result_size(masks.shape[0], (None, min_score), most)
+    size = result_size(masks.shape[0], (None, min_score), (most, max_num))
     return scores.new_empty(size, dtype=torch.int64), scores.new_empty(size)
 
 

@@ -105,7 +105,7 @@ def matrix_nms_reference(
         whole = areas[:, None] + areas - shared
         return torch.where(shared > 0, shared / torch.where(shared > 0, whole, 1.0), 0.0)
 
-    return decayed_scores(overlaps, scores, idxs, (score_threshold, min_score), None, sigma, gaussian)
+    return decayed_scores(overlaps, scores, idxs, (score_threshold, min_score), (None, None), sigma, gaussian)
 
 
 # ---- fake ------------------------------------------------------------------------------------------------------------
