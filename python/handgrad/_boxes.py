@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from handgrad.arguments import check_integers, check_range, check_tensor
+
 
 def numbers_of(tensor: Tensor) -> Tensor:
     """A tensor, or the numbers that a quantized one stands for: decisions about them need no type of their own."""
@@ -16,6 +18,19 @@ def numbers_of(tensor: Tensor) -> Tensor:
 
 def dequantized(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return numbers_of(boxes), numbers_of(scores)
+
+
+def suppression_arguments(
+    op: str, boxes: Tensor, scores: Tensor, iou_threshold: float, *idxs: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, float]:
+    """What an op of greedy suppression takes, of what a user typed: boxes, scores, classes if there are such, and the
+    threshold."""
+    check_tensor(op, "boxes", boxes)
+    check_tensor(op, "scores", scores)
+    for classes in idxs:
+        check_integers(op, "idxs", classes, or_bool=True)
+    check_range(op, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
+    return (*dequantized(boxes, scores), idxs[0].to(torch.int64) if idxs else None, iou_threshold)
 
 
 def check_boxes(
