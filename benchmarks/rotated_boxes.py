@@ -103,7 +103,10 @@ def _peers(formula: Measure | None, compiles: bool) -> dict[str, Forward | Peer]
     threads anew."""
     if formula is None:
         return {}
-    return {"formula": formula} | ({"formula, torch.compile": compiled(formula)} if compiles else {})
+    peers: dict[str, Forward | Peer] = {"formula": formula}
+    if compiles:
+        peers["formula, torch.compile"] = compiled(formula)
+    return peers
 
 
 def matrix_case(
