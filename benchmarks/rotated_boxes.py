@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from handgrad.benchmarking import Case, compiled
+from handgrad.benchmarking import Case, Peer, compiled
+from handgrad.benchmarking.declaring import Forward
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 
@@ -96,13 +97,26 @@ def _covariance(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 # ---- cases -----------------------------------------------------------------------------------------------------------
 
 
+def _peers(formula: Measure | None, compiles: bool) -> dict[str, Forward | Peer]:
+    """``compiles`` is whether torch.compile is done with a formula in a time that anybody waits: for :func:`iou`, with
+    its sort of 24 points of each pair, it takes more than seven minutes on two cores, at every size and number of
+    threads anew."""
+    if formula is None:
+        return {}
+    peers: dict[str, Forward | Peer] = {"formula": formula}
+    if compiles:
+        peers["formula, torch.compile"] = compiled(formula)
+    return peers
+
+
 def matrix_case(
     rows: int,
     columns: int,
     differentiated: bool,
     ours: Measure,
-    of_pairs: Measure,
+    of_pairs: Measure | None,
     without_gradient: Mapping[str, Measure] | None = None,
+    compiles: bool = True,
 ) -> Case:
     """All pairs of two tables, beside a formula of aligned pairs, and peers ``without_gradient`` if none is asked."""
 
@@ -110,6 +124,7 @@ def matrix_case(
         return boxes(rows, device).requires_grad_(differentiated), boxes(columns, device)
 
     def formula(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+        assert of_pairs is not None
         return of_pairs(boxes1[:, None], boxes2[None])
 
     tables, matrix = 20 * (rows + columns), 4 * rows * columns
@@ -118,14 +133,14 @@ def matrix_case(
         name=f"{rows} x {columns} float32" + (", gradient of boxes1" if differentiated else ""),
         inputs=inputs,
         handgrad=ours,
-        peers={**others, "formula": formula, "formula, torch.compile": compiled(formula)},
+        peers={**others, **_peers(of_pairs and formula, compiles)},
         # Both tables are read and the matrix is written; then its gradient and they are read, and one gradient written.
         forward_bytes=tables + matrix,
         backward_bytes=tables + matrix + 20 * rows if differentiated else 0,
     )
 
 
-def pairs_case(n: int, name: str, ours: Measure, formula: Measure | None) -> Case:
+def pairs_case(n: int, name: str, ours: Measure, formula: Measure | None, compiles: bool = True) -> Case:
     """A mean over so many pairs, beside a formula if anybody has one."""
 
     def inputs(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -136,7 +151,7 @@ def pairs_case(n: int, name: str, ours: Measure, formula: Measure | None) -> Cas
         name=f"{n} pairs float32, {name}",
         inputs=inputs,
         handgrad=ours,
-        peers={} if formula is None else {"formula": formula, "formula, torch.compile": compiled(formula)},
+        peers=_peers(formula, compiles),
         # Both sets are read, and one gradient is written.
         forward_bytes=40 * n,
         backward_bytes=60 * n,

@@ -56,6 +56,37 @@ handgrad.boxes.{op}(boxes, scores, iou_threshold=0.5)
     assert f"{op}: it must be called outside of a CUDA graph, because the size of its result" in done.stdout
 
 
+@needs_emulator
+def test_what_nothing_depends_on_is_not_refused_in_a_capture():
+    """Without a limit of scores as many are returned as came; with one the call is refused, and not half recorded."""
+    program = """
+import torch, handgrad
+from cuda_report import emulator
+from handgrad.boxes import mask_matrix_nms, matrix_nms
+boxes, scores = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1)
+masks, labels = torch.ones(1, 2, 2).bool(), torch.zeros(1, dtype=torch.int64)
+emulator().set_capturing(True)
+print(matrix_nms(boxes, scores, labels, min_score=None), mask_matrix_nms(masks, labels, scores)[3])
+for call in (
+    lambda: matrix_nms(boxes, scores), lambda: mask_matrix_nms(masks, labels, scores, filter_thr=0.1)
+):
+    try:
+        call()
+    except RuntimeError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**device_calls.EMULATED, "PYTHONPATH": f"{ROOT / 'tests'}:{device_calls.EMULATED.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(tensor([0]), tensor([1.])) tensor([0])" in done.stdout
+    for op in ("matrix_nms", "mask_matrix_nms"):
+        assert f"\n{op}: it must be called outside of a CUDA graph" in done.stdout
+
+
 # ---- on a GPU --------------------------------------------------------------------------------------------------------
 
 DIFFERENTIABLE = {name: spec for name, spec in specs().items() if spec.derivatives}

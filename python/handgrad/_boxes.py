@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from handgrad.arguments import check_integers, check_range, check_tensor
+
 
 def numbers_of(tensor: Tensor) -> Tensor:
     """A tensor, or the numbers that a quantized one stands for: decisions about them need no type of their own."""
@@ -16,6 +18,19 @@ def numbers_of(tensor: Tensor) -> Tensor:
 
 def dequantized(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return numbers_of(boxes), numbers_of(scores)
+
+
+def suppression_arguments(
+    op: str, boxes: Tensor, scores: Tensor, iou_threshold: float, *idxs: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, float]:
+    """What an op of greedy suppression takes, of what a user typed: boxes, scores, classes if there are such, and the
+    threshold."""
+    check_tensor(op, "boxes", boxes)
+    check_tensor(op, "scores", scores)
+    for classes in idxs:
+        check_integers(op, "idxs", classes, or_bool=True)
+    check_range(op, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
+    return (*dequantized(boxes, scores), idxs[0].to(torch.int64) if idxs else None, iou_threshold)
 
 
 def check_boxes(
@@ -29,22 +44,28 @@ def check_boxes(
             f"{tuple(boxes.shape)}"
         ),
     )
+    check_rows(op, "boxes", boxes, **rows)
+
+
+def check_rows(op: str, model_name: str, model: Tensor, **rows: Tensor | None) -> None:
+    """Each of ``rows`` that is there has one number for each of the boxes, or what else ``model`` has in its first
+    dimension, and is where that is."""
     for name, tensor in rows.items():
         if tensor is not None:
-            _check_row(op, name, tensor, boxes)
+            _check_row(op, name, tensor, model_name, model)
 
 
-def _check_row(op: str, name: str, tensor: Tensor, boxes: Tensor) -> None:
+def _check_row(op: str, name: str, tensor: Tensor, model_name: str, model: Tensor) -> None:
     torch._check(
-        tensor.dim() == 1 and tensor.shape[0] == boxes.shape[0],
+        tensor.dim() == 1 and tensor.shape[0] == model.shape[0],
         lambda: (
-            f"{op}: {name} must have one number for each of the boxes, shape ({boxes.shape[0]},); got "
+            f"{op}: {name} must have one number for each of the {model_name}, shape ({model.shape[0]},); got "
             f"{tuple(tensor.shape)}"
         ),
     )
     torch._check(
-        tensor.device == boxes.device,
-        lambda: f"{op}: {name} must be on the device of boxes, {boxes.device}; got {tensor.device}",
+        tensor.device == model.device,
+        lambda: f"{op}: {name} must be on the device of {model_name}, {model.device}; got {tensor.device}",
     )
 
 
@@ -64,7 +85,8 @@ def decreasing_order(scores: Tensor, firsts: Tensor | None = None) -> Tensor:
     """The places of scores from the highest down, NaN before all; of equal ones the lower of ``firsts`` comes first,
     and then what stands first. For references: of comparisons alone, which every exporter can write, as it cannot
     stable sorts."""
-    numbers = torch.arange(len(scores), device=scores.device)
+    # (Not len, of which exporters would take what the example has.)
+    numbers = torch.arange(scores.shape[0], device=scores.device)
     unordered = scores.isnan()
     before = (scores > scores[:, None]) | (unordered & ~unordered[:, None])
     # (Not ==, which older versions of ONNX have for integers only.)

@@ -1,4 +1,4 @@
-// Boxes, [K, numbers], with a score each and perhaps a class: the checks.
+// Boxes, [K, numbers], or masks, with a score each and perhaps a class: the checks.
 #pragma once
 
 #include <optional>
@@ -6,6 +6,23 @@
 #include "abi/check.h"
 
 namespace handgrad {
+
+// `tensor` has a number for each of the boxes, or what else the first dimension of `model` counts.
+inline void check_one_for_each(const char* op, const char* name, const Tensor& tensor, const char* model_name,
+                               const Tensor& model) {
+  HANDGRAD_CHECK(tensor.dim() == 1 && tensor.size(0) == model.size(0), op, ": ", name,
+                 " must have one number for each of the ", model_name, ", shape (", model.size(0), ",); got ",
+                 shape_text(tensor));
+  check_device(op, name, tensor, model_name, model);
+}
+
+// They are int64, and one for each.
+inline void check_classes(const char* op, const char* name, const Tensor& tensor, const char* model_name,
+                          const Tensor& model) {
+  check_one_for_each(op, name, tensor, model_name, model);
+  HANDGRAD_CHECK(tensor.scalar_type() == ScalarType::Long, op, ": ", name, " must be int64; got ",
+                 dtype_text(tensor.scalar_type()));
+}
 
 // `row` says what the numbers of a box are.
 inline void check_scored_boxes(const char* op, int64_t numbers, const char* row,
@@ -16,19 +33,9 @@ inline void check_scored_boxes(const char* op, int64_t numbers, const char* row,
   check_floating(op, "scores", scores);
   HANDGRAD_CHECK(boxes.dim() == 2 && boxes.size(1) == numbers, op, ": boxes must have shape (boxes, ", numbers, "), ",
                  row, "; got ", shape_text(boxes));
-  const auto one_for_each = [&](const char* name, const Tensor& tensor) {
-    HANDGRAD_CHECK(tensor.dim() == 1 && tensor.size(0) == boxes.size(0), op, ": ", name,
-                   " must have one number for each of the boxes, shape (", boxes.size(0), ",); got ",
-                   shape_text(tensor));
-    check_device(op, name, tensor, "boxes", boxes);
-  };
-  one_for_each("scores", scores);
+  check_one_for_each(op, "scores", scores, "boxes", boxes);
   check_dtype_and_device(op, "scores", scores, "boxes", boxes);
-  if (idxs) {
-    one_for_each("idxs", *idxs);
-    HANDGRAD_CHECK(idxs->scalar_type() == ScalarType::Long, op, ": idxs must be int64; got ",
-                   dtype_text(idxs->scalar_type()));
-  }
+  if (idxs) check_classes(op, "idxs", *idxs, "boxes", boxes);
   HANDGRAD_CHECK(boxes.size(0) < UINT32_MAX, op, ": boxes must be less than 2^32; got ", boxes.size(0));
 }
 

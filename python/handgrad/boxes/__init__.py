@@ -9,6 +9,8 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.boxes.complete_box_iou import complete_box_iou
     from handgrad.boxes.distance_box_iou import distance_box_iou
     from handgrad.boxes.generalized_box_iou import generalized_box_iou
+    from handgrad.boxes.mask_matrix_nms import mask_matrix_nms
+    from handgrad.boxes.matrix_nms import matrix_nms
     from handgrad.boxes.multi_image_nms import multi_image_nms
     from handgrad.boxes.nms import batched_nms, nms
     from handgrad.boxes.probiou import probiou
@@ -24,6 +26,8 @@ __all__ = [
     "complete_box_iou",
     "distance_box_iou",
     "generalized_box_iou",
+    "mask_matrix_nms",
+    "matrix_nms",
     "multi_image_nms",
     "nms",
     "probiou",

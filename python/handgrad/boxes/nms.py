@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from handgrad._boxes import check_boxes, dequantized, kept_in_order, rounded_down
-from handgrad.arguments import check_integers, check_range, check_tensor, computed_dtype
+from handgrad._boxes import check_boxes, kept_in_order, rounded_down, suppression_arguments
+from handgrad.arguments import computed_dtype
 from handgrad.boxes.nms_onnx import non_max_suppression
 from handgrad.registration import dynamic_size, register, without_derivatives
 from handgrad.tracing import traceable
@@ -46,10 +46,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         >>> nms(boxes, torch.tensor([0.8, 0.9, 0.7]), 0.5)
         tensor([1, 2])
     """
-    check_tensor(_OP, "boxes", boxes)
-    check_tensor(_OP, "scores", scores)
-    check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
-    return _nms(*dequantized(boxes, scores), None, iou_threshold)
+    return _nms(*suppression_arguments(_OP, boxes, scores, iou_threshold))
 
 
 @traceable
@@ -76,11 +73,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         >>> batched_nms(boxes, torch.tensor([0.8, 0.9, 0.7]), torch.tensor([0, 1, 1]), 0.5)
         tensor([1, 0])
     """
-    check_tensor(_OP, "boxes", boxes)
-    check_tensor(_OP, "scores", scores)
-    check_integers(_OP, "idxs", idxs, or_bool=True)
-    check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
-    return _nms(*dequantized(boxes, scores), idxs.to(torch.int64), iou_threshold)
+    return _nms(*suppression_arguments(_OP, boxes, scores, iou_threshold, idxs))
 
 
 # ---- reference -------------------------------------------------------------------------------------------------------

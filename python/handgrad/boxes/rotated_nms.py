@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from handgrad._boxes import check_boxes, decreasing_order, dequantized, kept_in_order
+from handgrad._boxes import check_boxes, decreasing_order, kept_in_order, suppression_arguments
 from handgrad._rotated_boxes import RotatedPair
-from handgrad.arguments import check_integers, check_range, check_tensor
 from handgrad.kinds.box_loss import CENTRE_SIZE_ANGLE
 from handgrad.registration import dynamic_size, register, without_derivatives
 from handgrad.tracing import traceable
@@ -47,10 +46,7 @@ def rotated_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         >>> rotated_nms(boxes, torch.tensor([0.8, 0.9, 0.7]), 0.5)
         tensor([1, 2])
     """
-    check_tensor(_OP, "boxes", boxes)
-    check_tensor(_OP, "scores", scores)
-    check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
-    return _rotated_nms(*dequantized(boxes, scores), None, iou_threshold)
+    return _rotated_nms(*suppression_arguments(_OP, boxes, scores, iou_threshold))
 
 
 @traceable
@@ -74,11 +70,7 @@ def batched_rotated_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_thresho
         >>> batched_rotated_nms(boxes, torch.tensor([0.8, 0.9]), torch.tensor([0, 1]), 0.5)
         tensor([1, 0])
     """
-    check_tensor(_OP, "boxes", boxes)
-    check_tensor(_OP, "scores", scores)
-    check_integers(_OP, "idxs", idxs, or_bool=True)
-    check_range(_OP, "iou_threshold", iou_threshold, 0.0, 1.0, "a number from 0 to 1")
-    return _rotated_nms(*dequantized(boxes, scores), idxs.to(torch.int64), iou_threshold)
+    return _rotated_nms(*suppression_arguments(_OP, boxes, scores, iou_threshold, idxs))
 
 
 # ---- reference -------------------------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ def cases(spec: OpSpec, root: Path) -> Checks:
 def arrangements(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The same values in other arrangements of memory."""
     yield "transposed", transposed(tensor)
-    strange = float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max
+    strange: float = True
+    if tensor.dtype is not torch.bool:
+        strange = float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max
     sparse = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), strange)
     sparse[..., ::2] = tensor
     yield "every_second", sparse[..., ::2]
