@@ -29,7 +29,7 @@ import torch
 from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms, weighted_boxes_fusion
 from handgrad.layers import bilateral_filter, correlation, correlation_lookup, grid_sample, layer_norm_2d
-from handgrad.layers import local_response_norm, median_filter, multi_scale_deformable_attention, ps_roi_align
+from handgrad.layers import guided_filter, local_response_norm, median_filter, multi_scale_deformable_attention, ps_roi_align
 from handgrad.layers import roi_align, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
@@ -220,6 +220,7 @@ of_lookup = differentiated(
 )
 spread = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
 of_weighted = differentiated(lambda x, s: bilateral_filter(x, 5, s, (1.0, 1.5)), random(1, 3, 20, 70), spread)
+of_guided = differentiated(lambda g, x, e: guided_filter(g, x, (3, 5), e), random(1, 2, 20, 70), random(1, 2, 20, 70), spread)
 of_medians = differentiated(lambda x: median_filter(x, 3), random(1, 1, 20, 70))
 of_pyramid = differentiated(lambda x: spatial_pyramid_pool_2d(x, (1, 2, 3)), random(1, 40, 17, 19))
 
@@ -235,6 +236,7 @@ calls = {
     "fir.cuh:": of_many,
     "position_roi": of_parts, "roi_pool": of_largest, "correlation": of_volume, "correlation_lookup": of_lookup,
     "joint_bilateral_filter": of_weighted, "median_filter": of_medians, "spatial_pyramid_pool_2d": of_pyramid,
+    "guided_filter": of_guided,
 }
 expected = {name: call() for name, call in calls.items()}
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.filter_response_norm import FilterResponseNormTlu2d, filter_response_norm
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
     from handgrad.layers.grid_sample import grid_sample
+    from handgrad.layers.guided_filter import GuidedFilter, guided_filter
     from handgrad.layers.joint_bilateral_filter import (
         BilateralFilter,
         JointBilateralFilter,
@@ -45,6 +46,7 @@ __all__ = [
     "FilterResponseNormTlu2d",
     "GaussianBlur2d",
     "GlobalResponseNorm",
+    "GuidedFilter",
     "JointBilateralFilter",
     "LayerNorm2d",
     "LocalResponseNorm",
@@ -66,6 +68,7 @@ __all__ = [
     "filter_response_norm",
     "global_response_norm",
     "grid_sample",
+    "guided_filter",
     "joint_bilateral_filter",
     "layer_norm_2d",
     "local_response_norm",
