@@ -29,8 +29,8 @@ import torch
 from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms, weighted_boxes_fusion
 from handgrad.layers import bilateral_filter, correlation, correlation_lookup, grid_sample, layer_norm_2d
-from handgrad.layers import guided_filter, local_response_norm, median_filter, multi_scale_deformable_attention, ps_roi_align
-from handgrad.layers import roi_align, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
+from handgrad.layers import guided_filter, local_response_norm, median_filter, multi_scale_deformable_attention
+from handgrad.layers import ps_roi_align, roi_align, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
 from handgrad.transforms import adjust_colors, adjust_sharpness, adjust_tones, gaussian_blur, paste, resized_crop
@@ -220,7 +220,7 @@ of_lookup = differentiated(
 )
 spread = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
 of_weighted = differentiated(lambda x, s: bilateral_filter(x, 5, s, (1.0, 1.5)), random(1, 3, 20, 70), spread)
-of_guided = differentiated(lambda g, x, e: guided_filter(g, x, (3, 5), e), random(1, 2, 20, 70), random(1, 2, 20, 70), spread)
+of_guided = differentiated(lambda x, s: guided_filter(x, x.flip(3), (3, 5), s), random(1, 2, 20, 70), spread)
 of_medians = differentiated(lambda x: median_filter(x, 3), random(1, 1, 20, 70))
 of_pyramid = differentiated(lambda x: spatial_pyramid_pool_2d(x, (1, 2, 3)), random(1, 40, 17, 19))
 

@@ -46,7 +46,7 @@ def box(image, kernel_size, border):
 
 
 def in_kornias_steps(guidance, input, kernel_size, eps, border="reflect", subsample=1):
-    """E[x^2] - E[x]^2 and torch's solve, as kornia.filters.guided_blur computes it in version 0.8.3."""
+    """E[x^2] - E[x]^2 and torch's solve, as kornia.filters.guided_blur computes it in version 0.9.0."""
 
     def left(image):
         for dim in (2, 3):
@@ -83,15 +83,14 @@ def in_kornias_steps(guidance, input, kernel_size, eps, border="reflect", subsam
 
 def an_image_guides_itself():
     """As one tensor and as two: values, and the gradient, which is the sum of both."""
-    for border in BORDERS:
-        for channels in (1, 2, 3, 5):
-            image, weight = numbers(2, channels, 6, 7).requires_grad_(), numbers(2, channels, 6, 7, seed=1)
-            other = image.detach().clone().requires_grad_()
-            alone = guided_filter(image, image, (3, 5), 0.1, border)
-            beside = guided_filter(image, other, (3, 5), 0.1, border)
-            torch.testing.assert_close(alone, beside)
-            of_both = torch.autograd.grad(beside, (image, other), weight)
-            torch.testing.assert_close(torch.autograd.grad(alone, image, weight)[0], of_both[0] + of_both[1])
+    for border, channels in zip(BORDERS, (1, 2, 3, 5), strict=True):
+        image, weight = numbers(2, channels, 6, 7).requires_grad_(), numbers(2, channels, 6, 7, seed=1)
+        other = image.detach().clone().requires_grad_()
+        alone = guided_filter(image, image, (3, 5), 0.1, border)
+        beside = guided_filter(image, other, (3, 5), 0.1, border)
+        torch.testing.assert_close(alone, beside)
+        of_both = torch.autograd.grad(beside, (image, other), weight)
+        torch.testing.assert_close(torch.autograd.grad(alone, image, weight)[0], of_both[0] + of_both[1])
 
 
 def one_colour_stays():
@@ -142,7 +141,7 @@ def an_image_beyond_int32():
 
 def gradients_of_eps_are_sums_in_double():
     """Of stripes whose every window contributes the same."""
-    side = 500
+    side = 300
     image = (torch.arange(side) % 2).float().expand(1, 1, side, side)
     eps = torch.tensor([0.25], dtype=torch.float64, requires_grad=True)
     output = guided_filter(image, image.clone(), (1, 5), eps, "circular")
@@ -221,7 +220,7 @@ SPEC = OpSpec(
             "subsampled",
             lambda: filtered(kernel_size=(17, 3), subsample=3),
             RuntimeError,
-            "guidance must have more rows than half the window, 3, once subsampled, for a border that is reflect; got 2",
+            "guidance must have more rows than half the window, 3, once subsampled, for a border that .* got 2",
         ),
         Bad(
             "negative",
@@ -399,7 +398,7 @@ def test_windows_beyond_the_image(step):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_wide_images_and_large_windows(dtype):
     """Tiles beside each other, and windows that a device has no shared memory for."""
-    for shape, taps in (((1, 1, 5, 1300), (3, 9)), ((1, 1, 130, 9), (9, 3)), ((1, 1, 61, 150), (61, 149))):
+    for shape, taps in (((1, 1, 5, 1300), (3, 9)), ((1, 1, 130, 9), (9, 3)), ((1, 1, 41, 50), (41, 49))):
         guidance, image = numbers(*shape).to(dtype), numbers(*shape, seed=1).to(dtype)
         found = gradients(lambda g, x: guided_filter(g, x, taps, 0.05), guidance, image)  # noqa: B023
         expected = gradients(
@@ -426,12 +425,12 @@ def test_layouts_are_one_picture():
 
 def test_an_image_is_filtered_as_in_a_batch():
     """Whatever is beside it; and a piece of it as the whole, where windows see the same."""
-    guidance, image = numbers(5, 1, 150, 300).float(), numbers(5, 1, 150, 300, seed=1).float()
+    guidance, image = numbers(3, 1, 60, 110).float(), numbers(3, 1, 60, 110, seed=1).float()
     whole = guided_filter(guidance, image, 7, 0.05)
-    for n in range(5):
+    for n in range(3):
         assert torch.equal(guided_filter(guidance[n : n + 1], image[n : n + 1], 7, 0.05)[0], whole[n])
-    piece = guided_filter(guidance[..., 20:80, 90:200], image[..., 20:80, 90:200], 7, 0.05)
-    torch.testing.assert_close(piece[..., 6:-6, 6:-6], whole[..., 26:74, 96:194])
+    piece = guided_filter(guidance[..., 20:50, 30:90], image[..., 20:50, 30:90], 7, 0.05)
+    torch.testing.assert_close(piece[..., 6:-6, 6:-6], whole[..., 26:44, 36:84])
 
 
 # ---- eps -------------------------------------------------------------------------------------------------------------
@@ -501,8 +500,8 @@ def test_half_types_of_many_guides(dtype):
 def test_bright_images_of_low_contrast(offset):
     """opencv_contrib#760, ansel#283: in float32 E[x^2] - E[x]^2 cancels, and may be negative: wrong edges, or NaN."""
     # Multiples of what float32 has beside the offset.
-    pattern = (numbers(1, 2, 40, 41) * 8).round() / 8
-    image = (numbers(1, 1, 40, 41, seed=1) * 8).round() / 8
+    pattern = (numbers(1, 2, 20, 41) * 8).round() / 8
+    image = (numbers(1, 1, 20, 41, seed=1) * 8).round() / 8
     for eps in (1e-6, 1e-2):
         guidance = (pattern + offset).float()
         assert torch.equal(guidance.double(), pattern + offset)
@@ -534,6 +533,7 @@ def test_windows_are_not_expanded():
     assert found.count_nonzero() == 25
 
 
+@pytest.mark.tiers("whole")
 def test_tall_images_are_whole():
     """opencv_contrib#1288: of an image of more than 625 rows and a ratio of 3 to 4 a third was cut off."""
     guidance = torch.arange(640.0).view(1, 1, 640, 1).expand(1, 1, 640, 480)
@@ -556,7 +556,7 @@ def test_non_finite_pixels_are_where_windows_see_them():
 
 
 def test_windows_of_many_levels():
-    """255 by 255 pixels: parts are merged seven times along each axis, an odd one more each time."""
-    guidance, image = numbers(1, 1, 260, 260), numbers(1, 1, 260, 260, seed=1)
-    found = guided_filter(guidance, image, 255, 0.01)
-    torch.testing.assert_close(found, in_kornias_steps(guidance, image, (255, 255), 0.01))
+    """63 by 33 pixels: parts are merged five times along each axis, with one more pixel each time, or only once."""
+    guidance, image = numbers(1, 1, 40, 45), numbers(1, 1, 40, 45, seed=1)
+    found = guided_filter(guidance, image, (63, 33), 0.01)
+    torch.testing.assert_close(found, in_kornias_steps(guidance, image, (63, 33), 0.01))

@@ -22,9 +22,7 @@ struct ComposeBase {
   HANDGRAD_MATH int64_t scratch() const { return Count * kParts<N> * grid.plane(); }
 
  protected:
-  HANDGRAD_MATH Plane<N> plane(C* scratch, int k) const {
-    return {scratch + k * grid.plane(), Count * grid.plane()};
-  }
+  HANDGRAD_MATH Plane<N> plane(C* scratch, int k) const { return {scratch + k * grid.plane(), Count * grid.plane()}; }
   HANDGRAD_MATH Box box(const Tile& tile) const {
     return {tile.rows.first, tile.columns.first, tile.rows.count,     tile.columns.count,
             tile.pitch,      images.rows.full,   images.columns.full, kConstant};
@@ -172,7 +170,8 @@ struct ComposeGradientsPass : ComposeBase<N, 3> {
   }
   // What the groups of channels return, plane k.
   template <class Team>
-  HANDGRAD_TEAM void sum_groups(Team& team, const Tile& tile, int64_t k, const Plane<N>& to, const Plane<N>& one) const {
+  HANDGRAD_TEAM void sum_groups(Team& team, const Tile& tile, int64_t k, const Plane<N>& to,
+                                const Plane<N>& one) const {
     const int64_t returns = images.guides + images.guides * (images.guides + 1) / 2;
     HANDGRAD_ROLLED
     for (int64_t group = 0; group < groups; ++group) {
@@ -201,8 +200,11 @@ struct ProductFamily {
     if (!along && !is_constant) factor = images.source(team, false, n, k, true);
     // Of no image: zeros.
     const StoredView<const C, 4> none{};
-    return {{along && is_constant ? none : images.grad_output, n, c, rows, columns, C(0)}, factor, images.rows,
-            images.columns, !is_constant};
+    return {{along && is_constant ? none : images.grad_output, n, c, rows, columns, C(0)},
+            factor,
+            images.rows,
+            images.columns,
+            !is_constant};
   }
 };
 

@@ -86,15 +86,15 @@ struct OnCpu {
   static constexpr int32_t kTiles[][2] = {{64, 256}, {32, 256}, {32, 128}, {32, 64}};
 
   template <class C, class Pass>
-  static void cut(Pass& pass) {
+  static void cut(Pass& pass, const Tensor&) {
     for (const auto& [height, width] : kTiles) {
       pass.cut(height, width);
       if (pass.scratch() * static_cast<int64_t>(sizeof(C)) <= kMostScratchBytes) return;
     }
   }
   template <class C, class Pass>
-  static void run(Pass pass, const Tensor&) {
-    cut<C>(pass);
+  static void run(Pass pass, const Tensor& like) {
+    cut<C>(pass, like);
     parallel_for(pass.items(), pass.scratch(), [&](int64_t begin, int64_t end) {
       ScratchVector<C> scratch(static_cast<size_t>(pass.scratch()));
       Thread thread;

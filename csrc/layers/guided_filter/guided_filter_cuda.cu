@@ -54,9 +54,8 @@ class Block {
   template <class C>
   __device__ __forceinline__ void store(const C* from, const Box& box, C shift, const StoredView<C, 4>& to, int64_t n,
                                         int64_t c) const {
-    cells(box.rows, box.columns, [&](int32_t r, int32_t w) {
-      write(to.at(n, c, box.y + r, box.x + w), from[r * box.pitch + w] + shift);
-    });
+    cells(box.rows, box.columns,
+          [&](int32_t r, int32_t w) { write(to.at(n, c, box.y + r, box.x + w), from[r * box.pitch + w] + shift); });
   }
   template <class Body>
   __device__ __forceinline__ double sum(int32_t rows, int32_t width, const Body& body) const {
@@ -93,7 +92,8 @@ struct OnCuda {
   static constexpr int32_t kTiles[][2] = {{32, 64}, {16, 64}, {16, 32}, {8, 32}}, kLargest[2] = {64, 64};
 
   template <class C, class Pass>
-  static void cut(Pass& pass) {
+  static void cut(Pass& pass, const Tensor& like) {
+    const DeviceOf device(like);
     const int64_t limit = shared_memory_limit();
     for (const int64_t room : {limit / 4, limit}) {
       for (const auto& [height, width] : kTiles) {
@@ -106,7 +106,7 @@ struct OnCuda {
   template <class C, class Pass>
   static void run(Pass pass, const Tensor& like) {
     const DeviceOf device(like);
-    cut<C>(pass);
+    cut<C>(pass, like);
     for_blocks_with_scratch<C>(pass.items(), pass.scratch(), kThreads, like,
                                [&](int64_t first, const Blocks& blocks, C* global) {
                                  launch(Pass::kName, tile_kernel<C, Pass>, device, blocks, pass, first, global);

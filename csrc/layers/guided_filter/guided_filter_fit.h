@@ -1,6 +1,6 @@
-// The passes that fit the input by the guidance in each window, and that take gradients of a fit back to its moments.
+// The fits of the input by the guidance in the windows of a tile.
 //
-// In order of appearance: Images; elimination; FitPass; SpreadPass.
+// In order of appearance: Images; elimination; Fit.
 #pragma once
 
 #include "abi/view.h"
@@ -170,9 +170,7 @@ struct Fit {
   HANDGRAD_MATH Planes<N> fit_of(int32_t i) const {
     return {buffers.moments[layout.pair_with(i, 0)], buffers.moments.size};
   }
-  HANDGRAD_MATH int64_t first_pixel() const {
-    return tile.rows.first * images.columns.size + tile.columns.first;
-  }
+  HANDGRAD_MATH int64_t first_pixel() const { return tile.rows.first * images.columns.size + tile.columns.first; }
   HANDGRAD_TEAM Elimination<Team, N> elimination(int32_t begin, int32_t end) const {
     return {team, layout, buffers.moments, buffers.free[0], images.eps.template of<N>(n), begin, end};
   }
@@ -243,57 +241,6 @@ struct Fit {
       team.put(first + at, from.first[i]);
       if constexpr (kIsDual<N>) team.put(first + part + at, from.first[i + from.apart]);
     });
-  }
-};
-
-// ---- passes ---------------------------------------------------------------------------------------------------------
-
-// What both passes know. Items are tiles of all groups of channels of all images.
-template <class N>
-struct FitBase {
-  using C = Plain<N>;
-
-  Images<C> images;
-  int32_t group;
-  Grid grid = {};
-
-  void cut(int32_t height, int32_t width) {
-    grid = {Cut::of(images.rows, height, false, images.border), Cut::of(images.columns, width, false, images.border)};
-  }
-  HANDGRAD_MATH int64_t groups() const { return (images.channels + group - 1) / group; }
-  HANDGRAD_MATH int64_t items() const { return images.batch * groups() * grid.tiles(); }
-  HANDGRAD_MATH int64_t scratch() const {
-    const Layout layout{static_cast<int32_t>(images.guides), group, images.own};
-    return 3 * kParts<N> * layout.room() * grid.plane();
-  }
-};
-
-// The coefficients of all windows: [parts, images, channels, guides + 1, height, width].
-template <class N>
-struct FitPass : FitBase<N> {
-  using C = Plain<N>;
-  using FitBase<N>::images;
-  C* coefficients;
-
-  static constexpr const char* kName = "guided_filter_fit";
-
-  template <class Team>
-  HANDGRAD_TEAM void operator()(Team& team, C* scratch, int64_t item) const {
-    Fit<Team, N> fit(team, images, this->grid, this->group, scratch, item);
-    fit.make();
-    team.sync();
-    const int64_t area = images.area(), part = images.batch * images.fits() * area;
-    HANDGRAD_ROLLED
-    for (int32_t i = 0; i < fit.layout.inputs; ++i) {
-      C* const to = coefficients + (fit.n * images.channels + fit.c + i) * (images.guides + 1) * area;
-      HANDGRAD_ROLLED
-      for (int32_t k = 0; k < fit.layout.guides; ++k) fit.store(fit.fit_of(i)[k], to + k * area, part);
-      const Plane<N> constant = fit.buffers.free[0];
-      fit.make_constant(i, 0, fit.tile.count(), constant);
-      team.sync();
-      fit.store(constant, to + images.guides * area, part);
-      team.sync();
-    }
   }
 };
 

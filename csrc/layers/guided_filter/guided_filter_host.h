@@ -173,8 +173,13 @@ struct Round {
   }
   template <class Family>
   void sum(bool back, int64_t planes, const Family& family, const Tensor& to) const {
-    MeansPass<C, Family> pass{images.rows, images.columns, images.border, back,
-                              kParts<N> * images.batch * planes, family, to.template mutable_data_ptr<C>()};
+    MeansPass<C, Family> pass{images.rows,
+                              images.columns,
+                              images.border,
+                              back,
+                              kParts<N> * images.batch * planes,
+                              family,
+                              to.template mutable_data_ptr<C>()};
     Device::template run<C>(pass, call.guidance);
   }
   PlaneFamily<C> planes(const Tensor& of) const {
@@ -184,8 +189,7 @@ struct Round {
   // Means of the coefficients that windows are fitted by.
   Tensor means() const {
     const Tensor coefficients = memory(images.fits()), means = memory(images.fits());
-    FitPass<N> fit;
-    fit.images = images, fit.group = group(), fit.coefficients = coefficients.template mutable_data_ptr<C>();
+    FitPass<N> fit{images, group(), false, nullptr, coefficients.template mutable_data_ptr<C>(), nullptr};
     Device::template run<C>(fit, call.guidance);
     sum(false, images.fits(), planes(coefficients), means);
     return means;
@@ -198,16 +202,10 @@ struct Round {
   }
 
   void backward() const {
-    const bool wants_images = operands.grad_guidance || operands.grad_input;
-    SpreadPass<N> spread;
-    spread.images = images, spread.group = group(), spread.wants_guidance = operands.grad_guidance;
+    FitPass<N> spread{images, group(), operands.grad_guidance != nullptr, nullptr, nullptr, nullptr};
+    if (!operands.grad_guidance && !operands.grad_input) return run_spread(spread);
     const int64_t count = spread.planes();
-    const Tensor planes_of_windows = memory(wants_images ? count : 0);
-    spread.spread = wants_images ? planes_of_windows.template mutable_data_ptr<C>() : nullptr;
-    run_spread(spread);
-    if (!wants_images) return;
-    const Tensor summed = memory(count);
-    sum(true, count, planes(planes_of_windows), summed);
+    const Tensor summed = spread_and_summed(spread);
     const Tensor of_coefficients = operands.grad_guidance ? means() : memory(0);
     ComposeGradientsPass<N> pass;
     pass.images = images, pass.planes = count, pass.groups = spread.groups();
@@ -215,11 +213,20 @@ struct Round {
     pass.grad_guidance = to(operands.grad_guidance, first), pass.grad_input = to(operands.grad_input, first);
     Device::template run<C>(pass, call.guidance);
   }
-  void run_spread(SpreadPass<N>& spread) const {
+  Tensor spread_and_summed(FitPass<N>& spread) const {
+    const int64_t count = spread.planes();
+    const Tensor of_windows = memory(count);
+    spread.results = of_windows.template mutable_data_ptr<C>();
+    run_spread(spread);
+    const Tensor summed = memory(count);
+    sum(true, count, planes(of_windows), summed);
+    return summed;
+  }
+  void run_spread(FitPass<N>& spread) const {
     const Tensor slopes = memory(images.fits());
     sum(true, images.fits(), ProductFamily<C>{images}, slopes);
     spread.slopes = slopes.template const_data_ptr<C>();
-    Device::template cut<C>(spread);
+    Device::template cut<C>(spread, call.guidance);
     const int64_t items = operands.grad_eps ? spread.items() : 0;
     const Tensor sums = empty_vector<double>(2 * items, call.guidance);
     spread.sums = operands.grad_eps ? sums.mutable_data_ptr<double>() : nullptr;
@@ -268,7 +275,7 @@ inline void check_all(const Arguments& call) {
   checked<float>(call);
 }
 
-// A device has cut<C>(pass), run<C>(pass, like) and sum_items(…).
+// A device has cut<C>(pass, like), run<C>(pass, like) and sum_items(…).
 template <class Device>
 Tensor value(const Tensor& guidance, const std::optional<Tensor>& input, const std::optional<Tensor>& eps,
              const std::vector<int64_t>& kernel_size, double shared_eps, int64_t border, int64_t subsample) {

@@ -3,7 +3,8 @@
 // Means and covariances of a window are merged from those of its parts, twice as many pixels at a time: nothing is
 // subtracted that is not a difference of means, so no variance is below 0, and that of equal pixels is 0 to the bit.
 //
-// In order of appearance: pixels along an axis; moments of two or three parts; a pivot. N is a number, or a Dual of one.
+// In order of appearance: pixels along an axis; moments of two or three parts; a pivot. N is a number, or a Dual of
+// one.
 #pragma once
 
 #include <limits>
@@ -25,16 +26,18 @@ struct Between {
 struct Axis {
   int64_t full = 1, size = 1;
   int32_t subsample = 1, taps = 1;
+  double scale = 1;  // size / full
 
   static Axis of(int64_t full, int64_t kernel_size, int64_t subsample) {
     const int64_t left = full / subsample, most = subsample < full ? subsample : full;
     // An axis shorter than that keeps one pixel; an empty one none.
     const int64_t size = left > 0 || full == 0 ? left : 1;
     return {full, size, static_cast<int32_t>(subsample < INT32_MAX ? subsample : most),
-            static_cast<int32_t>((kernel_size - 1) / subsample + 1)};
+            static_cast<int32_t>((kernel_size - 1) / subsample + 1),
+            full > 0 ? static_cast<double>(size) / static_cast<double>(full) : 1.0};
   }
   // The axis without windows, of all pixels.
-  HANDGRAD_MATH Axis whole() const { return {full, full, 1, 1}; }
+  HANDGRAD_MATH Axis whole() const { return {full, full}; }
 
   // Of an even window, one more pixel is behind its middle.
   HANDGRAD_MATH int32_t before() const { return (taps - 1) / 2; }
@@ -51,16 +54,14 @@ struct Axis {
   // The index of pixel y among those that are left, or -1.
   HANDGRAD_MATH int64_t index(int64_t y) const {
     if (subsample == 1) return y;
-    const int64_t near = y * size / full;
-    for (int64_t i = near - 1; i <= near + 1; ++i) {
-      if (i >= 0 && i < size && pixel(i) == y) return i;
-    }
-    return -1;
+    // The first that is not before y.
+    const int64_t beyond = size * (2 * y + subsample - 1) - full, next = (beyond + 2 * full - 1) / (2 * full);
+    const int64_t i = beyond <= 0 ? 0 : next < size ? next : size - 1;
+    return pixel(i) == y ? i : -1;
   }
 
   // Enlargement between pixels, torch's bilinear interpolation with align_corners=False.
   HANDGRAD_MATH Between between(int64_t y) const {
-    const double scale = static_cast<double>(size) / static_cast<double>(full);
     const double place = (static_cast<double>(y) + 0.5) * scale - 0.5, from = place > 0 ? place : 0.0;
     const int64_t whole = static_cast<int64_t>(from), low = whole < size ? whole : size - 1;
     return {low, low + 1 < size ? low + 1 : low, from - static_cast<double>(low)};

@@ -61,9 +61,9 @@ struct Planes {
 
 // Positions that a tile takes of an axis, and what they see of it.
 struct Span {
-  int64_t first = 0, inside = 0;      // of the positions, and of those that are pixels
+  int64_t first = 0, inside = 0;  // of the positions, and of those that are pixels
   int32_t count = 0, inside_count = 0;
-  int32_t before = 0, taps = 1;       // a position p sees [p - before, p - before + taps)
+  int32_t before = 0, taps = 1;  // a position p sees [p - before, p - before + taps)
 
   HANDGRAD_MATH int32_t seen() const { return count + taps - 1; }
 };

@@ -57,8 +57,8 @@ HANDGRAD_MATH void merge_pair(const Plane<N>& a, const Plane<N>& b, const Plane<
 }
 template <class N>
 HANDGRAD_MATH void merge_pair(const Plane<N>& a, const Plane<N>& x, const Plane<N>& b, const Plane<N>& u,
-                              const Plane<N>& x_u, const Plane<N>& v, const Plane<N>& x_v,
-                              const Level<Plain<N>>& level, int32_t i, const Plane<N>& to) {
+                              const Plane<N>& x_u, const Plane<N>& v, const Plane<N>& x_v, const Level<Plain<N>>& level,
+                              int32_t i, const Plane<N>& to) {
   const N of_u = u.at(i), of_v = v.at(i);
   to.set(i, merged_covariance(a.at(i), x.at(i), b.at(i), x_u.at(i) - of_u, x_v.at(i) - of_v, u.at(i + level.far) - of_u,
                               v.at(i + level.far) - of_v, level.one, level.many));

@@ -87,6 +87,8 @@ def guided_filter(
             raise RuntimeError(
                 f"{_OP}: {name} must have 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
             )
+    if not input.is_floating_point():
+        raise TypeError(f"{_OP}: input must be float32, float64, bfloat16 or float16; got {dtype_name(input.dtype)}")
     of_images, shared = _checked_eps(_OP, eps, guidance)
     if input is guidance:
         return _guided_filter(guidance, None, of_images, taps, shared, border, step)
@@ -225,9 +227,7 @@ def _mean(image: Tensor, taps: list[int], border: int) -> Tensor:
     return mean
 
 
-def _fits(
-    guidance: Tensor, input: Tensor, taps: list[int], border: int, eps: Any
-) -> tuple[list[Tensor], Tensor]:
+def _fits(guidance: Tensor, input: Tensor, taps: list[int], border: int, eps: Any) -> tuple[list[Tensor], Tensor]:
     """Of each window: a plane of coefficients for each guide, and one of constants, (batch, channels, height, width).
     Pixels less that in the window's middle have the moments that they have, and lose no digits in them."""
     count = taps[0] * taps[1]
