@@ -26,12 +26,15 @@ def reference_in_order(guidance, input, eps=None, **kwargs):
     return reference(guidance, input, eps=eps, **kwargs)
 
 
-def of_itself(input, kernel_size, eps, border_type="reflect", subsample=1):
-    return guided_filter(input, input, kernel_size, eps, border_type, subsample)
+def of_itself(guidance, kernel_size, eps, border_type="reflect", subsample=1):
+    return guided_filter(guidance, guidance, kernel_size, eps, border_type, subsample)
 
 
-def reference_of_itself(input, kernel_size, eps, border_type="reflect", subsample=1):
-    return reference(input, input, kernel_size, eps, border_type, subsample)
+of_itself.__doc__ = guided_filter.__doc__
+
+
+def reference_of_itself(guidance, kernel_size, eps, border_type="reflect", subsample=1):
+    return reference(guidance, guidance, kernel_size, eps, border_type, subsample)
 
 
 # ---- other people's formulas ----------------------------------------------------------------------------------------
@@ -156,9 +159,21 @@ def gradients_of_eps_are_sums_in_double():
 
 # ---- specs -----------------------------------------------------------------------------------------------------------
 
-# Moments of windows are made twice backward, and planes of coefficients are in memory between passes: of one guide and
-# one channel two, forward; twice four and two more backward.
-FACTORS = {"forward": 12, "backward": 20, "double_backward": 30}
+# Planes of coefficients are in memory between passes: of one guide and one channel two, which are written, read, written
+# and read forward; backward ten more, and moments are made twice, of pixels that tiles have in common.
+FACTORS = {"forward": 5.0, "backward": 9.5, "double_backward": 15.5}
+# Of three guides, which are three channels too, there are twelve such planes for three of the image, and nine more back.
+OWN_FACTORS = {"forward": 12.0, "backward": 28.0, "double_backward": 40.0}
+
+# Launches, allocations, waits: of three passes forward, of six backward.
+CALLS = {"forward": (3, 3, 0), "backward": (6, 7, 0), "double_backward": (6, 7, 0)}
+
+
+def between_passes(images, channels, guides, height, width):
+    """Bytes of the planes between passes, all that one call of the backward allocates; and of eps' sums."""
+    fits, returns = channels * (guides + 1), (channels + 3) // 4 * guides * (guides + 3) // 2
+    return 4 * images * height * width * (5 * fits + 2 * returns) + 16 * 1024
+
 
 IMAGE = torch.rand(2, 3, 8, 9)
 NUMBERS = {"eps": 0.05}
@@ -282,6 +297,8 @@ SPEC = OpSpec(
     },
     numel_beyond_int32=an_image_beyond_int32,
     floor_factors=FACTORS,
+    scratch=between_passes(3, 1, 1, 67, 91),
+    device_calls=CALLS,
     onnx=(),
 )
 
@@ -313,6 +330,7 @@ COLOUR_SPEC = OpSpec(
     identities={},
     numel_beyond_int32=an_image_beyond_int32,
     floor_factors=FACTORS,
+    scratch=between_passes(3, 1, 3, 33, 45),
     sums_of_many=gradients_of_eps_are_sums_in_double,
     # That of all images, a number each, for both.
     saves=2 * 3 * 8,
@@ -322,7 +340,7 @@ OWN_SPEC = OpSpec(
     name="guided_filter",
     operator="handgrad::guided_filter",
     function=of_itself,
-    tensors=("input",),
+    tensors=("guidance",),
     reference=reference_of_itself,
     module=None,
     samples=[
@@ -337,7 +355,8 @@ OWN_SPEC = OpSpec(
     bad=[],
     identities={},
     numel_beyond_int32=an_image_beyond_int32,
-    floor_factors=FACTORS,
+    floor_factors=OWN_FACTORS,
+    scratch=between_passes(3, 3, 3, 67, 91),
     onnx=(),
 )
 

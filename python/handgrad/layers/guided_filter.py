@@ -77,7 +77,7 @@ def guided_filter(
     Example:
         >>> step = torch.tensor([0.0, 1.0, 0.0, 9.0, 8.0, 9.0]).view(1, 1, 1, 6)
         >>> guided_filter(step, step, (1, 3), 1.0).flatten().round(decimals=2)
-        tensor([0.5000, 0.5500, 0.6900, 8.3100, 8.4500, 8.5000])
+        tensor([0.3600, 0.7700, 0.2700, 8.7300, 8.2300, 8.6400])
     """
     check_tensor(_OP, "guidance", guidance)
     check_tensor(_OP, "input", input)
@@ -102,7 +102,10 @@ def _checked_numbers(op: str, kernel_size: Any, border_type: Any, subsample: Any
 
 
 def _eps_number(op: str, eps: Any) -> float:
-    check_range(op, "eps", eps, 0.0, FLOAT_MAX, "a finite number of 0 or more, or a tensor")
+    said = "a finite number of 0 or more, or a tensor"
+    if eps is None:
+        raise TypeError(f"{op}: eps must be {said}; got NoneType")
+    check_range(op, "eps", eps, 0.0, FLOAT_MAX, said)
     return float(eps)
 
 
