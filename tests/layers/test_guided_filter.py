@@ -159,10 +159,10 @@ def gradients_of_eps_are_sums_in_double():
 
 # ---- specs -----------------------------------------------------------------------------------------------------------
 
-# Planes of coefficients are in memory between passes: of one guide and one channel two, which are written, read, written
-# and read forward; backward ten more, and moments are made twice, of pixels that tiles have in common.
+# Planes of coefficients are in memory between passes: of one guide and one channel two, which are written, read,
+# written and read forward; backward ten more, and moments are made twice, of pixels that tiles have in common.
 FACTORS = {"forward": 5.0, "backward": 9.5, "double_backward": 15.5}
-# Of three guides, which are three channels too, there are twelve such planes for three of the image, and nine more back.
+# Of three guides that are three channels too there are twelve such planes for three of the image, and nine more back.
 OWN_FACTORS = {"forward": 12.0, "backward": 28.0, "double_backward": 40.0}
 
 # Launches, allocations, waits: of three passes forward, of six backward.

@@ -87,11 +87,11 @@ def guided_filter(
             raise RuntimeError(
                 f"{_OP}: {name} must have 4 dimensions (batch, channels, height, width); got {tuple(image.shape)}"
             )
-    if not input.is_floating_point():
-        raise TypeError(f"{_OP}: input must be float32, float64, bfloat16 or float16; got {dtype_name(input.dtype)}")
     of_images, shared = _checked_eps(_OP, eps, guidance)
     if input is guidance:
         return _guided_filter(guidance, None, of_images, taps, shared, border, step)
+    if not input.is_floating_point():
+        raise TypeError(f"{_OP}: input must be float32, float64, bfloat16 or float16; got {dtype_name(input.dtype)}")
     if guidance.dtype is not input.dtype:
         guidance = as_computed(_OP, "guidance", guidance, "an input", input).to(input.dtype)
     return _guided_filter(guidance, input, of_images, taps, shared, border, step)
