@@ -57,6 +57,7 @@ struct ComposePass : ComposeBase<N, 3> {
   StoredView<C, 4> output;
 
   static constexpr const char* kName = "guided_filter_compose";
+  static constexpr int64_t kPartsOfNumbers = kParts<N>;
 
   template <class Team>
   HANDGRAD_TEAM void operator()(Team& team, C* scratch, int64_t item) const {
@@ -89,6 +90,7 @@ struct ComposeGradientsPass : ComposeBase<N, 3> {
   StoredView<C, 4> grad_guidance, grad_input;
 
   static constexpr const char* kName = "guided_filter_gradients";
+  static constexpr int64_t kPartsOfNumbers = kParts<N>;
 
   template <class Team>
   HANDGRAD_TEAM void operator()(Team& team, C* scratch, int64_t item) const {

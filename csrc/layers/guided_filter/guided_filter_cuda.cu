@@ -8,20 +8,22 @@
 namespace handgrad::guided_filter {
 namespace {
 
+// Of passes of dual numbers half as many, for a thread to have them in registers.
 constexpr int kThreads = 256;
 
+template <int Threads>
 class Block {
  public:
   template <class Body>
   __device__ __forceinline__ void each(int32_t begin, int32_t end, const Body& body) const {
 #pragma unroll 1
-    for (int32_t i = begin + static_cast<int32_t>(threadIdx.x); i < end; i += kThreads) body(i);
+    for (int32_t i = begin + static_cast<int32_t>(threadIdx.x); i < end; i += Threads) body(i);
   }
   template <class Body>
   __device__ __forceinline__ void cells(int32_t rows, int32_t width, const Body& body) const {
     const uint32_t count = static_cast<uint32_t>(rows) * static_cast<uint32_t>(width);
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < count; i += kThreads) {
+    for (uint32_t i = threadIdx.x; i < count; i += Threads) {
       const uint32_t row = i / static_cast<uint32_t>(width);
       body(static_cast<int32_t>(row), static_cast<int32_t>(i - row * static_cast<uint32_t>(width)));
     }
@@ -61,16 +63,16 @@ class Block {
   __device__ __forceinline__ double sum(int32_t rows, int32_t width, const Body& body) const {
     double total = 0;
     cells(rows, width, [&](int32_t r, int32_t w) { total += body(r, w); });
-    return block_sum<kThreads>(total);
+    return block_sum<Threads>(total);
   }
 };
 
 // A block for each item from the first on.
-template <class C, class Pass>
-__global__ void __launch_bounds__(kThreads, kMinBlocks) tile_kernel(const Pass pass, int64_t first, C* global) {
-  HANDGRAD_LAUNCH_BOUNDS(kThreads);
+template <class C, class Pass, int Threads>
+__global__ void __launch_bounds__(Threads, kMinBlocks) tile_kernel(const Pass pass, int64_t first, C* global) {
+  HANDGRAD_LAUNCH_BOUNDS(Threads);
   HANDGRAD_DYNAMIC_SHARED(C, shared);
-  Block block;
+  Block<Threads> block;
   pass(block, global ? global + blockIdx.x * pass.scratch() : shared, first + blockIdx.x);
 }
 
@@ -107,10 +109,11 @@ struct OnCuda {
   static void run(Pass pass, const Tensor& like) {
     const DeviceOf device(like);
     cut<C>(pass, like);
-    for_blocks_with_scratch<C>(pass.items(), pass.scratch(), kThreads, like,
-                               [&](int64_t first, const Blocks& blocks, C* global) {
-                                 launch(Pass::kName, tile_kernel<C, Pass>, device, blocks, pass, first, global);
-                               });
+    constexpr int threads = kThreads / Pass::kPartsOfNumbers;
+    for_blocks_with_scratch<C>(
+        pass.items(), pass.scratch(), threads, like, [&](int64_t first, const Blocks& blocks, C* global) {
+          launch(Pass::kName, tile_kernel<C, Pass, threads>, device, blocks, pass, first, global);
+        });
   }
   static void sum_items(const double* sums, int64_t items, int64_t images, const View<double, 1>& results,
                         const Tensor& like) {

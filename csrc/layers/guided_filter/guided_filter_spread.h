@@ -25,6 +25,7 @@ struct FitPass {
   Grid grid = {};
 
   static constexpr const char* kName = "guided_filter_fit";
+  static constexpr int64_t kPartsOfNumbers = kParts<N>;
 
   void cut(int32_t height, int32_t width) {
     grid = {Cut::of(images.rows, height, false, images.border), Cut::of(images.columns, width, false, images.border)};

@@ -171,6 +171,7 @@ struct MeansPass {
   Grid grid = {};
 
   static constexpr const char* kName = "guided_filter_means";
+  static constexpr int64_t kPartsOfNumbers = 1;
   void cut(int32_t height, int32_t width) {
     grid = {Cut::of(rows, height, back, border), Cut::of(columns, width, back, border)};
   }
