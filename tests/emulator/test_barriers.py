@@ -36,6 +36,9 @@ from handgrad.layers import roi_align, roi_align_rotated, roi_pool, spatial_pyra
 from handgrad.layers import bilateral_filter, correlation, correlation_lookup, grid_sample, layer_norm_2d
 from handgrad.layers import dcnv3, local_response_norm, median_filter, multi_scale_deformable_attention, ps_roi_align
 from handgrad.layers import roi_align, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
+from handgrad.layers import bilateral_filter, correlation, correlation_lookup, grid_sample, layer_norm_2d
+from handgrad.layers import guided_filter, local_response_norm, median_filter, multi_scale_deformable_attention
+from handgrad.layers import ps_roi_align, roi_align, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
 from handgrad.transforms import adjust_colors, adjust_sharpness, adjust_tones, gaussian_blur, paste, resized_crop
@@ -250,6 +253,7 @@ of_weighted = differentiated(lambda x, s: bilateral_filter(x, 5, s, (1.0, 1.5)),
 # Channels of several warps, innermost, and more of them than are added at a time.
 several = random(1, 12, 3, 9).detach().contiguous(memory_format=torch.channels_last).requires_grad_()
 of_reassembled = differentiated(lambda x, m: carafe(x, m, 3, 1, 2), several, random(1, 9, 6, 18))
+of_guided = differentiated(lambda x, s: guided_filter(x, x.flip(3), (3, 5), s), random(1, 2, 20, 70), spread)
 of_medians = differentiated(lambda x: median_filter(x, 3), random(1, 1, 20, 70))
 of_pyramid = differentiated(lambda x: spatial_pyramid_pool_2d(x, (1, 2, 3)), random(1, 40, 17, 19))
 
@@ -269,6 +273,7 @@ calls = {
     "joint_bilateral_filter": of_weighted, "median_filter": of_medians, "spatial_pyramid_pool_2d": of_pyramid,
     "carafe": of_reassembled,
     "filtered_lrelu": of_fused, "filtered_lrelu_cuda.cu": of_fused_matrix,
+    "guided_filter": of_guided,
 }
 expected = {name: call() for name, call in calls.items()}
 

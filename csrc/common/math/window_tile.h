@@ -6,9 +6,11 @@
 #if defined(__CUDACC__)
 #define HANDGRAD_TEAM __device__ __forceinline__
 #define HANDGRAD_UNROLL _Pragma("unroll")
+#define HANDGRAD_ROLLED _Pragma("unroll 1")
 #else
 #define HANDGRAD_TEAM inline
 #define HANDGRAD_UNROLL _Pragma("GCC unroll 8")
+#define HANDGRAD_ROLLED
 #endif
 
 namespace handgrad {

@@ -17,6 +17,7 @@ if TYPE_CHECKING or not lazy.exports(__name__):
     from handgrad.layers.filtered_lrelu import FilteredLReLU, filtered_lrelu
     from handgrad.layers.global_response_norm import GlobalResponseNorm, global_response_norm
     from handgrad.layers.grid_sample import grid_sample
+    from handgrad.layers.guided_filter import GuidedFilter, guided_filter
     from handgrad.layers.joint_bilateral_filter import (
         BilateralFilter,
         JointBilateralFilter,
@@ -58,6 +59,7 @@ __all__ = [
     "FilteredLReLU",
     "GaussianBlur2d",
     "GlobalResponseNorm",
+    "GuidedFilter",
     "JointBilateralFilter",
     "LayerNorm2d",
     "LocalResponseNorm",
@@ -85,6 +87,7 @@ __all__ = [
     "filtered_lrelu",
     "global_response_norm",
     "grid_sample",
+    "guided_filter",
     "joint_bilateral_filter",
     "layer_norm_2d",
     "local_response_norm",
