@@ -127,22 +127,11 @@ struct BestOfWarps {
   }
 };
 
-// Where a choice and a box meet, if they do. Both are proper or of no size: no NaN, for which fmin is not smaller().
-template <class C>
-struct Meeting {
-  C width, height;
-
-  __device__ __forceinline__ Meeting(const Choice<C>& choice, const Box<C>& box)
-      : width(fmin(choice.box.x2, box.x2) - fmax(choice.box.x1, box.x1)),
-        height(fmin(choice.box.y2, box.y2) - fmax(choice.box.y1, box.y1)) {}
-  __device__ __forceinline__ bool is_there() const { return width > 0 && height > 0; }
-};
-
 // Lowers a score by a choice that the box meets.
 template <class C, class Rule>
 __device__ __forceinline__ void lower(const Rule& decay, const Choice<C>& choice, const Box<C>& box,
                                       const Meeting<C>& meeting, C min_score, C& score) {
-  const C shared = rounded_product(meeting.width, meeting.height);
+  const C shared = meeting.area();
   if (!(shared > 0)) return;
   score *= decay.kept_part(shared, union_of(choice.area, area_of(box), shared));
   // Written so that NaN is out.
@@ -186,7 +175,10 @@ struct OwnBoxes {
   template <class Rule>
   static __device__ __forceinline__ void lower_some(const Rule& decay, const Choice<C>& choice, C min_score,
                                                     const Box<C>* boxes, C* scores) {
-    const Meeting<C> meetings[kAtOnce] = {{choice, boxes[0]}, {choice, boxes[1]}, {choice, boxes[2]}, {choice, boxes[3]}};
+    const Meeting<C> meetings[kAtOnce] = {{choice.box, boxes[0]},
+                                          {choice.box, boxes[1]},
+                                          {choice.box, boxes[2]},
+                                          {choice.box, boxes[3]}};
 #pragma unroll
     for (int p = 0; p < kAtOnce; ++p) {
       if (meetings[p].is_there()) lower(decay, choice, boxes[p], meetings[p], min_score, scores[p]);

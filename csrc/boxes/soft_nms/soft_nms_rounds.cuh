@@ -91,7 +91,7 @@ __device__ __forceinline__ void lower_share(const State<C>& state, const Share<C
       const Box<C> box = box_of(load(state.boxes + i));
       for (int which = 0; which < count; ++which) {
         const Choice<C> choice(choices[which]);
-        const Meeting<C> meeting(choice, box);
+        const Meeting<C> meeting(choice.box, box);
         if (meeting.is_there()) lower(decay, choice, box, meeting, min_score, score);
       }
       store(state.scores + i, score);
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kSweepThreads, 1)
     const Box<C> box = box_of(load(state.boxes + i));
     for (int64_t which = before.applied; which < before.chosen; ++which) {
       const Choice<C> choice = state.choice(which);
-      const Meeting<C> meeting(choice, box);
+      const Meeting<C> meeting(choice.box, box);
       if (meeting.is_there()) lower(decay, choice, box, meeting, min_score, score);
     }
     store(state.scores + i, score);
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kSweepThreads, 1)
     for (int64_t i = threadIdx.x; i < state.count; i += kSweepThreads) {
       C score = load(state.scores + i);
       const Box<C> box = box_of(load(state.boxes + i));
-      const Meeting<C> meeting(choice, box);
+      const Meeting<C> meeting(choice.box, box);
       if (meeting.is_there()) {
         lower(decay, choice, box, meeting, min_score, score);
         store(state.scores + i, score);

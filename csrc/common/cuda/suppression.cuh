@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(kSuppressionThreads, kMinBlocks)
   if (sorted.classes) store(sorted.classes + i, load(operands.classes.at(row)));
 }
 
-// The bits of the tiles of a chunk, those on the diagonal and right of it: mask[row * tiles + column tile], both counted
-// from the first of the chunk. Of a tile on the diagonal, only bits of later boxes are set.
+// The bits of the tiles of a chunk, those on the diagonal and right of it: mask[row * kChunkTiles + column tile], both
+// counted from the first of the chunk. Of a tile on the diagonal, only bits of later boxes are set.
 template <class Rule>
 __global__ void __launch_bounds__(kTile, kMinBlocks)
     mask_kernel(Sorted<typename Rule::Number> sorted, Rule rule, int64_t first_tile, int tiles, Word* mask) {
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kTile, kMinBlocks)
       if (rule.suppresses(own, columns[other])) bits |= Word{1} << other;
     }
   }
-  store(mask + (row - first_tile * kTile) * tiles + column_tile - first_tile, bits);
+  store(mask + (row - first_tile * kTile) * kChunkTiles + column_tile - first_tile, bits);
 }
 
 // What of a tile is kept, given what is suppressed from before. `links` has a bit for each box that suppresses another
@@ -141,14 +141,14 @@ __global__ void __launch_bounds__(kSuppressionThreads, kMinBlocks)
   };
   const auto own_diagonal = [&](int tile) {
     const bool there = lane < kTile && tile < tiles && lane < filled(tile);
-    return there ? load(mask + int64_t{tile * kTile + lane} * tiles + tile) : Word{0};
+    return there ? load(mask + (tile * kTile + lane) * kChunkTiles + tile) : Word{0};
   };
-  Word rows[kRowsOfThread];
+  Word rows[kRowsOfThread] = {};
   const auto fetch_rows = [&](int tile) {
-    const Word* const from = mask + int64_t{tile * kTile + group * kRowsOfThread} * tiles + column;
-    const bool there = tile < column && column < tiles;
+    if (tile >= column || column >= tiles) return;
+    const Word* const from = mask + (tile * kTile + group * kRowsOfThread) * kChunkTiles + column;
 #pragma unroll
-    for (int r = 0; r < kRowsOfThread; ++r) rows[r] = there ? load(from + r * tiles) : Word{0};
+    for (int r = 0; r < kRowsOfThread; ++r) rows[r] = load(from + r * kChunkTiles);
   };
   int64_t before = first_tile == 0 ? 0 : load(total);
   Word own = own_diagonal(0);
@@ -172,9 +172,14 @@ __global__ void __launch_bounds__(kSuppressionThreads, kMinBlocks)
     own = own_diagonal(tile + 1);
     __syncthreads();
     before += __popcll(kept);
-    const uint32_t kept_rows = static_cast<uint32_t>(kept >> (group * kRowsOfThread));
+    if (tile < column) {
+      const uint32_t kept_rows = static_cast<uint32_t>(kept >> (group * kRowsOfThread));
+      // All bits of a mask are the bit of a row: there is nothing to choose by.
 #pragma unroll
-    for (int r = 0; r < kRowsOfThread; ++r) suppressed |= kept_rows >> r & 1 ? rows[r] : Word{0};
+      for (int r = 0; r < kRowsOfThread; ++r) {
+        suppressed |= rows[r] & static_cast<Word>(int64_t{static_cast<int32_t>(kept_rows << (31 - r)) >> 31});
+      }
+    }
     fetch_rows(tile + 1);
   }
   if (lane == 0) store(total, before);
@@ -194,18 +199,17 @@ __global__ void __launch_bounds__(kSuppressionThreads, kMinBlocks)
   const int64_t tile = first_tile + blockIdx.x % kBlocksOfChunk * kTilesOfBlock;
   const int64_t first_column = (first_tile + kChunkTiles) * kTile;
   const int64_t column = first_column + int64_t{blockIdx.x / kBlocksOfChunk} * kSuppressionThreads + lane;
-  int filled = 0;
+  int filled = 0, rank = -1;
 #pragma unroll
   for (int which = 0; which < kTilesOfBlock; ++which) {
     const Word kept = load(sorted.kept + tile + which), bit = Word{1} << (lane % kTile);
-    if (which == lane / kTile && (kept & bit)) {
-      const int rank = filled + __popcll(kept & (bit - 1));
-      for (int number = 0; number < kNumbers; ++number) {
-        rows[rank][number] = sorted.value(number, tile * kTile + lane);
-      }
-      if (sorted.classes) classes[rank] = load(sorted.classes + tile * kTile + lane);
-    }
+    if (which == lane / kTile && (kept & bit)) rank = filled + __popcll(kept & (bit - 1));
     filled += __popcll(kept);
+  }
+  if (rank >= 0) {
+    const int64_t row = tile * kTile + lane;
+    for (int number = 0; number < kNumbers; ++number) rows[rank][number] = sorted.value(number, row);
+    if (sorted.classes) classes[rank] = load(sorted.classes + row);
   }
   __syncthreads();
   bool hit = false;
@@ -252,7 +256,7 @@ Tensor kept_boxes(const char* op, const Tensor& boxes,  // [K, numbers]
   const Tensor values = empty_vector<C>(Rule::kNumbers * count, boxes),
                classes = empty_indices(idxs ? count : 0, boxes);
   const Tensor words = empty_indices(3 * tiles, boxes), total = empty_indices(1, boxes);
-  const Tensor mask = empty_indices(most * kTile * most, boxes);
+  const Tensor mask = empty_indices(most * kTile * kChunkTiles, boxes);
   Word* const bits = reinterpret_cast<Word*>(mask.mutable_data_ptr<int64_t>());
   int64_t* const word = words.mutable_data_ptr<int64_t>();
   const Sorted<C> sorted{count,
