@@ -66,7 +66,7 @@ std::tuple<Tensor, Tensor> soft_nms_of(const DeviceOf& device, const Tensor& box
   launch("soft_nms: prepare", prepare_kernel<T>, device, blocks_for(count, kThreads), view<T, 2>(boxes),
          view<T, 1>(scores), min_score, state);
   if (in_rounds) {
-    const int64_t blocks = std::min<int64_t>(kSelectBlocks, (count + kThreads - 1) / kThreads);
+    const int64_t blocks = std::min<int64_t>(kSelectBlocks, (count + kLeastShare - 1) / kLeastShare);
     const SelectionMemory<C> memory{state.boxes + count, score + count, word + 3 + count,
                                     state.final_scores + count, static_cast<int>(kSelected / blocks)};
     choose_in_rounds(device, state, memory, blocks, decay, min_score);

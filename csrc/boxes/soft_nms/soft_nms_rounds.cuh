@@ -15,8 +15,9 @@ namespace handgrad::soft_nms {
 namespace {
 
 constexpr int kSweepThreads = 1024;
-// Blocks that select, at most, and boxes that they select together: few for each thread of the block that chooses.
-constexpr int kSelectBlocks = 128, kSelected = 2048;
+// Blocks that select, at most, boxes that each has at least, and boxes that they select together: few for each thread
+// of the block that chooses.
+constexpr int kSelectBlocks = 128, kLeastShare = 512, kSelected = 2048;
 constexpr int kChoicesOfRound = 128;
 
 template <class C>

@@ -61,6 +61,19 @@ struct Operands {
   const int64_t* order;            // [K]
 };
 
+// Scores as torch's sort is to see them. On devices it goes by the bits of more than a few numbers, and a NaN with its
+// sign set, which is what processors make of 0 / 0, comes last then: https://github.com/pytorch/pytorch/issues/190781.
+template <class T>
+__global__ void __launch_bounds__(kSuppressionThreads, kMinBlocks)
+    keys_kernel(View<const T, 1> scores, int64_t count, T* keys) {
+  HANDGRAD_LAUNCH_BOUNDS(kSuppressionThreads);
+  using C = Compute<T>;
+  const int64_t i = int64_t{blockIdx.x} * kSuppressionThreads + threadIdx.x;
+  if (i >= count) return;
+  const C score = widen(load(scores.at(i)));
+  store(keys + i, narrow<T>(score != score ? std::numeric_limits<C>::quiet_NaN() : score));
+}
+
 template <class T, class Rule>
 __global__ void __launch_bounds__(kSuppressionThreads, kMinBlocks)
     sort_boxes_kernel(Operands<T> operands, Sorted<typename Rule::Number> sorted, Rule rule) {
@@ -250,7 +263,11 @@ Tensor kept_boxes(const char* op, const Tensor& boxes,  // [K, numbers]
   using C = typename Rule::Number;
   const int64_t count = boxes.size(0);
   const DeviceOf device(boxes);
-  const Tensor order = decreasing_order(scores);
+  const auto named = [&](const char* step) { return std::string(op) + ": " + step; };
+  const Tensor keys = empty_contiguous(scores.sizes(), scores);
+  launch(named("keys").c_str(), keys_kernel<T>, device, blocks_for(count, kSuppressionThreads), view<T, 1>(scores),
+         count, keys.mutable_data_ptr<T>());
+  const Tensor order = decreasing_order(keys);
   const int64_t tiles = (count + kTile - 1) / kTile;
   const int64_t most = std::min<int64_t>(tiles, kChunkTiles);
   const Tensor values = empty_vector<C>(Rule::kNumbers * count, boxes),
@@ -267,7 +284,6 @@ Tensor kept_boxes(const char* op, const Tensor& boxes,  // [K, numbers]
                          reinterpret_cast<Word*>(word + tiles),
                          word + 2 * tiles};
   const Operands<T> operands{view<T, 2>(boxes), view<int64_t, 1>(idxs), order.const_data_ptr<int64_t>()};
-  const auto named = [&](const char* step) { return std::string(op) + ": " + step; };
   launch(named("sort_boxes").c_str(), sort_boxes_kernel<T, Rule>, device, blocks_for(count, kSuppressionThreads),
          operands, sorted, rule);
   for (int64_t tile = 0; tile < tiles; tile += kChunkTiles) {
