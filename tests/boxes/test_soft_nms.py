@@ -227,7 +227,7 @@ def test_more_boxes_than_a_block_of_threads_holds(method):
 
 
 def test_of_many_boxes_few_scores_are_high_enough():
-    """Rounds that are launched after the last choice do nothing; zeros of either sign are equal, and chosen in order."""
+    """Rounds launched after the last choice do nothing; zeros of either sign are equal, and chosen in order."""
     scores = scores_of(3000)
     places, _ = equals_the_reference(boxes_of(3000, 300.0), scores, min_score=0.99)
     assert 0 < len(places) < 31

@@ -80,7 +80,7 @@ def of_nms():
 def of_soft_nms():
     return soft_nms(overlapping, logits[:300].sigmoid(), min_score=0.3)
 
-# More boxes than a block holds, two for each thread that selects; more choices in a round than such a block has threads.
+# More boxes than a block holds, two for each thread that selects; more choices in a round than a block has threads.
 scattered = 8 * torch.rand(4500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 def of_rounds():
     return soft_nms(torch.cat([scattered, scattered + 0.2], 1)[:2100], logits[:2100].sigmoid(), min_score=0.3)

@@ -32,8 +32,7 @@ template <class C, class Rule>
 void choose_in_rounds(const DeviceOf& device, const State<C>& state, const SelectionMemory<C>& memory, int64_t blocks,
                       const Rule& decay, C min_score) {
   const int bounds = static_cast<int>(blocks);
-  const Selection<C> set{memory.boxes,  memory.scores, memory.indices, bounds * memory.of_block,
-                         memory.bounds, bounds};
+  const Selection<C> set{memory.boxes, memory.scores, memory.indices, bounds * memory.of_block, memory.bounds, bounds};
   for (int64_t due = 0; due < state.count;) {
     due = std::min(due + kChoicesOfRound, state.count);
     launch("soft_nms: select", select_kernel<C, Rule>, device, {blocks, kThreads}, state, memory, decay, min_score);
@@ -57,18 +56,14 @@ std::tuple<Tensor, Tensor> soft_nms_of(const DeviceOf& device, const Tensor& box
   C* const value = values.template mutable_data_ptr<C>();
   int64_t* const word = words.mutable_data_ptr<int64_t>();
   C* const score = value + 4 * (count + selected);
-  const State<C> state{reinterpret_cast<Corners<C>*>(value),
-                       score,
-                       word + 3,
-                       score + count + selected,
-                       reinterpret_cast<Progress*>(word),
-                       count};
+  const State<C> state{reinterpret_cast<Corners<C>*>(value), score, word + 3, score + count + selected,
+                       reinterpret_cast<Progress*>(word),    count};
   launch("soft_nms: prepare", prepare_kernel<T>, device, blocks_for(count, kThreads), view<T, 2>(boxes),
          view<T, 1>(scores), min_score, state);
   if (in_rounds) {
     const int64_t blocks = std::min<int64_t>(kSelectBlocks, (count + kLeastShare - 1) / kLeastShare);
-    const SelectionMemory<C> memory{state.boxes + count, score + count, word + 3 + count,
-                                    state.final_scores + count, static_cast<int>(kSelected / blocks)};
+    const SelectionMemory<C> memory{state.boxes + count, score + count, word + 3 + count, state.final_scores + count,
+                                    static_cast<int>(kSelected / blocks)};
     choose_in_rounds(device, state, memory, blocks, decay, min_score);
   } else if (count <= kFew * kThreads) {
     choose_of_all<kFew>(device, state, decay, min_score);

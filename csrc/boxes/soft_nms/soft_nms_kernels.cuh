@@ -175,10 +175,8 @@ struct OwnBoxes {
   template <class Rule>
   static __device__ __forceinline__ void lower_some(const Rule& decay, const Choice<C>& choice, C min_score,
                                                     const Box<C>* boxes, C* scores) {
-    const Meeting<C> meetings[kAtOnce] = {{choice.box, boxes[0]},
-                                          {choice.box, boxes[1]},
-                                          {choice.box, boxes[2]},
-                                          {choice.box, boxes[3]}};
+    const Meeting<C> meetings[kAtOnce] = {
+        {choice.box, boxes[0]}, {choice.box, boxes[1]}, {choice.box, boxes[2]}, {choice.box, boxes[3]}};
 #pragma unroll
     for (int p = 0; p < kAtOnce; ++p) {
       if (meetings[p].is_there()) lower(decay, choice, boxes[p], meetings[p], min_score, scores[p]);

@@ -135,8 +135,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 
 // One block: the choices that are due and were not made, each from all boxes.
 template <class C, class Rule>
-__global__ void __launch_bounds__(kSweepThreads, 1)
-    sweep_kernel(State<C> state, Rule decay, C min_score, int64_t due) {
+__global__ void __launch_bounds__(kSweepThreads, 1) sweep_kernel(State<C> state, Rule decay, C min_score, int64_t due) {
   HANDGRAD_LAUNCH_BOUNDS(kSweepThreads);
   const Progress before = load(state.progress);
   if (before.finished || before.chosen >= due) return;

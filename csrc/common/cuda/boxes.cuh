@@ -19,8 +19,8 @@ __device__ __forceinline__ Box<Compute<T>> load_proper_box(const View<const T, 2
   return {C(0), C(0), C(0), C(0)};
 }
 
-// Where two boxes meet, if they do: extents of their intersection. Both boxes are proper or of no size, so that none has
-// NaN for a corner, for which the device's own minimum is not smaller().
+// Where two boxes meet, if they do: extents of their intersection. Both boxes are proper or of no size, so that none
+// has NaN for a corner, for which the device's own minimum is not smaller().
 template <class C>
 struct Meeting {
   C width, height;

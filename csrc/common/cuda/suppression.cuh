@@ -3,9 +3,10 @@
 // Boxes are put in the order of their scores, and worked off in chunks. For the pairs of a chunk a bit says whether the
 // earlier suppresses the later: a block of threads fills a tile of 64 x 64 of them, each thread a row of 64 bits. One
 // more block then goes through the boxes of the chunk in order, 64 at a time: one of its threads decides among the 64,
-// and all together mark what those that were kept suppress later on. What is kept of the chunk is held against the boxes
-// of all later chunks by many blocks at once; no bits of these pairs are needed, and what is suppressed already is left
-// out. Nothing of this leaves the device; only how many are kept is read by the host, because the result has that size.
+// and all together mark what those that were kept suppress later on. What is kept of the chunk is held against the
+// boxes of all later chunks by many blocks at once; no bits of these pairs are needed, and what is suppressed already
+// is left out. Nothing of this leaves the device; only how many are kept is read by the host, because the result has
+// that size.
 //
 // A rule is
 //
