@@ -164,8 +164,8 @@ SPEC = OpSpec(
         "threshold_one": threshold_one_keeps_all,
     },
     numel_beyond_int32=pairs_beyond_int32,
-    # In order, pairs, the pass over them, indices; and a sort.
-    device_calls={"forward": (4, 8, 1)},
+    # Keys and a sort; boxes in order, pairs, the pass over them, indices.
+    device_calls={"forward": (5, 9, 1)},
     not_applicable=NOT_APPLICABLE,
     # Every box is held against those after it, tile by tile, from the cache as a rule: 32 times for the large sample.
     floor_factors={"forward": 33.0},

@@ -126,8 +126,8 @@ SPEC = OpSpec(
     ],
     identities={"apart": apart_boxes_are_sorted, "by_hand": two_boxes_by_hand, "fall": scores_fall_and_scale},
     numel_beyond_int32=boxes_beyond_int32,
-    # Choices, and a copy of as many as there are.
-    device_calls={"forward": (2, 4, 1)},
+    # What the choices are made from, the choices, and a copy of as many as there are.
+    device_calls={"forward": (3, 4, 1)},
     not_applicable={
         3: "a choice has no derivative, and the scores returned are for ranking detections",
         9: "how many boxes are returned depends on the values, and vmap's results must have one size: it is refused "
@@ -201,13 +201,40 @@ def test_covered_boxes_end_at_zero():
     assert soft_nms(boxes, scores)[0].tolist() == [2]
 
 
+def equals_the_reference(boxes, scores, **parameters):
+    ours, theirs = (function(boxes, scores, **parameters) for function in (soft_nms, reference))
+    assert torch.equal(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1])
+    return ours
+
+
 def test_more_choices_than_a_launch_makes():
-    """A device makes 1,024 in a launch; the next goes on where the last has ended, also where nothing is left to do."""
-    for count, min_score in ((1024, 0.0), (1025, 0.0), (1100, 0.0), (1100, 0.3)):
-        boxes, scores = boxes_of(count, spread=300.0), scores_of(count)
-        ours, theirs = (function(boxes, scores, min_score=min_score) for function in (soft_nms, reference))
-        assert torch.equal(ours[0], theirs[0])
-        torch.testing.assert_close(ours[1], theirs[1])
+    """A device makes 4,096 in a launch; the next goes on where the last has ended, also where nothing is left to do."""
+    for count, min_score in ((4096, 0.0), (4097, 0.0), (4200, 0.5)):
+        equals_the_reference(boxes_of(count, spread=600.0).float(), scores_of(count).float(), min_score=min_score)
+
+
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+def test_more_boxes_than_a_block_of_threads_holds(method):
+    """A device's block holds 2,048 boxes of doubles: of more, it chooses among the best, which all blocks select, round
+    after round. Where boxes are crowded, few of these are the next; where all scores are equal, none is known to be."""
+    for count, spread, min_score in ((2048, 300.0, 0.5), (2049, 300.0, 0.0), (2500, 60.0, 0.1), (2500, 5.0, 0.01)):
+        equals_the_reference(boxes_of(count, spread), scores_of(count), min_score=min_score, method=method)
+    equal = torch.full((2100,), 0.75, dtype=torch.float64)
+    places, _ = equals_the_reference(boxes_of(2100, 1e6), equal, method=method)
+    assert places.tolist() == list(range(2100))
+    equals_the_reference(boxes_of(2100, 100.0), equal, min_score=0.4, method=method)
+
+
+def test_of_many_boxes_few_scores_are_high_enough():
+    """Rounds launched after the last choice do nothing; zeros of either sign are equal, and chosen in order."""
+    scores = scores_of(3000)
+    places, _ = equals_the_reference(boxes_of(3000, 300.0), scores, min_score=0.99)
+    assert 0 < len(places) < 31
+    assert len(equals_the_reference(boxes_of(3000), torch.full_like(scores, NAN))[0]) == 0
+    zeros = torch.zeros(2100, dtype=torch.float64)
+    zeros[::2] = -0.0
+    assert equals_the_reference(boxes_of(2100), zeros, min_score=0.0)[0].tolist() == list(range(2100))
 
 
 def test_the_inputs_are_left_alone():

@@ -98,6 +98,14 @@ def of_nms():
 def of_soft_nms():
     return soft_nms(overlapping, logits[:300].sigmoid(), min_score=0.3)
 
+# More boxes than a block holds, two for each thread that selects; more choices in a round than a block has threads.
+scattered = 8 * torch.rand(4500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+def of_rounds():
+    return soft_nms(torch.cat([scattered, scattered + 0.2], 1)[:2100], logits[:2100].sigmoid(), min_score=0.3)
+# More boxes than a chunk has.
+def of_chunks():
+    return (nms(torch.cat([scattered, scattered + 0.2], 1), logits[:4500], 0.3),)
+
 # More than one block of rows and of columns.
 few = overlapping[:40].clone().requires_grad_()
 def of_pairs():
@@ -262,6 +270,7 @@ calls = {
     "local_response_norm": of_norm(2, 40, 9), "sigmoid_focal_loss": of_sum, "roi_align": of_boxes,
     "roi_align_rotated": of_turned,
     "local_response_norm_slabs": slabs_in_turn, "nms": of_nms, "soft_nms": of_soft_nms, "box_iou": of_pairs,
+    "soft_nms_rounds": of_rounds, "suppression": of_chunks,
     "resized_crop": of_crop, "adjust_colors": of_colours, "adjust_tones": of_tones,
     "sampled_groups": of_attention, "sampled_groups_reach": of_window,
     "softmax_focal_loss": of_rows, "overlap_sums": of_overlaps,

@@ -20,7 +20,9 @@ struct CornersRule {
     numbers[0] = box.x1, numbers[1] = box.y1, numbers[2] = box.x2, numbers[3] = box.y2;
   }
   __device__ bool suppresses(const C* a, const C* b) const {
-    const C shared = intersection_of(Box<C>{a[0], a[1], a[2], a[3]}, Box<C>{b[0], b[1], b[2], b[3]});
+    const Meeting<C> meeting(Box<C>{a[0], a[1], a[2], a[3]}, Box<C>{b[0], b[1], b[2], b[3]});
+    if (!meeting.is_there()) return false;
+    const C shared = meeting.area();
     const C whole = union_of(a[4], b[4], shared);
     return rule.may(shared, whole) && rule.decides(shared, whole);
   }

@@ -16,7 +16,8 @@ struct Decay {
   HANDGRAD_MATH C kept_part(C intersection, C whole) const {
     const C iou = intersection / whole;
     if constexpr (Gaussian) {
-      return exp(-(iou * iou) / sigma);
+      // Scores never rise: devices choose among a few boxes and rely on it, and their exp is an approximation.
+      return smaller(C(1), C(exp(-(iou * iou) / sigma)));
     } else {
       return iou >= iou_threshold ? 1 - iou : C(1);
     }

@@ -19,4 +19,17 @@ __device__ __forceinline__ Box<Compute<T>> load_proper_box(const View<const T, 2
   return {C(0), C(0), C(0), C(0)};
 }
 
+// Where two boxes meet, if they do: extents of their intersection. Both boxes are proper or of no size, so that none
+// has NaN for a corner, for which the device's own minimum is not smaller().
+template <class C>
+struct Meeting {
+  C width, height;
+
+  __device__ __forceinline__ Meeting(const Box<C>& a, const Box<C>& b)
+      : width(fmin(a.x2, b.x2) - fmax(a.x1, b.x1)), height(fmin(a.y2, b.y2) - fmax(a.y1, b.y1)) {}
+  __device__ __forceinline__ bool is_there() const { return width > 0 && height > 0; }
+  // If it is there: as intersection_of has it.
+  __device__ __forceinline__ C area() const { return rounded_product(width, height); }
+};
+
 }  // namespace handgrad

@@ -64,13 +64,9 @@ inline int64_t device_attribute(cudaDeviceAttr attribute, const char* what) {
 
 }  // namespace detail
 
-// Of the current device: how many bytes of shared memory a block may ask for, how many its second-level cache holds,
-// and how many threads can run at once.
+// Of the current device: how many bytes of shared memory a block may ask for, and how many threads can run at once.
 inline int64_t shared_memory_limit() {
   return detail::device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, "shared memory limit");
-}
-inline int64_t l2_cache_bytes() {
-  return detail::device_attribute(cudaDevAttrL2CacheSize, "size of the second-level cache");
 }
 inline int64_t threads_at_once() {
   return detail::device_attribute(cudaDevAttrMultiProcessorCount, "number of multiprocessors") *
