@@ -28,17 +28,10 @@ import importlib.util, json, sys
 import torch
 from handgrad import _library
 from handgrad.boxes import box_iou, nms, soft_nms, weighted_boxes_fusion
-from handgrad.layers import bilateral_filter, carafe, correlation, correlation_lookup, grid_sample, layer_norm_2d
-from handgrad.layers import bilateral_filter, correlation, correlation_lookup, filtered_lrelu, grid_sample
-from handgrad.layers import layer_norm_2d
-from handgrad.layers import local_response_norm, median_filter, multi_scale_deformable_attention, ps_roi_align
-from handgrad.layers import roi_align, roi_align_rotated, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
-from handgrad.layers import bilateral_filter, correlation, correlation_lookup, grid_sample, layer_norm_2d
-from handgrad.layers import dcnv3, local_response_norm, median_filter, multi_scale_deformable_attention, ps_roi_align
-from handgrad.layers import roi_align, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
-from handgrad.layers import bilateral_filter, correlation, correlation_lookup, grid_sample, layer_norm_2d
-from handgrad.layers import guided_filter, local_response_norm, median_filter, multi_scale_deformable_attention
-from handgrad.layers import ps_roi_align, roi_align, roi_pool, spatial_pyramid_pool_2d, upfirdn2d
+from handgrad.layers import bilateral_filter, carafe, correlation, correlation_lookup, dcnv3, filtered_lrelu
+from handgrad.layers import grid_sample, guided_filter, layer_norm_2d, local_response_norm, median_filter
+from handgrad.layers import multi_scale_deformable_attention, ps_roi_align, roi_align, roi_align_rotated, roi_pool
+from handgrad.layers import spatial_pyramid_pool_2d, upfirdn2d
 from handgrad.losses import lovasz_softmax_loss, margin_softmax_loss, overlap_sums, sigmoid_focal_loss
 from handgrad.losses import softmax_focal_loss, ssim
 from handgrad.transforms import adjust_colors, adjust_sharpness, adjust_tones, gaussian_blur, paste, resized_crop
