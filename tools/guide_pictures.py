@@ -152,6 +152,56 @@ def _draw_attention(ax: Axes) -> None:
     ax.legend(fontsize=8, loc="lower left")
 
 
+def draw_reconstruction() -> None:
+    figure, axes = plt.subplots(1, 5, figsize=(18, 4.0), layout="constrained")
+    _draw_roi_align_rotated(axes[0], axes[1])
+    _draw_softsplat(axes[2])
+    _draw_guided_filter(axes[3], axes[4])
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
+    save(figure, DOCS / "layers/reconstruction.png")
+
+
+def _draw_roi_align_rotated(image_ax: Axes, pooled_ax: Axes) -> None:
+    image, box = discs(48), torch.tensor([[0.0, 26.5, 26.5, 40.0, 18.0, -42.0]])
+    bins, samples = (6, 13), 2
+    image_ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1.2)
+    # A map of the coordinates shows where each bin looks: their averages are its middle.
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
+    middles = layers.roi_align_rotated(torch.stack([x, y])[None], box, bins, sampling_ratio=samples)[0]
+    image_ax.scatter(*middles.flatten(1), s=4, color="tab:red")
+    image_ax.set_title("roi_align_rotated: the bins of a box,")
+    pooled = layers.roi_align_rotated(image, box, bins, sampling_ratio=samples)
+    pooled_ax.imshow(pooled[0, 0], cmap="gray", vmin=0, vmax=1.2)
+    pooled_ax.set_title("and what they hold")
+
+
+def _draw_softsplat(ax: Axes) -> None:
+    """Two discs that move, one over the other: what is nearer has the larger metric. Where nothing arrives is red."""
+    image = discs(48)
+    is_small = (image > 0.05) & (torch.arange(48) + torch.arange(48)[:, None] > 51)
+    is_large = (image > 0.05) & ~is_small
+    flow = torch.zeros(1, 2, 48, 48)
+    flow[:, 0] = torch.where(is_small[0], -12.0, torch.where(is_large[0], 6.0, 0.0))
+    metric = torch.where(is_small, 8.0, torch.where(is_large, 4.0, 0.0))
+    warped = layers.softsplat(image, flow, metric, mode="softmax")
+    arrived = layers.softsplat(torch.ones_like(image), flow, None, mode="sum")
+    picture = warped[0].expand(3, -1, -1).clamp(0, 1.2).clone() / 1.2
+    holes = arrived[0, 0] == 0
+    picture[:, holes] = torch.tensor([0.84, 0.15, 0.16])[:, None]
+    ax.imshow(picture.permute(1, 2, 0))
+    ax.set_title("softsplat: discs that moved, holes in red")
+
+
+def _draw_guided_filter(noisy_ax: Axes, filtered_ax: Axes) -> None:
+    image = discs(48)
+    noisy = image + 0.25 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    noisy_ax.imshow(noisy[0, 0], cmap="gray", vmin=-0.2, vmax=1.2)
+    noisy_ax.set_title("guided_filter: an image with noise,")
+    filtered_ax.imshow(layers.guided_filter(image, noisy, 7, 1e-2)[0, 0], cmap="gray", vmin=-0.2, vmax=1.2)
+    filtered_ax.set_title("and guided by one without")
+
+
 def draw_pointwise() -> None:
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     x = torch.linspace(-4, 4, 401, requires_grad=True)
@@ -179,7 +229,7 @@ def draw_pointwise() -> None:
 
 
 def main() -> None:
-    for draw in (draw_matrices, draw_suppression, draw_sampling, draw_pointwise):
+    for draw in (draw_matrices, draw_suppression, draw_sampling, draw_reconstruction, draw_pointwise):
         draw()
 
 
