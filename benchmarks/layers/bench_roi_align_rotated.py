@@ -47,7 +47,7 @@ def _gathered(image: Tensor, boxes: Tensor, sampling: int) -> Tensor:
     y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
     top, left = y.detach().floor(), x.detach().floor()
     number = boxes[:, 0].long()[:, None, None]
-    samples = 0
+    samples = image.new_zeros(())
     for row, of_row in ((top, 1 - y + top), ((top + 1).clamp(max=height - 1), y - top)):
         for column, of_column in ((left, 1 - x + left), ((left + 1).clamp(max=width - 1), x - left)):
             weight = of_row * of_column * inside
