@@ -53,8 +53,9 @@ def filtered_lrelu(
     .. math:: y = D\big(\min(\max(gain \cdot lrelu(U(x + b)),\ -clamp),\ clamp)\big)
 
     U inserts ``up - 1`` zeros behind each sample, pads or crops, convolves with ``fu`` and multiplies by ``up ** 2``,
-    which keeps the size of samples; D convolves with ``fd`` and keeps every ``down``-th sample. The image at the high rate is never stored, neither here nor in the
-    derivatives, which are such passes too; the signs that these need are computed again from ``x``.
+    which keeps the size of samples; D convolves with ``fd`` and keeps every ``down``-th sample. The image at the high
+    rate is never stored, neither here nor in the derivatives, which are such passes too; the signs that these need are
+    computed again from ``x``.
 
     Arguments, argument forms and values of StyleGAN's function of this name; beyond it: filters and rates of any size,
     forward mode, bfloat16 and float64 on every device, and nothing that is compiled at the first call.
