@@ -53,9 +53,9 @@ def filtered_lrelu(
     .. math:: y = D\big(\min(\max(gain \cdot lrelu(U(x + b)),\ -clamp),\ clamp)\big)
 
     U inserts ``up - 1`` zeros behind each sample, pads or crops, convolves with ``fu`` and multiplies by ``up ** 2``,
-    which keeps the size of samples; D convolves with ``fd`` and keeps every ``down``-th sample, both as
-    :func:`handgrad.layers.upfirdn2d` has them. The image at the high rate is never stored, neither here nor in the
-    derivatives, which are such passes too; the signs that these need are computed again from ``x``.
+    which keeps the size of samples; D convolves with ``fd`` and keeps every ``down``-th sample. The image at the high
+    rate is never stored, neither here nor in the derivatives, which are such passes too; the signs that these need are
+    computed again from ``x``.
 
     Arguments, argument forms and values of StyleGAN's function of this name; beyond it: filters and rates of any size,
     forward mode, bfloat16 and float64 on every device, and nothing that is compiled at the first call.
@@ -102,7 +102,7 @@ def _checked_filter(name: str, filter: Any, x: Tensor) -> Tensor:
     if filter.requires_grad and torch.is_grad_enabled():
         raise TypeError(
             f"{_OP}: {name} must not require a gradient, which there is none with respect to filters; pass "
-            f"{name}.detach(), or compose upfirdn2d, whose filter has one, and bias_act; got one that requires it"
+            f"{name}.detach(), or compose the steps, of which those that resample have one; got one that requires it"
         )
     if not x.is_floating_point():
         return filter  # the kernel says what it wants of x
