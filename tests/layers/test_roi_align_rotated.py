@@ -338,7 +338,9 @@ SPEC = OpSpec(
         # A coordinate of 40 pixels is rounded by 4e-6, and its distance from a pixel, a weight, is wrong by as much.
         torch.float32: (1.3e-5, 1e-4),
     },
-    floor_factors={"forward": 1.9, "backward": 2.6, "double_backward": 3.7},
+    # Samples of a bin share corners, boxes share pixels, tiles share the bins that lie across their edges, and each is
+    # read for itself, from the cache as a rule: 2.37, 3.74 and 5.67 times.
+    floor_factors={"forward": 2.5, "backward": 3.9, "double_backward": 5.9},
 )
 
 test_matrix = matrix(SPEC)
