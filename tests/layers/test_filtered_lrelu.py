@@ -219,6 +219,13 @@ SPEC = OpSpec(
     },
     # Filters in the type that is computed in, and those that None stands for.
     saves=128,
+    # Along directions of x and b: grad_output is not read, and what is zeros is no kernel's.
+    floor=lambda sample: {
+        "double_backward": 4
+        * (2 * sum(t.numel() for t in sample.tensors) + steps(sample.tensors[0], **sample.kwargs).numel())
+    },
+    # What windows of a tile reach beyond it.
+    floor_factors={"forward": 1.2, "backward": 1.2, "double_backward": 1.2},
     # The sums of tiles, for the bias' gradient, and what adds them.
     device_calls={"backward": (2, 3, 0)},
 )
