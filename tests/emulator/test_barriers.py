@@ -91,10 +91,10 @@ def of_nms():
 def of_soft_nms():
     return soft_nms(overlapping, logits[:300].sigmoid(), min_score=0.3)
 
-# More boxes than a block holds, two for each thread that selects; more choices in a round than a block has threads.
+# More boxes than a round selects, two for each thread that does; more choices in a round than a block has threads.
 places_apart = 8 * torch.rand(4500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 def of_rounds():
-    return soft_nms(torch.cat([places_apart, places_apart + 0.2], 1)[:2100], logits[:2100].sigmoid(), min_score=0.3)
+    return soft_nms(torch.cat([places_apart, places_apart + 0.2], 1), logits[:4500].sigmoid(), min_score=0.3)
 # More boxes than a chunk has.
 def of_chunks():
     return (nms(torch.cat([places_apart, places_apart + 0.2], 1), logits[:4500], 0.3),)
