@@ -169,7 +169,7 @@ def _draw_roi_align_rotated(image_ax: Axes, pooled_ax: Axes) -> None:
     # A map of the coordinates shows where each bin looks: their averages are its middle.
     y, x = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
     middles = layers.roi_align_rotated(torch.stack([x, y])[None], box, bins, sampling_ratio=samples)[0]
-    image_ax.scatter(*middles.flatten(1), s=4, color="tab:red")
+    image_ax.scatter(middles[0], middles[1], s=4, color="tab:red")
     image_ax.set_title("roi_align_rotated: the bins of a box,")
     pooled = layers.roi_align_rotated(image, box, bins, sampling_ratio=samples)
     pooled_ax.imshow(pooled[0, 0], cmap="gray", vmin=0, vmax=1.2)

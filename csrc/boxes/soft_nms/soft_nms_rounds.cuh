@@ -118,7 +118,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     int rank;
     const bool hit = Key<C>::of(score) >= least;
     const int hits = in_order.count(hit, rank);
-    if (hit) {
+    // There are no more than slots; a count that were wrong must not write into another block's.
+    if (hit && filled + rank < set.of_block) {
       const int slot = static_cast<int>(blockIdx.x) * set.of_block + filled + rank;
       store(set.boxes + slot, load(state.boxes + i));
       store(set.scores + slot, score);

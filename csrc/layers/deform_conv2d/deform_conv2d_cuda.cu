@@ -113,8 +113,7 @@ class Differentiation {
     // Columns and their gradients, of each two in a double backward; grad_output, and what is made of it.
     const int64_t bytes = rows_ * (Twice ? 2 : 1) * (sizeof(T) + sizeof(C)) +
                           geometry_.out_channels * (Twice ? sizeof(T) + sizeof(C) : sizeof(T));
-    for_each_chunk(geometry_, std::max(rows_, geometry_.out_channels), bytes,
-                   [&](const Chunk& chunk) { take(chunk); });
+    for_each_chunk(geometry_, std::max(rows_, geometry_.out_channels), bytes, [&](const Chunk& chunk) { take(chunk); });
     finish();
   }
 
@@ -162,8 +161,8 @@ class Differentiation {
       }
     }
     if (results_.wants_weight) {
-      weight_sums_ = holds_weight_sums() ? results_.weight
-                                         : empty_vector<C>(geometry_.out_channels * width_, tensors_.input);
+      weight_sums_ =
+          holds_weight_sums() ? results_.weight : empty_vector<C>(geometry_.out_channels * width_, tensors_.input);
       // The first chunk overwrites; without a single image there is none.
       if (geometry_.batch == 0) fill_zero(*weight_sums_);
     }
@@ -239,8 +238,8 @@ class Differentiation {
 
   void store_grad_grad_output(const Chunk& chunk, const Matrices& matrices) const {
     // grad_output's matrix is no longer needed: its memory is used again where its elements are as wide.
-    const Tensor memory = kIsHalf<T> ? empty_vector<C>(geometry_.out_channels * chunk.count, tensors_.input)
-                                     : matrices.grad_output;
+    const Tensor memory =
+        kIsHalf<T> ? empty_vector<C>(geometry_.out_channels * chunk.count, tensors_.input) : matrices.grad_output;
     const Tensor result = as_output<C>(chunk, memory);
     const auto add = [&](const Tensor& weight, const Tensor& columns, bool accumulate) {
       multiply<T>(device_, result, as_weight<T>(weight), as_columns<T>(chunk, columns), accumulate);
