@@ -136,9 +136,9 @@ SPEC = OpSpec(
         "boxes can be exported",
         15: "nothing is saved, there is no backward",
     },
-    # A round for each box, and in each round all boxes that are left, and for each of 1,024 threads the box that was
-    # chosen, from the cache as a rule: 906 times.
-    floor_factors={"forward": 920.0},
+    # Boxes are in registers, but each of 256 threads reads its best one once more for each choice, from the cache as a
+    # rule: 98 times.
+    floor_factors={"forward": 100.0},
 )
 
 test_matrix = matrix(SPEC)

@@ -152,7 +152,7 @@ SPEC = OpSpec(
     # Each output is made of the four corners of 15 points, 60 pixels from the cache where an input is read once: 14.4,
     # 16.4 and 26.2 times, with what tiles look at beside it.
     floor_factors={"forward": 15, "backward": 17, "double_backward": 27},
-    device_calls={"backward": (3, 2, 0), "double_backward": (3, 2, 0)},
+    device_calls={"backward": (2, 2, 0), "double_backward": (2, 2, 0)},
 )
 
 test_matrix = matrix(SPEC)

@@ -224,10 +224,10 @@ SPEC = OpSpec(
         "double_backward": 4
         * (2 * sum(t.numel() for t in sample.tensors) + steps(sample.tensors[0], **sample.kwargs).numel())
     },
-    # What windows of a tile reach beyond it.
-    floor_factors={"forward": 1.2, "backward": 1.2, "double_backward": 1.2},
+    # What windows of a tile reach beyond it; 1.46, 1.29 and 1.62 times the fewest.
+    floor_factors={"forward": 1.5, "backward": 1.3, "double_backward": 1.7},
     # The sums of tiles, for the bias' gradient, and what adds them.
-    device_calls={"backward": (2, 3, 0)},
+    device_calls={"backward": (2, 3, 0), "double_backward": (0, 1, 0)},
 )
 
 test_matrix = matrix(SPEC)
