@@ -6,13 +6,10 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/Layout.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
 #include <optional>
 #include <tuple>
-#include <type_traits>
 #include <vector>
 
 #include "abi/huge_pages.h"
@@ -99,20 +96,12 @@ inline Tensor new_like(const Tensor& like) {
   return is_dense(like) ? empty_strided(like.sizes(), like.strides(), like) : empty_contiguous(like.sizes(), like);
 }
 
-// The shim's number of the dtype whose elements are T.
-template <class T>
-int32_t shim_dtype() {
-  if constexpr (std::is_same_v<T, double>) return aoti_torch_dtype_float64();
-  if constexpr (std::is_same_v<T, c10::BFloat16>) return aoti_torch_dtype_bfloat16();
-  if constexpr (std::is_same_v<T, c10::Half>) return aoti_torch_dtype_float16();
-  return aoti_torch_dtype_float32();
-}
-
-// Memory for `count` elements of T on the device of `like`.
-template <class T>
+// Memory for `count` floats or doubles on the device of `like`.
+template <class C>
 Tensor empty_vector(int64_t count, const Tensor& like) {
   const int64_t one = 1;
-  return empty_strided(Sizes(&count, 1), Sizes(&one, 1), shim_dtype<T>(), like);
+  const int32_t dtype = sizeof(C) == sizeof(double) ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+  return empty_strided(Sizes(&count, 1), Sizes(&one, 1), dtype, like);
 }
 
 // Memory for `count` indices, int64, on the device of `like`.

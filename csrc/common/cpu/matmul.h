@@ -35,9 +35,10 @@ class OneThreadMatmul {
 template <class C>
 Tensor cpu_matrix(const C* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
   const int64_t sizes[2] = {rows, columns}, strides[2] = {row_stride, column_stride};
+  const int32_t dtype = sizeof(C) == sizeof(double) ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(
-      const_cast<C*>(data), 2, sizes, strides, 0, shim_dtype<C>(), aoti_torch_device_type_cpu(), 0, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(const_cast<C*>(data), 2, sizes, strides, 0, dtype,
+                                                                   aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 

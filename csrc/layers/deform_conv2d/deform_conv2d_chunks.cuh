@@ -30,10 +30,10 @@ struct Chunk {
       : begin(begin), count(count), image(begin / geometry.positions), position(begin % geometry.positions) {}
 };
 
-// body(chunk) for chunks of matrices that have `rows` rows at most and take `bytes` together for each position.
-template <class Body>
-void for_each_chunk(const Geometry& geometry, int64_t rows, int64_t bytes, const Body& body) {
-  const int64_t positions = geometry.batch * geometry.positions;
+// body(chunk) for chunks that need `rows` numbers for each position.
+template <class C, class Body>
+void for_each_chunk(const Geometry& geometry, int64_t rows, const Body& body) {
+  const int64_t positions = geometry.batch * geometry.positions, bytes = rows * static_cast<int64_t>(sizeof(C));
   // No matrix may have 2^31 elements, of whatever many channels and taps.
   const int64_t least = std::clamp<int64_t>(INT32_MAX / rows, 1, 1024);
   const int64_t most = std::max(least, kChunkBytes / bytes);

@@ -17,34 +17,21 @@
 namespace handgrad::deform_conv2d {
 namespace {
 
+// Whether a weight, or its gradient, is its own matrix.
 template <class T>
-inline constexpr bool kIsHalf = !std::is_same_v<T, Compute<T>>;
-
-// The weight in memory as a matrix, [groups, group_out, group_channels * taps].
-template <class T>
-Tensor packed_weight(const Geometry& geometry, const DeviceOf& device, const Tensor& weight) {
-  if (weight.is_contiguous()) return weight;
-  const int64_t count = geometry.out_channels * geometry.group_channels * geometry.taps;
-  const Tensor packed = empty_vector<T>(count, weight);
-  launch("deform_conv2d_copy_weight", copy_weight_kernel<T>, device, blocks_of(count), geometry, view<T, 4>(weight),
-         packed.mutable_data_ptr<T>());
-  return packed;
+bool is_matrix(const Tensor& weight) {
+  return std::is_same_v<T, Compute<T>> && weight.is_contiguous();
 }
 
-// out = a b or, to accumulate, out += a b; a and b of T, out [groups, rows, columns] in memory of the compute type.
+// The weight in the compute type, [groups, group_out, group_channels * taps].
 template <class T>
-void multiply(const DeviceOf& device, const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
-  if constexpr (!kIsHalf<T>) {
-    device_matmul(out, a, b, accumulate);
-  } else if (!accumulate) {
-    device_half_matmul(out, a, b);
-  } else {
-    const int64_t count = out.numel();
-    const Tensor product = empty_vector<float>(count, out);
-    device_half_matmul(device_matrices<float>(product, out.size(0), out.size(1), out.size(2)), a, b);
-    launch("deform_conv2d_add_product", add_product_kernel, device, blocks_of(count), count,
-           product.const_data_ptr<float>(), out.mutable_data_ptr<float>());
-  }
+Tensor widened_weight(const Geometry& geometry, const DeviceOf& device, const Tensor& weight) {
+  if (is_matrix<T>(weight)) return weight;
+  const int64_t count = geometry.out_channels * geometry.group_channels * geometry.taps;
+  const Tensor wide = empty_vector<Compute<T>>(count, weight);
+  launch("deform_conv2d_widen_weight", widen_weight_kernel<T>, device, blocks_of(count), geometry, view<T, 4>(weight),
+         wide.mutable_data_ptr<Compute<T>>());
+  return wide;
 }
 
 template <class T>
@@ -59,17 +46,16 @@ void forward(const Geometry& geometry, const Tensor& input, const Tensor& offset
   const DeviceOf device(input);
   const Sampled<T> sampled_tensors = sampled<T>(input, offset, mask);
   const int64_t width = geometry.group_channels * geometry.taps, rows = geometry.channels * geometry.taps;
-  const Tensor packed = packed_weight<T>(geometry, device, weight);
-  const Tensor weights = device_matrices<T>(packed, geometry.groups, geometry.group_out, width);
-  const int64_t bytes = rows * sizeof(T) + geometry.out_channels * sizeof(C);
-  for_each_chunk(geometry, std::max(rows, geometry.out_channels), bytes, [&](const Chunk& chunk) {
-    const Tensor columns = empty_vector<T>(rows * chunk.count, input);
+  const Tensor wide_weight = widened_weight<T>(geometry, device, weight);
+  const Tensor weights = device_matrices<C>(wide_weight, geometry.groups, geometry.group_out, width);
+  for_each_chunk<C>(geometry, rows + geometry.out_channels, [&](const Chunk& chunk) {
+    const Tensor columns = empty_vector<C>(rows * chunk.count, input);
     const Tensor result = empty_vector<C>(geometry.out_channels * chunk.count, input);
     const Sliced sliced(geometry, chunk);
     launch("deform_conv2d_columns", columns_kernel<T>, device, sliced.blocks, geometry, chunk, sliced.channels,
-           sampled_tensors, columns.mutable_data_ptr<T>());
-    multiply<T>(device, device_matrices<C>(result, geometry.groups, geometry.group_out, chunk.count), weights,
-                device_matrices<T>(columns, geometry.groups, width, chunk.count), false);
+           sampled_tensors, columns.mutable_data_ptr<C>());
+    device_matmul(device_matrices<C>(result, geometry.groups, geometry.group_out, chunk.count), weights,
+                  device_matrices<C>(columns, geometry.groups, width, chunk.count), false);
     launch("deform_conv2d_store", store_chunk_kernel<T>, device, blocks_of(geometry.out_channels * chunk.count),
            geometry, chunk, result.const_data_ptr<C>(), view<T, 1>(bias), mutable_view<T, 4>(output));
   });
@@ -110,41 +96,34 @@ class Differentiation {
 
   void run() {
     prepare();
-    // Columns and their gradients, of each two in a double backward; grad_output, and what is made of it.
-    const int64_t bytes = rows_ * (Twice ? 2 : 1) * (sizeof(T) + sizeof(C)) +
-                          geometry_.out_channels * (Twice ? sizeof(T) + sizeof(C) : sizeof(T));
-    for_each_chunk(geometry_, std::max(rows_, geometry_.out_channels), bytes, [&](const Chunk& chunk) { take(chunk); });
+    const int64_t numbers = rows_ * (Twice ? 4 : 2) + geometry_.out_channels * (Twice ? 2 : 1);
+    for_each_chunk<C>(geometry_, numbers, [&](const Chunk& chunk) { take(chunk); });
     finish();
   }
 
  private:
-  // The matrices of a chunk, of T: [channel * tap, position], as far as they are needed; and grad_output, [channel,
+  // The matrices of a chunk: [channel * tap, position], as far as they are needed; and grad_output, [channel,
   // position].
   struct Matrices {
     Tensor grad_output, columns, moved_columns;
   };
 
   bool needs_grad_columns() const { return results_.wants_input || needs_sums_; }
-  // Whether the weight's gradient is the matrix that products are added up in.
-  bool holds_weight_sums() const { return !kIsHalf<T> && results_.weight.is_contiguous(); }
 
-  // Memory of M as matrices: of a group's columns, of its output channels, of its weight.
-  template <class M>
-  Tensor as_columns(const Chunk& chunk, const Tensor& memory) const {
-    return device_matrices<M>(memory, geometry_.groups, width_, chunk.count);
+  Tensor groups(const Tensor& memory, int64_t rows, int64_t columns, bool transposed = false) const {
+    return device_matrices<C>(memory, geometry_.groups, rows, columns, transposed);
   }
-  template <class M>
+  // A matrix of a group's columns, and one of its output channels.
+  Tensor as_columns(const Chunk& chunk, const Tensor& memory) const { return groups(memory, width_, chunk.count); }
   Tensor as_output(const Chunk& chunk, const Tensor& memory) const {
-    return device_matrices<M>(memory, geometry_.groups, geometry_.group_out, chunk.count);
+    return groups(memory, geometry_.group_out, chunk.count);
   }
-  template <class M>
-  Tensor as_weight(const Tensor& memory) const {
-    return device_matrices<M>(memory, geometry_.groups, geometry_.group_out, width_);
-  }
+  Tensor as_weight(const Tensor& memory) const { return groups(memory, geometry_.group_out, width_); }
+  Tensor as_transposed_weight(const Tensor& memory) const { return groups(memory, width_, geometry_.group_out, true); }
 
   void prepare() {
-    weight_ = packed_weight<T>(geometry_, device_, tensors_.weight);
-    if (along_.weight) v_weight_ = packed_weight<T>(geometry_, device_, *along_.weight);
+    weight_ = widened_weight<T>(geometry_, device_, tensors_.weight);
+    if (along_.weight) v_weight_ = widened_weight<T>(geometry_, device_, *along_.weight);
     moved_.input = view<T, 4>(along_.input), moved_.offset = view<T, 4>(along_.offset);
     moved_.mask = view<T, 4>(along_.mask);
     if (results_.wants_input) {
@@ -161,8 +140,8 @@ class Differentiation {
       }
     }
     if (results_.wants_weight) {
-      weight_sums_ =
-          holds_weight_sums() ? results_.weight : empty_vector<C>(geometry_.out_channels * width_, tensors_.input);
+      weight_sums_ = is_matrix<T>(results_.weight) ? results_.weight
+                                                   : empty_vector<C>(geometry_.out_channels * width_, tensors_.input);
       // The first chunk overwrites; without a single image there is none.
       if (geometry_.batch == 0) fill_zero(*weight_sums_);
     }
@@ -173,12 +152,12 @@ class Differentiation {
   }
 
   void take(const Chunk& chunk) {
-    const auto memory = [&](bool needed) { return empty_vector<T>(needed ? rows_ * chunk.count : 0, tensors_.input); };
-    const Matrices matrices{empty_vector<T>(geometry_.out_channels * chunk.count, tensors_.input),
+    const auto memory = [&](bool needed) { return empty_vector<C>(needed ? rows_ * chunk.count : 0, tensors_.input); };
+    const Matrices matrices{empty_vector<C>(geometry_.out_channels * chunk.count, tensors_.input),
                             memory(needs_columns_), memory(needs_moved_columns_)};
     if (needs_grad_columns() || results_.wants_weight || results_.wants_bias) {
       launch("deform_conv2d_load", load_chunk_kernel<T>, device_, blocks_of(geometry_.out_channels * chunk.count),
-             geometry_, chunk, view<T, 4>(tensors_.grad_output), matrices.grad_output.template mutable_data_ptr<T>());
+             geometry_, chunk, view<T, 4>(tensors_.grad_output), matrices.grad_output.template mutable_data_ptr<C>());
     }
     {
       std::optional<Tensor> grad_columns, h_columns;
@@ -190,12 +169,12 @@ class Differentiation {
     }
     if (results_.wants_weight) {
       const Tensor& columns = Twice ? matrices.moved_columns : matrices.columns;
-      multiply<T>(device_, as_weight<C>(*weight_sums_), as_output<T>(chunk, matrices.grad_output),
-                  device_matrices<T>(columns, geometry_.groups, chunk.count, width_, true), chunk.begin > 0);
+      device_matmul(as_weight(*weight_sums_), as_output(chunk, matrices.grad_output),
+                    groups(columns, chunk.count, width_, true), chunk.begin > 0);
     }
     if (results_.wants_bias) {
-      launch("deform_conv2d_sum_bias", sum_bias_kernel<T>, device_, {geometry_.out_channels, kThreads}, chunk,
-             matrices.grad_output.template const_data_ptr<T>(), bias_sums_->template mutable_data_ptr<double>());
+      launch("deform_conv2d_sum_bias", sum_bias_kernel<C>, device_, {geometry_.out_channels, kThreads}, chunk,
+             matrices.grad_output.template const_data_ptr<C>(), bias_sums_->template mutable_data_ptr<double>());
     }
     if (results_.wants_grad_output) store_grad_grad_output(chunk, matrices);
   }
@@ -203,9 +182,8 @@ class Differentiation {
   // The gradient that a weight gives to the columns.
   Tensor multiplied_by(const Tensor& weight, const Chunk& chunk, const Matrices& matrices) const {
     const Tensor columns = empty_vector<C>(rows_ * chunk.count, tensors_.input);
-    multiply<T>(device_, as_columns<C>(chunk, columns),
-                device_matrices<T>(weight, geometry_.groups, width_, geometry_.group_out, true),
-                as_output<T>(chunk, matrices.grad_output), false);
+    device_matmul(as_columns(chunk, columns), as_transposed_weight(weight), as_output(chunk, matrices.grad_output),
+                  false);
     return columns;
   }
 
@@ -214,9 +192,9 @@ class Differentiation {
     const Blocks samples = blocks_of(geometry_.offset_groups * geometry_.taps * chunk.count);
     const Sliced sliced(geometry_, chunk);
     const C* const grads = grad_columns ? grad_columns->const_data_ptr<C>() : nullptr;
-    T* const columns = needs_columns_ ? matrices.columns.template mutable_data_ptr<T>() : nullptr;
+    C* const columns = needs_columns_ ? matrices.columns.template mutable_data_ptr<C>() : nullptr;
     moved_.h_columns = h_columns ? h_columns->const_data_ptr<C>() : nullptr;
-    moved_.columns = needs_moved_columns_ ? matrices.moved_columns.template mutable_data_ptr<T>() : nullptr;
+    moved_.columns = needs_moved_columns_ ? matrices.moved_columns.template mutable_data_ptr<C>() : nullptr;
     if (needs_sums_ || needs_moved_columns_) {
       launch("deform_conv2d_differentiate", differentiate_kernel<T, Twice>, device_, samples, geometry_, chunk,
              sampled_, moved_, grads, columns, mutable_view_if<T, 4>(results_.wants_offset, results_.offset),
@@ -237,15 +215,11 @@ class Differentiation {
   }
 
   void store_grad_grad_output(const Chunk& chunk, const Matrices& matrices) const {
-    // grad_output's matrix is no longer needed: its memory is used again where its elements are as wide.
-    const Tensor memory =
-        kIsHalf<T> ? empty_vector<C>(geometry_.out_channels * chunk.count, tensors_.input) : matrices.grad_output;
-    const Tensor result = as_output<C>(chunk, memory);
-    const auto add = [&](const Tensor& weight, const Tensor& columns, bool accumulate) {
-      multiply<T>(device_, result, as_weight<T>(weight), as_columns<T>(chunk, columns), accumulate);
-    };
-    if (moves_) add(*weight_, matrices.moved_columns, false);
-    if (v_weight_) add(*v_weight_, matrices.columns, moves_);
+    // grad_output's matrix is no longer needed: its memory is used again.
+    const Tensor& memory = matrices.grad_output;
+    const Tensor result = as_output(chunk, memory);
+    if (moves_) device_matmul(result, as_weight(*weight_), as_columns(chunk, matrices.moved_columns), false);
+    if (v_weight_) device_matmul(result, as_weight(*v_weight_), as_columns(chunk, matrices.columns), moves_);
     if (!moves_ && !v_weight_) fill_zero(memory);
     launch("deform_conv2d_store", store_chunk_kernel<T>, device_, blocks_of(geometry_.out_channels * chunk.count),
            geometry_, chunk, memory.const_data_ptr<C>(), view<T, 1>(along_.bias),
@@ -258,7 +232,7 @@ class Differentiation {
              blocks_of(geometry_.batch * geometry_.channels * geometry_.height * geometry_.width), geometry_,
              input_sums_, mutable_view<T, 4>(results_.input));
     }
-    if (results_.wants_weight && !holds_weight_sums()) {
+    if (results_.wants_weight && !is_matrix<T>(results_.weight)) {
       launch("deform_conv2d_narrow_weight", narrow_weight_kernel<T>, device_,
              blocks_of(geometry_.out_channels * width_), geometry_, weight_sums_->template const_data_ptr<C>(),
              mutable_view<T, 4>(results_.weight));

@@ -1,8 +1,8 @@
 // The kernels of deformable convolution on CUDA devices.
 //
-// Columns are matrices of (channel, tap) x position, of the tensors' dtype; their gradients are of the compute type. A
-// thread samples all channels of one offset group at one tap and position, neighbouring threads neighbouring positions:
-// so what it sums over channels, the gradients of offset and mask, needs no other thread and has one order.
+// Columns are matrices of (channel, tap) x position. A thread samples all channels of one offset group at one tap and
+// position, neighbouring threads neighbouring positions: so what it sums over channels, the gradients of offset and
+// mask, needs no other thread and has one order.
 //
 // In order of appearance: Sampled and Sample, what is sampled and where; Corners, the pixels around it; the columns;
 // Moved and the gradients of samples; the scatter to the gradient of the image.
@@ -108,7 +108,7 @@ struct Corners {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    columns_kernel(Geometry geometry, Chunk chunk, int64_t slice_channels, Sampled<T> sampled, T* columns) {
+    columns_kernel(Geometry geometry, Chunk chunk, int64_t slice_channels, Sampled<T> sampled, Compute<T>* columns) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
   const Slice slice(geometry, chunk, slice_channels);
@@ -119,13 +119,13 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   C weights[4];
 #pragma unroll
   for (int q = 0; q < 4; ++q) weights[q] = sample.point.weight(q, sample.mask);
-  T* column = columns + sample.column_index(geometry, chunk, first);
+  C* column = columns + sample.column_index(geometry, chunk, first);
 #pragma unroll 4
   for (int64_t c = slice.first; c < slice.end; ++c) {
     C value = 0;
 #pragma unroll
     for (int q = 0; q < 4; ++q) value += weights[q] * corners.read(q);
-    store(column, narrow<T>(value));
+    store(column, value);
     corners.advance(), column += geometry.taps * chunk.count;
   }
 }
@@ -139,7 +139,7 @@ struct Moved {
   using C = Compute<T>;
   View<const T, 4> input, offset, mask;
   const C* h_columns;
-  T* columns;
+  C* columns;
 
   __device__ C h(int64_t index) const { return h_columns ? load_constant(h_columns + index) : C(0); }
 };
@@ -162,7 +162,7 @@ struct SampleMotion {
 template <class T, bool Twice>
 __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
     differentiate_kernel(Geometry geometry, Chunk chunk, Sampled<T> sampled, Moved<T> moved,
-                         const Compute<T>* grad_columns, T* columns,
+                         const Compute<T>* grad_columns, Compute<T>* columns,
                          View<T, 4> grad_offset,  // [N, 2 * offset_groups * taps, out_h, out_w]
                          View<T, 4> grad_mask) {  // [N, offset_groups * taps, out_h, out_w]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
@@ -193,8 +193,8 @@ __global__ void __launch_bounds__(kThreads, Twice ? 1 : kMinBlocks)
         of_h[q] += h * pixel;
       }
     }
-    if (columns) store(columns + index, narrow<T>(value));
-    if (Twice && moved.columns) store(moved.columns + index, narrow<T>(change));
+    if (columns) store(columns + index, value);
+    if (Twice && moved.columns) store(moved.columns + index, change);
     corners.advance(), v_corners.advance();
   }
   const int64_t plane = sample.plane(geometry);

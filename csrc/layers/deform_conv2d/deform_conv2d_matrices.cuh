@@ -1,6 +1,5 @@
 // Between the tensors of a deformable convolution and the matrices that torch's matmul takes, on CUDA devices: weights,
-// output channels x positions of a chunk, and what is summed over them, the gradient of the bias. What a product takes
-// is of the tensors' dtype, so that half types meet tensor cores; what it gives is of the compute type.
+// output channels x positions of a chunk, and what is summed over them, the gradient of the bias.
 #pragma once
 
 #include "abi/view.h"
@@ -20,12 +19,12 @@ __device__ __forceinline__ T* weight_element(const Geometry& geometry, const Vie
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    copy_weight_kernel(Geometry geometry, View<const T, 4> from,  // [out_channels, C / groups, kernel_h, kernel_w]
-                       T* to) {
+    widen_weight_kernel(Geometry geometry, View<const T, 4> from,  // [out_channels, C / groups, kernel_h, kernel_w]
+                        Compute<T>* to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = thread_index();
   if (i >= geometry.out_channels * geometry.group_channels * geometry.taps) return;
-  store(to + i, load(weight_element(geometry, from, i)));
+  store(to + i, widen(load(weight_element(geometry, from, i))));
 }
 
 template <class T>
@@ -50,11 +49,11 @@ __device__ __forceinline__ T* chunk_element(const Geometry& geometry, const Chun
 template <class T>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     load_chunk_kernel(Geometry geometry, Chunk chunk, View<const T, 4> from,  // [N, out_channels, out_h, out_w]
-                      T* to) {
+                      Compute<T>* to) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t i = thread_index();
   if (i >= geometry.out_channels * chunk.count) return;
-  store(to + i, load(chunk_element(geometry, chunk, from, i)));
+  store(to + i, widen(load(chunk_element(geometry, chunk, from, i))));
 }
 
 // And back, with the bias added, if there is one.
@@ -68,14 +67,6 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const uint32_t o = static_cast<uint32_t>(i) / static_cast<uint32_t>(chunk.count);
   const Compute<T> added = bias ? widen(load(bias.at(o))) : Compute<T>(0);
   store(chunk_element(geometry, chunk, to, i), narrow<T>(load(from + i) + added));
-}
-
-// Adds a product that torch could not add itself.
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    add_product_kernel(int64_t count, const float* from, float* to) {
-  HANDGRAD_LAUNCH_BOUNDS(kThreads);
-  const int64_t i = thread_index();
-  if (i < count) store(to + i, load(to + i) + load(from + i));
 }
 
 template <class T>
@@ -94,14 +85,14 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 
 // Adds that of a chunk, a block for each channel, in an order that is the same on every run; in double, since there may
 // be millions of positions.
-template <class T>
-__global__ void __launch_bounds__(kThreads, kMinBlocks) sum_bias_kernel(Chunk chunk, const T* grads, double* sums) {
+template <class C>
+__global__ void __launch_bounds__(kThreads, kMinBlocks) sum_bias_kernel(Chunk chunk, const C* grads, double* sums) {
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   const int64_t o = blockIdx.x;
   double sum = 0;
 #pragma unroll 4
   for (int64_t i = threadIdx.x; i < chunk.count; i += kThreads) {
-    sum += static_cast<double>(widen(load(grads + o * chunk.count + i)));
+    sum += static_cast<double>(load(grads + o * chunk.count + i));
   }
   sum = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) store(sums + o, load(sums + o) + sum);
