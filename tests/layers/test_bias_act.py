@@ -145,7 +145,7 @@ SPEC = OpSpec(
         is_bad("alpha", "alpha must be a finite number, or None; got inf", act="lrelu", alpha=math.inf),
         is_bad("gain", "gain must be a finite number, or None; got nan", gain=math.nan),
         is_bad("clamp", "clamp must be a finite number, at least 0, or None; got -1", clamp=-1),
-        is_bad("dim", r"dim must be a dimension of x, from -3 to 2 for one of \(2, 4, 3\); got 3", dim=3),
+        is_bad("dim", "dim must be a dimension of x, from -3 to 2; got 3", dim=3),
         is_bad("dim_kind", "dim must be a dimension of x, .*; got 1.0", TypeError, dim=1.0),
         Bad("b_shape", lambda: bias_act(X, B[:3]), RuntimeError, r"b must have shape .* \(4,\); got"),
         Bad("b_dim", lambda: bias_act(X, B, dim=2), RuntimeError, r"b must have shape .* \(3,\); got"),

@@ -99,7 +99,8 @@ def bias_act(
 
 def _checked_dim(dim: Any, x: Tensor) -> int:
     rank = x.dim()
-    said = f"a dimension of x, from {-rank} to {rank - 1} for one of {tuple(x.shape)}"
+    # Without sizes, which are tensors while torch.jit traces.
+    said = f"a dimension of x, from {-rank} to {rank - 1}"
     dim = check_int(_OP, "dim", dim, -rank, rank - 1, said)
     return dim + rank if dim < 0 else dim
 
