@@ -7,7 +7,7 @@
 
 namespace handgrad {
 
-// Strides of a dense tensor whose channels, dimension 1, are innermost.
+// Strides of a dense tensor whose channels, dimension 1, are innermost: one of two dimensions at least.
 inline std::vector<int64_t> channels_last_strides(Sizes sizes) {
   std::vector<int64_t> strides(sizes.size());
   int64_t step = 1;
@@ -22,6 +22,7 @@ inline std::vector<int64_t> channels_last_strides(Sizes sizes) {
 }
 
 inline bool is_channels_last(const Tensor& tensor) {
+  if (tensor.dim() < 2) return false;
   const Sizes sizes = tensor.sizes(), strides = tensor.strides();
   const std::vector<int64_t> wanted = channels_last_strides(sizes);
   for (size_t d = 0; d < sizes.size(); ++d) {

@@ -129,20 +129,19 @@ __device__ __forceinline__ void fir_load(const FirTiles& tiles, const FirPlace& 
                });
 }
 
+// How many numbers a filter is in shared memory, and that of them: the taps of rows and of columns where it is a
+// product of both, all of its taps otherwise.
+template <class Taps>
+HANDGRAD_MATH int32_t fir_weights(const FirPlanes& planes, const Taps& taps) {
+  const int32_t rows = planes.rows.taps, columns = planes.columns.taps;
+  return taps.is_separable() ? rows + columns : rows * columns;
+}
 template <class C, class Taps>
-__global__ void __launch_bounds__(kFirThreads, kMinBlocks)
-    fir_kernel(const FirTiles tiles, const Taps taps, StoredView<const C, 4> source, StoredView<C, 4> target,
-               StoredView<const C, 4> plus) {
-  HANDGRAD_LAUNCH_BOUNDS(kFirThreads);
-  HANDGRAD_DYNAMIC_SHARED(C, shared);
-  const FirAxis &rows = tiles.planes.rows, &columns = tiles.planes.columns;
-  const bool separable = taps.is_separable();
-  C* const weights = shared;
-  const int32_t count = separable ? rows.taps + columns.taps : rows.taps * columns.taps;
-  C* const samples = weights + count;
-  C* const between = samples + tiles.source_size();
-
+__device__ __forceinline__ void fir_load_weights(const FirPlanes& planes, const Taps& taps, C* weights) {
+  const FirAxis &rows = planes.rows, &columns = planes.columns;
   const int32_t thread = static_cast<int32_t>(threadIdx.y * kFirColumns + threadIdx.x);
+  const bool separable = taps.is_separable();
+  const int32_t count = fir_weights(planes, taps);
 #pragma unroll 1
   for (int32_t k = thread; k < count; k += kFirThreads) {
     if (!separable) {
@@ -153,6 +152,21 @@ __global__ void __launch_bounds__(kFirThreads, kMinBlocks)
           k < rows.taps ? taps.of_row(rows.filter_index(k)) : taps.of_column(columns.filter_index(k - rows.taps));
     }
   }
+}
+
+template <class C, class Taps>
+__global__ void __launch_bounds__(kFirThreads, kMinBlocks)
+    fir_kernel(const FirTiles tiles, const Taps taps, StoredView<const C, 4> source, StoredView<C, 4> target,
+               StoredView<const C, 4> plus) {
+  HANDGRAD_LAUNCH_BOUNDS(kFirThreads);
+  HANDGRAD_DYNAMIC_SHARED(C, shared);
+  const FirAxis &rows = tiles.planes.rows, &columns = tiles.planes.columns;
+  const bool separable = taps.is_separable();
+  C* const weights = shared;
+  C* const samples = weights + fir_weights(tiles.planes, taps);
+  C* const between = samples + tiles.source_size();
+
+  fir_load_weights(tiles.planes, taps, weights);
   const FirPlace place(tiles, blockIdx.x);
   fir_load(tiles, place, source, samples);
   __syncthreads();

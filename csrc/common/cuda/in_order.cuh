@@ -1,6 +1,8 @@
 // Of the threads of a block, some: numbered in their order, so that what they list is listed in one order always.
 #pragma once
 
+#include <cstdint>
+
 #include "cuda/device.cuh"
 
 namespace handgrad {

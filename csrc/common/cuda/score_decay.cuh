@@ -74,21 +74,22 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   store(begins + row, low);
 }
 
-template <class C>
-__device__ __forceinline__ C largest_of_warp(C value) {
+// What is chosen of the values of a warp, choice by choice of two.
+template <class C, class Choose>
+__device__ __forceinline__ C chosen_of_warp(C value, const Choose& choose) {
 #pragma unroll
   for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
-    value = larger(value, __shfl_xor_sync(0xffffffffu, value, distance));
+    value = choose(value, __shfl_xor_sync(0xffffffffu, value, distance));
   }
   return value;
 }
 template <class C>
+__device__ __forceinline__ C largest_of_warp(C value) {
+  return chosen_of_warp(value, [](C a, C b) { return larger(a, b); });
+}
+template <class C>
 __device__ __forceinline__ C smallest_of_warp(C value) {
-#pragma unroll
-  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
-    value = smaller(value, __shfl_xor_sync(0xffffffffu, value, distance));
-  }
-  return value;
+  return chosen_of_warp(value, [](C a, C b) { return smaller(a, b); });
 }
 
 // The row of a warp, the last one first; below 0 if there is none left for it.

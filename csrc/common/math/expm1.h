@@ -17,15 +17,8 @@ HANDGRAD_MATH T expm1_decay(T x) {
 // e^-x - 1 for x >= 0 only. As exp_decay, with e^r - 1 = r (1 + r / 2 + …) in place of e^r: 2^n (e^r - 1) + (2^n - 1).
 template <class T>
 HANDGRAD_MATH T expm1_decay(T x) {
-  using F = detail::FloatFormat<T>;
-  using Bits = typename F::Bits;
-  x = F::decay_limit < x ? F::decay_limit : x;
-  constexpr T magic = F::round_magic + static_cast<T>(F::bias);
-  const T shifted = magic - x * F::log2_e;
-  const T n = shifted - magic;
-  const T r = -(x + n * F::ln2_high) - n * F::ln2_low;
-  const T scale = detail::bits_as<T>(detail::bits_as<Bits>(shifted) << F::mantissa_bits);
-  return scale * (r * detail::polynomial<typename F::Exp, 1>(r)) + (scale - 1);
+  const auto [r, scale] = detail::Decay<T>(x);
+  return scale * (r * detail::polynomial<typename detail::FloatFormat<T>::Exp, 1>(r)) + (scale - 1);
 }
 
 #endif

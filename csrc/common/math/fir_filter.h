@@ -6,6 +6,9 @@
 
 namespace handgrad {
 
+// Samples of an axis with zeros inserted and around it, and the steps of rates, are fewer; taps are no more.
+inline constexpr int64_t kMostFirSamples = int64_t{1} << 30, kMostFirTaps = 1024;
+
 // A filter (rows, columns), or one of `columns` taps for both axes, f_i f_j; and, where there is a direction of it, the
 // derivative along that: v_ij, or v_i f_j + f_i v_j.
 template <class C>

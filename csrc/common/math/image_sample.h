@@ -24,10 +24,6 @@ template <class C>
 HANDGRAD_MATH Dual<C> fused_multiply_add(Dual<C> a, Dual<C> b, Dual<C> c) {
   return a * b + c;
 }
-HANDGRAD_MATH float rounded_down(float x) { return floorf(x); }
-HANDGRAD_MATH double rounded_down(double x) { return ::floor(x); }
-HANDGRAD_MATH float rounded_to_even(float x) { return rintf(x); }
-HANDGRAD_MATH double rounded_to_even(double x) { return ::rint(x); }
 
 // ---- sizes ----------------------------------------------------------------------------------------------------------
 

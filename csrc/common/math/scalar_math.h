@@ -206,21 +206,36 @@ HANDGRAD_MATH T exp(T x) {
   return mantissa * first * second;
 }
 
+namespace detail {
+
+// e^-x = scale e^r for x >= 0 only, with scale a power of 2 and |r| <= ln 2 / 2; scale is 0 from about the smallest
+// normal number on.
+template <class T>
+struct Decay {
+  T r, scale;
+
+  HANDGRAD_MATH explicit Decay(T x) {
+    using F = FloatFormat<T>;
+    using Bits = typename F::Bits;
+    // Written so that NaN passes, and as the processor's own minimum is defined.
+    x = F::decay_limit < x ? F::decay_limit : x;
+    // The bias of the exponent is added while rounding; the shift then drops what else the magic number has set. At the
+    // limit all bits are dropped: 2^n becomes 0 without a comparison.
+    constexpr T magic = F::round_magic + static_cast<T>(F::bias);
+    const T shifted = magic - x * F::log2_e;
+    const T n = shifted - magic;
+    r = -(x + n * F::ln2_high) - n * F::ln2_low;
+    scale = bits_as<T>(bits_as<Bits>(shifted) << F::mantissa_bits);
+  }
+};
+
+}  // namespace detail
+
 // e^-x for x >= 0 only, 0 from about the smallest normal number on: half of the work of exp.
 template <class T>
 HANDGRAD_MATH T exp_decay(T x) {
-  using F = detail::FloatFormat<T>;
-  using Bits = typename F::Bits;
-  // Written so that NaN passes, and as the processor's own minimum is defined.
-  x = F::decay_limit < x ? F::decay_limit : x;
-  // The bias of the exponent is added while rounding; the shift then drops what else the magic number has set. At the
-  // limit all bits are dropped: 2^n becomes 0 without a comparison.
-  constexpr T magic = F::round_magic + static_cast<T>(F::bias);
-  const T shifted = magic - x * F::log2_e;
-  const T n = shifted - magic;
-  const T r = -(x + n * F::ln2_high) - n * F::ln2_low;
-  const T scale = detail::bits_as<T>(detail::bits_as<Bits>(shifted) << F::mantissa_bits);
-  return detail::polynomial<typename F::Exp>(r) * scale;
+  const detail::Decay<T> decay(x);
+  return detail::polynomial<typename detail::FloatFormat<T>::Exp>(decay.r) * decay.scale;
 }
 
 // log(1 + x) = 2 atanh(s) with s = x / (2 + x), for x in [0, 1] only: what losses need of log1p. (Processors divide
@@ -326,5 +341,10 @@ HANDGRAD_MATH double inverse_square_root(double x) { return ::rsqrt(x); }
 HANDGRAD_MATH float inverse_square_root(float x) { return 1 / sqrtf(x); }
 HANDGRAD_MATH double inverse_square_root(double x) { return 1 / ::sqrt(x); }
 #endif
+
+HANDGRAD_MATH float rounded_down(float x) { return floorf(x); }
+HANDGRAD_MATH double rounded_down(double x) { return ::floor(x); }
+HANDGRAD_MATH float rounded_to_even(float x) { return rintf(x); }
+HANDGRAD_MATH double rounded_to_even(double x) { return ::rint(x); }
 
 }  // namespace handgrad

@@ -25,10 +25,6 @@ struct Source {
     if (stage.image) image = stored_view<C, 4>(*stage.image);
     if (stage.b) b = view<C, 1>(*stage.b);
   }
-  HANDGRAD_MATH int32_t weights() const { return weights_of(planes, filter); }
-  HANDGRAD_MATH static int32_t weights_of(const FirPlanes& planes, const FirFilter<C>& filter) {
-    return filter.is_separable() ? planes.rows.taps + planes.columns.taps : planes.rows.taps * planes.columns.taps;
-  }
 };
 
 // Scratch of a block, in numbers: taps of a stage; what a stage reads, that filtered along rows (or, in the end, the
@@ -40,14 +36,14 @@ struct Room {
   void add(const FirTiles& tiles, const Source<C>& source) {
     const int64_t rows = reach(source.planes.rows, tiles.source_height);
     const int64_t columns = int64_t{reach(source.planes.columns, tiles.source_width)} << tiles.channel_bits;
-    weights = std::max<int64_t>(weights, source.weights());
+    weights = std::max<int64_t>(weights, fir_weights(source.planes, source.filter));
     samples = std::max(samples, rows * columns);
     if (source.filter.is_separable()) between = std::max(between, rows * tiles.source_pitch());
   }
   template <class C>
   void finish(const FirTiles& tiles, const FirFilter<C>& last) {
     high = tiles.source_size();
-    weights = std::max<int64_t>(weights, Source<C>::weights_of(tiles.planes, last));
+    weights = std::max<int64_t>(weights, fir_weights(tiles.planes, last));
     // The last rows lie over what the stages have read, with which the block is done.
     if (last.is_separable()) between = std::max(between, tiles.between_size() - samples);
   }
@@ -71,24 +67,6 @@ struct Rooms {
         between(samples + room.samples),
         high(between + room.between) {}
 };
-
-template <class C>
-__device__ __forceinline__ void load_weights(const FirPlanes& planes, const FirFilter<C>& filter, C* weights) {
-  const FirAxis &rows = planes.rows, &columns = planes.columns;
-  const int32_t thread = static_cast<int32_t>(threadIdx.y * kFirColumns + threadIdx.x);
-  const bool separable = filter.is_separable();
-  const int32_t count = Source<C>::weights_of(planes, filter);
-#pragma unroll 1
-  for (int32_t k = thread; k < count; k += kFirThreads) {
-    if (!separable) {
-      const int32_t row = k / columns.taps;
-      weights[k] = filter.of_both(rows.filter_index(row), columns.filter_index(k - row * columns.taps));
-    } else {
-      weights[k] =
-          k < rows.taps ? filter.of_row(rows.filter_index(k)) : filter.of_column(columns.filter_index(k - rows.taps));
-    }
-  }
-}
 
 // What of a box of an axis' outputs there is, and the inputs that it reaches.
 struct Span {
@@ -124,7 +102,7 @@ __device__ __forceinline__ void raise(const FirTiles& tiles, const FirPlace& pla
   const int32_t bits = tiles.channel_bits, mask = (1 << bits) - 1;
   const Span ys(rows, place.low_y, place.high_y), xs(columns, place.low_x, place.high_x);
   const int32_t source_pitch = (xs.high - xs.low) << bits, pitch = tiles.source_pitch();
-  load_weights(source.planes, source.filter, rooms.weights);
+  fir_load_weights(source.planes, source.filter, rooms.weights);
   fir_for_each(ys.high - ys.low, source_pitch, [&](int32_t row, int32_t k) {
     const int32_t y = ys.low + row, x = xs.low + (k >> bits), c = k & mask;
     C value = 0;
@@ -173,7 +151,7 @@ __device__ __forceinline__ double lower(const FirTiles& tiles, const FirPlace& p
   const int32_t source_pitch = tiles.source_pitch(), pitch = tiles.pitch();
   const bool separable = filter.is_separable();
   C* const between = rooms.samples;
-  load_weights(tiles.planes, filter, rooms.weights);
+  fir_load_weights(tiles.planes, filter, rooms.weights);
   __syncthreads();
   if (separable) {
     const C* const of_columns = rooms.weights + rows.taps;

@@ -22,9 +22,6 @@
 namespace handgrad::filtered_lrelu {
 
 inline constexpr const char* kOp = "filtered_lrelu";
-// Samples of an axis at the high rate, with zeros around them, and the steps of rates.
-inline constexpr int64_t kMostSamples = int64_t{1} << 30;
-inline constexpr int64_t kMostTaps = 1024;
 
 struct Numbers {
   int64_t up, down;
@@ -68,7 +65,7 @@ inline void check_filter(const char* argument, const Tensor& filter, const Tenso
   HANDGRAD_CHECK(filter.dim() == 1 || filter.dim() == 2, kOp, ": ", argument,
                  " must have 2 dimensions (rows, columns), or one; got ", shape_text(filter));
   for (const int64_t taps : filter.sizes()) {
-    HANDGRAD_CHECK(taps >= 1 && taps <= kMostTaps, kOp, ": ", argument, " must have 1 to ", kMostTaps,
+    HANDGRAD_CHECK(taps >= 1 && taps <= kMostFirTaps, kOp, ": ", argument, " must have 1 to ", kMostFirTaps,
                    " taps along each axis; got ", taps);
   }
   check_parameter(argument, filter, x);
@@ -95,12 +92,12 @@ class Checked {
     check_of_channels("b", b, x);
     HANDGRAD_CHECK(numbers.padding.size() == 4, kOp, ": padding must be four numbers; got ", numbers.padding.size());
     for (const int64_t side : numbers.padding) {
-      HANDGRAD_CHECK(side > -kMostSamples && side < kMostSamples, kOp, ": padding must be between -2^30 and 2^30; got ",
-                     side);
+      HANDGRAD_CHECK(side > -kMostFirSamples && side < kMostFirSamples, kOp,
+                     ": padding must be between -2^30 and 2^30; got ", side);
     }
     for (const int64_t rate : {numbers.up, numbers.down}) {
-      HANDGRAD_CHECK(rate >= 1 && rate < kMostSamples, kOp, ": up and down must be at least 1 and less than 2^30; got ",
-                     rate);
+      HANDGRAD_CHECK(rate >= 1 && rate < kMostFirSamples, kOp,
+                     ": up and down must be at least 1 and less than 2^30; got ", rate);
     }
     const Sizes sizes = x.sizes();
     raise_ = lower_ = {sizes[0], sizes[1], {}, {}};
@@ -148,8 +145,8 @@ class Checked {
                 FirAxis& lower) const {
     const int64_t first = fu_.sizes()[which == 0 ? 0 : fu_.dim() - 1];
     const int64_t second = fd_.sizes()[which == 0 ? 0 : fd_.dim() - 1];
-    HANDGRAD_CHECK(size < kMostSamples && size * numbers_.up < kMostSamples &&
-                       size * numbers_.up + padding[0] + padding[1] < kMostSamples,
+    HANDGRAD_CHECK(size < kMostFirSamples && size * numbers_.up < kMostFirSamples &&
+                       size * numbers_.up + padding[0] + padding[1] < kMostFirSamples,
                    kOp, ": x must have less than 2^30 ", name, " after up and padding; got ", shape_text(x_));
     const int64_t padded = size * numbers_.up + padding[0] + padding[1], fewest = first + second - 1;
     HANDGRAD_CHECK(padded >= fewest, kOp, ": x must have at least as many ", name,

@@ -20,12 +20,8 @@ enum Padding : int32_t { kZeros, kBorder, kReflection };
 // Taps along an axis, at most.
 inline constexpr int kMostAxisTaps = 4;
 
-HANDGRAD_MATH float rounded_down(float x) { return floorf(x); }
-HANDGRAD_MATH double rounded_down(double x) { return ::floor(x); }
 HANDGRAD_MATH float without_fraction(float x) { return truncf(x); }
 HANDGRAD_MATH double without_fraction(double x) { return ::trunc(x); }
-HANDGRAD_MATH float nearest_even(float x) { return rintf(x); }
-HANDGRAD_MATH double nearest_even(double x) { return ::rint(x); }
 
 // ---- an axis --------------------------------------------------------------------------------------------------------
 
@@ -132,7 +128,7 @@ HANDGRAD_MATH C pixel_or_none(const Axis<C>& axis, C pixel) {
 // The weights are with respect to the coordinate, the spot's slope included.
 template <class C>
 HANDGRAD_MATH AxisTap<C> nearest_tap(const Axis<C>& axis, Spot<C> at) {
-  return {pixel_or_none(axis, nearest_even(at.pixel)), {C(1), C(0), C(0)}};
+  return {pixel_or_none(axis, rounded_to_even(at.pixel)), {C(1), C(0), C(0)}};
 }
 template <class C>
 HANDGRAD_MATH AxisTap<C> bilinear_tap(const Axis<C>& axis, Spot<C> at, int k) {

@@ -105,7 +105,7 @@ struct Results {
   Results(const Arguments& call, bool guidance, bool input, bool eps)
       : grad_guidance(empty_gradient(guidance, call.guidance)),
         grad_input(call.input ? empty_gradient(input, *call.input) : empty_placeholder(call.guidance)),
-        grad_eps(call.eps && eps ? empty_contiguous(call.eps->sizes(), *call.eps) : empty_placeholder(call.guidance)),
+        grad_eps(call.eps ? empty_gradient(eps, *call.eps) : empty_placeholder(call.guidance)),
         wants_guidance(guidance),
         wants_input(input && call.input),
         wants_eps(eps && call.eps) {}

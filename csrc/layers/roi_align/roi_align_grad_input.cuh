@@ -16,11 +16,12 @@
 
 namespace handgrad::roi_align {
 
-// Pixels along a tile's side, and bins of a box along each axis that are taken at a time: the bits of a byte.
-inline constexpr int kSide = 8, kBins = 8;
-// Channels of a block, and of a thread.
-inline constexpr int kTileChannels = 32, kPixelChannels = 8;
-static_assert(kSide * kSide * (kTileChannels / kPixelChannels) == kThreads);
+using sampled_roi::kPixelChannels;
+using sampled_roi::kSide;
+using sampled_roi::kTileChannels;
+
+// Bins of a box along each axis that are taken at a time: the bits of a byte.
+inline constexpr int kBins = 8;
 // Threads that make weights, one for each axis, pixel and bin; the others fetch.
 inline constexpr int kWeighers = 2 * kSide * kBins;
 // With so many sampling points in a bin, or fewer, looking at each is cheaper than searching.
@@ -117,7 +118,6 @@ struct Pixel {
   }
 };
 
-// Blocks are (channels, image, tile).
 template <class T, bool Twice>
 __global__ void __launch_bounds__(kThreads, sizeof(Compute<T>) == sizeof(float) ? 3
                                             : Twice                             ? 1
@@ -130,12 +130,9 @@ __global__ void __launch_bounds__(kThreads, sizeof(Compute<T>) == sizeof(float) 
   __shared__ BoxesOfTile<kThreads> near;
   __shared__ Stage<C> stages[2];
   const int thread = static_cast<int>(threadIdx.x);
-  const int64_t tiles = int64_t{tiles_h} * tiles_w, block = blockIdx.x, rest = block / tiles;
-  const int32_t first_channel = static_cast<int32_t>(rest / geometry.batch) * kTileChannels;
-  const int32_t image = static_cast<int32_t>(rest % geometry.batch);
-  const int64_t tile = block - rest * tiles;
-  const int32_t first_y = static_cast<int32_t>(tile / tiles_w) * kSide;
-  const int32_t first_x = static_cast<int32_t>(tile % tiles_w) * kSide;
+  const sampled_roi::TilePlace place(geometry, tiles_h, tiles_w);
+  const int32_t first_channel = place.first_channel, image = place.image;
+  const int32_t first_y = place.first_y, first_x = place.first_x;
   const bool weighs = thread < kWeighers;
   const Weigher<T, Twice> weigher(thread);
   const Fetcher<T> fetcher(thread - kWeighers, first_channel, geometry.channels);

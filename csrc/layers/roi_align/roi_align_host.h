@@ -1,12 +1,10 @@
-// What the host entries of all devices share: the sizes of a call, and its checks.
+// What the host entries of all devices take of this op: the sizes of a call, and its checks.
 #pragma once
 
-#include "kinds/roi.h"
+#include "kinds/sampled_roi.h"
 #include "roi_align_math.h"
 
 namespace handgrad::roi_align {
-
-inline constexpr const char* kOp = "roi_align";
 
 struct Geometry : RoiGeometry {
   int32_t sampling_ratio;
@@ -22,12 +20,17 @@ struct Geometry : RoiGeometry {
   }
 };
 
-inline Geometry check_arguments(const Tensor& input,  // [N, C, H, W]
-                                const Tensor& boxes,  // [K, 5]
-                                int64_t pooled_h, int64_t pooled_w, double spatial_scale, int64_t sampling_ratio,
-                                bool aligned) {
-  return {check_rois(kOp, input, boxes, 5, "batch index, x1, y1, x2, y2", pooled_h, pooled_w, spatial_scale),
-          checked_sampling_ratio(kOp, sampling_ratio), aligned};
-}
+struct RoiAlignOp {
+  static constexpr const char* name = "roi_align";
+  using Numbers = std::tuple<int64_t, bool>;  // sampling_ratio, aligned
+
+  static Geometry checked(const Tensor& input,  // [N, C, H, W]
+                          const Tensor& boxes,  // [K, 5]
+                          int64_t pooled_h, int64_t pooled_w, double spatial_scale, int64_t sampling_ratio,
+                          bool aligned) {
+    return {check_rois(name, input, boxes, 5, "batch index, x1, y1, x2, y2", pooled_h, pooled_w, spatial_scale),
+            checked_sampling_ratio(name, sampling_ratio), aligned};
+  }
+};
 
 }  // namespace handgrad::roi_align

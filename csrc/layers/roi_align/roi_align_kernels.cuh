@@ -1,31 +1,21 @@
 // The kernels of RoIAlign on CUDA devices, but for the gradient of the image (roi_align_grad_input.cuh). One for Twice
 // serves the double backward.
 //
-// In order of appearance: Operands, the tensors of a call; BoxOnDevice, one box with its axes and motion; Neighbours,
+// In order of appearance: BoxOnDevice, one box with its axes and motion; Neighbours,
 // the two pixels beside a sampling point on an axis; the output; the gradient of the boxes.
 #pragma once
 
 #include <limits>
 
-#include "cuda/access.cuh"
-#include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
+#include "kinds/sampled_roi.cuh"
 #include "roi_align_host.h"
 
 namespace handgrad::roi_align {
 
-inline constexpr int kThreads = 256;
-// Channels of the output that a thread makes.
-inline constexpr int kOutputChannels = 4;
-
-// What is differentiated, and how it moves (Twice only; what is null stands still).
-template <class T>
-struct Operands {
-  View<const T, 4> input;             // [N, C, H, W]
-  View<const Compute<T>, 2> boxes;    // [K, 5]
-  View<const T, 4> v_input;           // [N, C, H, W]
-  View<const Compute<T>, 2> v_boxes;  // [K, 5]
-};
+using sampled_roi::kOutputChannels;
+using sampled_roi::kThreads;
+using sampled_roi::Operands;
 
 // The coordinates of box k; or of its direction.
 template <class C>
@@ -108,8 +98,7 @@ __device__ __forceinline__ void add_sample(const Operands<T>& operands, int32_t 
   }
 }
 
-// The output; for Twice its change along the motion. Thread i has every `groups`-th channel of one bin. Neighbours are
-// what is neighbours in the output's memory.
+// The output; for Twice its change along the motion.
 template <class T, bool Twice>
 __global__ void __launch_bounds__(kThreads, Twice                     ? 1
                                             : sizeof(Compute<T>) == 4 ? 3
@@ -118,15 +107,10 @@ __global__ void __launch_bounds__(kThreads, Twice                     ? 1
                   View<T, 4> output) {  // [K, C, pooled_h, pooled_w]
   HANDGRAD_LAUNCH_BOUNDS(kThreads);
   using C = Compute<T>;
-  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x, bins = geometry.bins(), of_box = groups * bins;
-  if (i >= geometry.boxes * of_box) return;
-  const int32_t k = static_cast<int32_t>(i / of_box);
-  const int64_t rest = i - k * of_box, outer = rest / (channels_last ? groups : bins);
-  const int64_t inner = rest - outer * (channels_last ? groups : bins);
-  const int32_t group = static_cast<int32_t>(channels_last ? inner : outer);
-  const int64_t bin = channels_last ? outer : inner;
-  const int32_t ph = static_cast<int32_t>(bin / geometry.pooled_w);
-  const int32_t pw = static_cast<int32_t>(bin - int64_t{ph} * geometry.pooled_w);
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= geometry.boxes * (groups * geometry.bins())) return;
+  const sampled_roi::OutputPlace place(geometry, groups, channels_last, i);
+  const int32_t k = place.k, group = place.group, ph = place.p, pw = place.q;
   const BoxOnDevice<Twice, C> box(geometry, operands, k);
   const bool is_nan = box.is_nan();
 

@@ -16,12 +16,12 @@
 
 namespace handgrad::roi_align_rotated {
 
-// Pixels along a tile's side, bins of a box along each axis that are taken at a time, and bins of a pixel's rectangle.
-inline constexpr int kSide = 8, kBins = 8, kSlots = 16;
-inline constexpr int kPixels = kSide * kSide;
-// Channels of a block, and of a thread.
-inline constexpr int kTileChannels = 32, kPixelChannels = 8;
-static_assert(kPixels * (kTileChannels / kPixelChannels) == kThreads);
+using sampled_roi::kPixelChannels;
+using sampled_roi::kSide;
+using sampled_roi::kTileChannels;
+
+// Bins of a box along each axis that are taken at a time, and bins of a pixel's rectangle; pixels of a tile.
+inline constexpr int kBins = 8, kSlots = 16, kPixels = kSide * kSide;
 
 template <class C>
 struct Stage {
@@ -113,7 +113,6 @@ __device__ __forceinline__ void add_box(const BoxOnDevice<Twice, Compute<T>>& bo
   }
 }
 
-// Blocks are (channels, image, tile).
 template <class T, bool Twice>
 __global__ void __launch_bounds__(kThreads, sizeof(Compute<T>) == sizeof(float) ? kMinBlocks : 1)
     grad_input_kernel(Geometry geometry, Operands<T> operands,
@@ -124,12 +123,9 @@ __global__ void __launch_bounds__(kThreads, sizeof(Compute<T>) == sizeof(float) 
   __shared__ BoxesOfTile<kThreads> near;
   __shared__ Stage<C> stage;
   const int thread = static_cast<int>(threadIdx.x);
-  const int64_t tiles = int64_t{tiles_h} * tiles_w, block = blockIdx.x, rest = block / tiles;
-  const int32_t first_channel = static_cast<int32_t>(rest / geometry.batch) * kTileChannels;
-  const int32_t image = static_cast<int32_t>(rest % geometry.batch);
-  const int64_t tile = block - rest * tiles;
-  const int32_t first_y = static_cast<int32_t>(tile / tiles_w) * kSide;
-  const int32_t first_x = static_cast<int32_t>(tile % tiles_w) * kSide;
+  const sampled_roi::TilePlace place(geometry, tiles_h, tiles_w);
+  const int32_t first_channel = place.first_channel, image = place.image;
+  const int32_t first_y = place.first_y, first_x = place.first_x;
   const int32_t y = first_y + thread / kSide % kSide, x = first_x + thread % kSide;
   const BinFetcher<T, kBins, kTileChannels, kThreads / kWarpSize> fetcher(thread, first_channel, geometry.channels);
   // The tile, with what touches its pixels.

@@ -1,12 +1,10 @@
-// What the host entries of all devices share: the sizes of a call, and its checks.
+// What the host entries of all devices take of this op: the sizes of a call, and its checks.
 #pragma once
 
-#include "kinds/roi.h"
+#include "kinds/sampled_roi.h"
 #include "roi_align_rotated_math.h"
 
 namespace handgrad::roi_align_rotated {
-
-inline constexpr const char* kOp = "roi_align_rotated";
 
 struct Geometry : RoiGeometry {
   int32_t sampling_ratio;
@@ -19,13 +17,18 @@ struct Geometry : RoiGeometry {
   }
 };
 
-inline Geometry check_arguments(const Tensor& input,  // [N, C, H, W]
-                                const Tensor& boxes,  // [K, 6]
-                                int64_t pooled_h, int64_t pooled_w, double spatial_scale, int64_t sampling_ratio,
-                                bool aligned, bool clockwise) {
-  return {check_rois(kOp, input, boxes, 6, "batch index, center x, center y, width, height, angle", pooled_h, pooled_w,
-                     spatial_scale),
-          checked_sampling_ratio(kOp, sampling_ratio), aligned, clockwise};
-}
+struct RoiAlignRotatedOp {
+  static constexpr const char* name = "roi_align_rotated";
+  using Numbers = std::tuple<int64_t, bool, bool>;  // sampling_ratio, aligned, clockwise
+
+  static Geometry checked(const Tensor& input,  // [N, C, H, W]
+                          const Tensor& boxes,  // [K, 6]
+                          int64_t pooled_h, int64_t pooled_w, double spatial_scale, int64_t sampling_ratio,
+                          bool aligned, bool clockwise) {
+    return {check_rois(name, input, boxes, 6, "batch index, center x, center y, width, height, angle", pooled_h,
+                       pooled_w, spatial_scale),
+            checked_sampling_ratio(name, sampling_ratio), aligned, clockwise};
+  }
+};
 
 }  // namespace handgrad::roi_align_rotated

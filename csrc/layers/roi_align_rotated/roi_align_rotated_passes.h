@@ -1,40 +1,26 @@
 // The passes of rotated boxes over a block of channels of an image, on the CPU.
 //
-// In order of appearance: Operands, the tensors of a call; at_corners, the pixels around a point; Forward; BoxSums,
+// In order of appearance: Scratch, a thread's memory; at_corners, the pixels around a point; Forward; BoxSums,
 // BoxGradients and Differentiation, for first and second derivatives.
 #pragma once
 
-#include <limits>
-
 #include "cpu/bilinear.h"
-#include "cpu/box_bins.h"
+#include "kinds/sampled_roi_cpu.h"
 #include "roi_align_rotated_taps.h"
 
 namespace handgrad::roi_align_rotated {
 
-// The tensors of a call; what is None, or not asked for, has no data.
-template <class C>
-struct Operands {
-  StoredView<const C, 4> input;        // [N, C, H, W]
-  StoredView<const C, 4> grad_output;  // [K, C, pooled_h, pooled_w]
-  StoredView<const C, 4> v_input;      // [N, C, H, W], the direction grad_grad_input
-  View<const C, 2> v_boxes;            // [K, 6], the direction grad_grad_boxes
-  StoredView<C, 4> output;             // [K, C, pooled_h, pooled_w]; in the double backward, its change
-  StoredView<C, 4> grad_input;         // [N, C, H, W]
-  View<C, 2> grad_boxes;               // [K, 6]
-};
+using sampled_roi::initial_value;
+using sampled_roi::Operands;
 
+// What a thread has of an image, and of the box that passes.
 template <class C, int64_t Width>
-struct Scratch {
-  BinTile<C, Width> tile;
-  Transposer<Width, C> transposer;
+struct Scratch : sampled_roi::ImageBlock<C, Width> {
   PointRow<C> points;
   TapBuilder<C> builder;
   BoxTaps<C> taps;
-  ScratchVector<C> input, v_input, grad_input;
 
-  explicit Scratch(const Geometry& geometry)
-      : tile(geometry.pooled_h, geometry.pooled_w), transposer(std::max<int64_t>(geometry.width, tile.bins())) {}
+  using sampled_roi::ImageBlock<C, Width>::ImageBlock;
 
   const BoxTaps<C>& taps_of(const BoxInImage<C>& of_image) {
     if (of_image.taps) return *of_image.taps;
@@ -75,34 +61,25 @@ template <class P, class C, class Weigh, class Body>
   body(pixels, weights);
 }
 
-// What a bin begins with.
-template <class C>
-C initial_value(const TurnedBox<C>& box) {
-  return box.is_nonfinite ? std::numeric_limits<C>::quiet_NaN() : C(0);
-}
-
 template <class C, int64_t Width>
 class Forward {
  public:
   Forward(const Geometry& geometry, const Operands<C>& operands)
-      : geometry_(geometry), operands_(operands), scratch_(geometry) {}
+      : geometry_(geometry), operands_(operands), scratch_(geometry, operands) {}
 
-  void begin(const ChannelBlock& block, const PixelWindow& window) {
-    block_ = block;
-    plane_ = load_block<Width>(operands_.input, block, window, scratch_.input, scratch_.transposer);
-  }
+  void begin(const ChannelBlock& block, const PixelWindow& window) { scratch_.load(block, window, true); }
 
   void box(int64_t k, const BoxInImage<C>& of_image) {
     const BoxTaps<C>* taps = of_image.window.is_empty() ? nullptr : &scratch_.taps_of(of_image);
     scratch_.tile.for_each([&](int64_t p, int64_t count) {
-      scratch_.tile.fill(initial_value(*of_image.box));
+      scratch_.tile.fill(initial_value<C>(of_image.box->is_nonfinite));
       const int64_t bins = taps ? count * geometry_.pooled_w : 0;
       for (int64_t bin = 0; bin < bins; ++bin) {
-        for_each_pixel(plane_, *taps, p * geometry_.pooled_w + bin, [&](const auto& pixels, const auto& weights) {
-          gather<Width>(pixels, weights, scratch_.tile.at(0, bin));
-        });
+        for_each_pixel(
+            scratch_.input, *taps, p * geometry_.pooled_w + bin,
+            [&](const auto& pixels, const auto& weights) { gather<Width>(pixels, weights, scratch_.tile.at(0, bin)); });
       }
-      scratch_.tile.store(operands_.output, k, block_, p, count, scratch_.transposer);
+      scratch_.tile.store(operands_.output, k, scratch_.block, p, count, scratch_.transposer);
     });
   }
 
@@ -112,8 +89,6 @@ class Forward {
   const Geometry& geometry_;
   const Operands<C>& operands_;
   Scratch<C, Width> scratch_;
-  ChannelBlock block_{};
-  BlockPlane<const C> plane_;
 };
 
 // The sums that the gradients of boxes are made of, and how they change along a direction; for each block of channels,
@@ -168,7 +143,7 @@ class Differentiation {
       : geometry_(geometry),
         operands_(operands),
         box_gradients_(box_gradients),
-        scratch_(geometry),
+        scratch_(geometry, operands),
         zeros_(Width, C(0)),
         sink_(Width),
         scatters_(operands.grad_input),
@@ -177,18 +152,7 @@ class Differentiation {
   }
 
   void begin(const ChannelBlock& block, const PixelWindow& window) {
-    block_ = block, window_ = window;
-    const Operands<C>& from = operands_;
-    if (Twice ? static_cast<bool>(from.v_boxes) : differentiates_) {
-      plane_ = load_block<Width>(from.input, block, window, scratch_.input, scratch_.transposer);
-    }
-    if (from.v_input) {
-      v_plane_ = load_block<Width>(from.v_input, block, window, scratch_.v_input, scratch_.transposer);
-    }
-    if (scatters_) {
-      grad_plane_ =
-          clear_block<Width>(from.grad_input, geometry_.height, geometry_.width, block, window, scratch_.grad_input);
-    }
+    scratch_.load(block, window, Twice ? static_cast<bool>(operands_.v_boxes) : differentiates_);
   }
 
   void box(int64_t k, const BoxInImage<C>& of_image) {
@@ -201,24 +165,20 @@ class Differentiation {
     BoxSums sums;
     scratch_.tile.for_each([&](int64_t p, int64_t count) {
       if (has_points && (scatters_ || differentiates_)) {
-        scratch_.tile.load(operands_.grad_output, k, block_, p, count, scratch_.transposer);
+        scratch_.tile.load(operands_.grad_output, k, scratch_.block, p, count, scratch_.transposer);
       }
-      if constexpr (Twice) change_->fill(initial_value(box));
+      if constexpr (Twice) change_->fill(initial_value<C>(box.is_nonfinite));
       for (int64_t y = 0; has_points && y < count; ++y) {
         scratch_.points.for_each(static_cast<int32_t>(p + y), [&](int64_t q, const BoxPoint<C>& point) {
           add(point, scratch_.tile.at(y, q), Twice ? change_->at(y, q) : nullptr, sums);
         });
       }
-      if (operands_.output) change_->store(operands_.output, k, block_, p, count, scratch_.transposer);
+      if (operands_.output) change_->store(operands_.output, k, scratch_.block, p, count, scratch_.transposer);
     });
-    if (differentiates_) box_gradients_.at(block_.first / Width, k) = sums;
+    if (differentiates_) box_gradients_.at(scratch_.block.first / Width, k) = sums;
   }
 
-  void end() {
-    if (!scatters_) return;
-    store_block<Width>(grad_plane_, operands_.grad_input, geometry_.height, geometry_.width, block_, window_,
-                       scratch_.transposer);
-  }
+  void end() { scratch_.store(); }
 
  private:
   // The gradient of the image alone.
@@ -226,11 +186,12 @@ class Differentiation {
     if (of_image.window.is_empty()) return;
     const BoxTaps<C>& taps = scratch_.taps_of(of_image);
     scratch_.tile.for_each([&](int64_t p, int64_t count) {
-      scratch_.tile.load(operands_.grad_output, k, block_, p, count, scratch_.transposer);
+      scratch_.tile.load(operands_.grad_output, k, scratch_.block, p, count, scratch_.transposer);
       for (int64_t bin = 0; bin < count * geometry_.pooled_w; ++bin) {
-        for_each_pixel(grad_plane_, taps, p * geometry_.pooled_w + bin, [&](const auto& pixels, const auto& weights) {
-          scatter<Width>(scratch_.tile.at(0, bin), weights, pixels);
-        });
+        for_each_pixel(scratch_.grad_input, taps, p * geometry_.pooled_w + bin,
+                       [&](const auto& pixels, const auto& weights) {
+                         scatter<Width>(scratch_.tile.at(0, bin), weights, pixels);
+                       });
       }
     });
   }
@@ -246,12 +207,12 @@ class Differentiation {
     const auto weight_change = [&](int q) { return share_ * corners.weight_change(q, motion); };
     if (scatters_) {
       at_corners(
-          grad_plane_, corners, sink_.data(), [&](int q) { return Twice ? weight_change(q) : weight(q); },
+          scratch_.grad_input, corners, sink_.data(), [&](int q) { return Twice ? weight_change(q) : weight(q); },
           [&](const auto& pixels, const auto& weights) { scatter<Width>(grad, weights, pixels); });
     }
     if constexpr (Twice) {
-      if (operands_.output && v_plane_.data) add_sample(v_plane_, corners, weight, change);
-      if (operands_.output && plane_.data) add_sample(plane_, corners, weight_change, change);
+      if (operands_.output && scratch_.v_input.data) add_sample(scratch_.v_input, corners, weight, change);
+      if (operands_.output && scratch_.input.data) add_sample(scratch_.input, corners, weight_change, change);
     }
     if (differentiates_) differentiate(point, motion, grad, sums);
   }
@@ -267,18 +228,18 @@ class Differentiation {
                                             BoxSums& sums) const {
     const Corners<C>& corners = point.corners;
     Point<C> changes{};
-    if (plane_.data) {
+    if (scratch_.input.data) {
       C of_input[4];
-      sum_corners(plane_, corners, grad, of_input);
+      sum_corners(scratch_.input, corners, grad, of_input);
       const Point<C> slopes = corners.slopes(of_input);
       sums.sums.add(Point<C>{share_ * slopes.y, share_ * slopes.x}, point.down, point.right);
       const C curvature = corners.curvature(of_input);
       changes = {motion.x * curvature, motion.y * curvature};
     }
     if constexpr (Twice) {
-      if (v_plane_.data) {
+      if (scratch_.v_input.data) {
         C of_v[4];
-        sum_corners(v_plane_, corners, grad, of_v);
+        sum_corners(scratch_.v_input, corners, grad, of_v);
         const Point<C> slopes = corners.slopes(of_v);
         changes.y += slopes.y, changes.x += slopes.x;
       }
@@ -311,10 +272,6 @@ class Differentiation {
   ScratchVector<C> sink_;
   // What is made of the points: a gradient of the image, one of the boxes.
   const bool scatters_, differentiates_;
-  ChannelBlock block_{};
-  PixelWindow window_;
-  BlockPlane<const C> plane_, v_plane_;
-  BlockPlane<C> grad_plane_;
   // The box that passes.
   const TurnedBox<C>* box_ = nullptr;
   Motion<C> motion_;

@@ -169,7 +169,7 @@ BoxesInImages<C> boxes_in_images(const Geometry& geometry, const Tensor& boxes, 
   constexpr double kKeptBytes = 32 * 1024 * 1024;
   const double each = keeps ? kKeptBytes / sizeof(PixelTap<C>) / std::max(geometry.boxes, 1) : 0.0;
   const View<const C, 2> table = view<C, 2>(boxes);
-  return BoxesInImages<C>(kOp, geometry, table, keeps ? 64 * geometry.bins() : 64,
+  return BoxesInImages<C>(geometry.op, geometry, table, keeps ? 64 * geometry.bins() : 64,
                           [&](int64_t k, BoxInImage<C>& box) { box.build(geometry.turned(box_at(table, k)), each); });
 }
 

@@ -15,9 +15,6 @@ namespace handgrad::softsplat {
 enum Mode : int32_t { kSum, kAverage, kLinear, kSoftmax };
 enum Normalization : int32_t { kAddEps, kZeroEps, kClipEps };
 
-HANDGRAD_MATH float rounded_down(float x) { return floorf(x); }
-HANDGRAD_MATH double rounded_down(double x) { return ::floor(x); }
-
 // ---- bilinear weights -----------------------------------------------------------------------------------------------
 
 // The first of the four targets around the point where a source lands, one outside the image at most, and how far

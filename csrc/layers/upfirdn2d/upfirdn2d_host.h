@@ -17,9 +17,6 @@
 namespace handgrad::upfirdn2d {
 
 inline constexpr const char* kOp = "upfirdn2d";
-// Samples of an axis with zeros inserted and around it, and the steps of rates.
-inline constexpr int64_t kMostSamples = int64_t{1} << 30;
-inline constexpr int64_t kMostTaps = 1024;
 
 // An axis as it is given: 0 is x.
 struct AxisNumbers {
@@ -39,10 +36,10 @@ struct Numbers {
                    padding.size());
     for (size_t k = 0; k < 2; ++k) {
       axes[k] = {up[k], down[k], padding[2 * k], padding[2 * k + 1]};
-      HANDGRAD_CHECK(up[k] >= 1 && down[k] >= 1 && up[k] < kMostSamples && down[k] < kMostSamples, kOp,
+      HANDGRAD_CHECK(up[k] >= 1 && down[k] >= 1 && up[k] < kMostFirSamples && down[k] < kMostFirSamples, kOp,
                      ": up and down must be at least 1 and less than 2^30; got ", up[k], " and ", down[k]);
       for (const int64_t side : {padding[2 * k], padding[2 * k + 1]}) {
-        HANDGRAD_CHECK(side > -kMostSamples && side < kMostSamples, kOp,
+        HANDGRAD_CHECK(side > -kMostFirSamples && side < kMostFirSamples, kOp,
                        ": padding must be between -2^30 and 2^30; got ", side);
       }
     }
@@ -51,10 +48,10 @@ struct Numbers {
 
 inline FirAxis checked_axis(const Tensor& input, const AxisNumbers& numbers, int64_t size, int64_t taps, bool flip,
                             const char* name) {
-  HANDGRAD_CHECK(taps >= 1 && taps <= kMostTaps, kOp, ": filter must have 1 to ", kMostTaps,
+  HANDGRAD_CHECK(taps >= 1 && taps <= kMostFirTaps, kOp, ": filter must have 1 to ", kMostFirTaps,
                  " taps along each axis; got ", taps);
-  HANDGRAD_CHECK(size < kMostSamples && size * numbers.up + numbers.before + numbers.after < kMostSamples &&
-                     size * numbers.up < kMostSamples,
+  HANDGRAD_CHECK(size < kMostFirSamples && size * numbers.up + numbers.before + numbers.after < kMostFirSamples &&
+                     size * numbers.up < kMostFirSamples,
                  kOp, ": input must have less than 2^30 ", name, " after up and padding; got ", shape_text(input));
   const int64_t padded = size * numbers.up + numbers.before + numbers.after;
   HANDGRAD_CHECK(padded >= taps, kOp, ": input must have at least as many ", name, " after up and padding as filter, ",
