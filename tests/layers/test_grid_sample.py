@@ -189,15 +189,16 @@ test_matrix = matrix(SPEC)
 # ---- beside torch ----------------------------------------------------------------------------------------------------
 
 
+def derived(function, image, grid, *args):
+    """Output and gradients, of a direction that half types have too."""
+    leaves = image.detach().requires_grad_(), grid.detach().requires_grad_()
+    output = function(*leaves, *args)
+    direction = torch.randn(output.shape, generator=reseeded()).bfloat16()
+    return output, *torch.autograd.grad(output, leaves, direction.to(output.dtype))
+
+
 def both(image, grid, *args):
-    """Output and gradients of ours, and torch's."""
-    results = []
-    for function in (grid_sample, F.grid_sample):
-        leaves = image.detach().requires_grad_(), grid.detach().requires_grad_()
-        output = function(*leaves, *args)
-        direction = torch.randn(output.shape, dtype=image.dtype, generator=reseeded())
-        results.append((output, *torch.autograd.grad(output, leaves, direction)))
-    return results
+    return [derived(function, image, grid, *args) for function in (grid_sample, F.grid_sample)]
 
 
 @pytest.mark.parametrize("align_corners", [False, True], ids=["edges", "corners"])
@@ -214,6 +215,23 @@ def test_equals_torch(sizes, mode, padding_mode, align_corners):
         torch.testing.assert_close(ours, theirs)
         last = image.to(memory_format=torch.channels_last if len(sizes) == 2 else torch.channels_last_3d)
         torch.testing.assert_close(both(last, grid, mode, padding_mode, align_corners)[0], ours)
+
+
+@pytest.mark.parametrize("points", [11, 1], ids=["many_points", "few_points"])
+@pytest.mark.parametrize("sizes", [(7, 6), (3, 5, 4)], ids=["image", "volume"])
+def test_float32_images_of_few_channels(sizes, points):
+    """Two to four channels are one vector, if there are enough points to turn an image for."""
+    for channels, mode, dtype in itertools.product((2, 3, 4), MODES, (torch.float32, torch.bfloat16)):
+        if len(sizes) == 3 and mode == "bicubic":
+            continue
+        made = tensors(3, channels, sizes, (*[points] * (len(sizes) - 1), 7), dtype=torch.float32, seed=channels)
+        image, grid = made[0].to(dtype), made[1]
+        ours = derived(grid_sample, image, grid, mode, "reflection", True)
+        theirs = derived(F.grid_sample, image.float(), grid, mode, "reflection", True)
+        for result, expected in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(result, expected.to(result.dtype))
+        last = image.to(memory_format=torch.channels_last if len(sizes) == 2 else torch.channels_last_3d)
+        assert all(map(torch.equal, derived(grid_sample, last, grid, mode, "reflection", True), ours))
 
 
 @pytest.mark.parametrize("padding_mode", PADDINGS)
@@ -316,7 +334,7 @@ def test_nan_points():
     assert output.tolist() == [0, 7]
     # Where it weighs, it is not hidden; and it reaches no pixel.
     for mode, padding_mode in (("bilinear", "zeros"), *itertools.product(["bicubic"], PADDINGS)):
-        for channels in (1, 5, 33):
+        for channels in (1, 3, 5, 33):
             image = torch.arange(1.0, 13).view(1, 1, 3, 4).expand(1, channels, 3, 4)
             output, grad_image, grad_grid = read(mode, padding_mode, NAN, 0.3, image=image)
             assert output.isnan().tolist() == [True, False] * channels
@@ -326,7 +344,7 @@ def test_nan_points():
 
 def test_nothing_is_read_outside():
     """A pixel that is not finite is read by no point beside the image, whose weights of it would be 0."""
-    for channels in (1, 5, 33):
+    for channels in (1, 3, 5, 33):
         image = torch.full((1, channels, 2, 2), INF)
         leaves = image.requires_grad_(), torch.tensor([[[[-2.5, 0.0], [0.0, 3.0]]]], requires_grad=True)
         output = grid_sample(*leaves)

@@ -41,25 +41,42 @@ struct PixelRow {
   int64_t channel_stride, pixel_stride;
 };
 
+// Whether a square of Width lines fits into registers: then what is left of the channels is one more, with zeros.
+template <int64_t Width, class C>
+inline constexpr bool kHasSquares = Width <= kOwnLanes<C>;
+template <int64_t Width, class C>
+int64_t whole_squares(int64_t channels) {
+  return kHasSquares<Width, C> ? channels / Width * Width : channels;
+}
+
 // `channels` of `pixels` to groups, `group` apart. Up to a multiple of Width, channels that there are none of are 0;
 // `group` has room for them.
 template <int64_t Width, class C>
 void load_pixels(const PixelRow<const C>& from, int64_t channels, int64_t pixels, Transposer<Width, C>& scratch, C* to,
                  int64_t group) {
-  const bool is_in_lines = from.first.is_computed_in() && from.pixel_stride == 1;
-  if (from.channel_stride == 1 || is_in_lines) {
-    if (from.channel_stride != 1) {
-      transpose(from.first.in_place(), from.channel_stride, channels, pixels, to, group);
-    } else {
-      dispatch_storage<C>(from.first.dtype, [&](auto tag) {
-        using T = typename decltype(tag)::type;
-        const T* data = from.first.template as<T>();
-        for (int64_t i = 0; i < pixels; ++i) load_run(data + i * from.pixel_stride, 1, channels, to + i * group);
-      });
-    }
+  const auto clear = [&](int64_t first) {
     const int64_t filled = (channels + Width - 1) / Width * Width;
-    for (int64_t i = 0; channels < filled && i < pixels; ++i)
-      std::fill(to + i * group + channels, to + i * group + filled, C(0));
+    for (int64_t i = 0; first < filled && i < pixels; ++i) std::fill(to + i * group + first, to + i * group + filled, C(0));
+  };
+  if (from.channel_stride == 1) {
+    dispatch_storage<C>(from.first.dtype, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      const T* data = from.first.template as<T>();
+      for (int64_t i = 0; i < pixels; ++i) load_run(data + i * from.pixel_stride, 1, channels, to + i * group);
+    });
+    return clear(channels);
+  }
+  if (from.first.is_computed_in() && from.pixel_stride == 1) {
+    const C* const lines = from.first.in_place();
+    const int64_t whole = whole_squares<Width, C>(channels);
+    transpose(lines, from.channel_stride, whole, pixels, to, group);
+    if constexpr (kHasSquares<Width, C>) {
+      if (whole == channels) return;
+      lines_to_groups<Width>(lines + whole * from.channel_stride, from.channel_stride, channels - whole, pixels,
+                             to + whole, group);
+    } else {
+      clear(channels);
+    }
     return;
   }
   for (int64_t c = 0; c < channels; c += Width) {
@@ -85,7 +102,14 @@ void store_pixels(const C* from, int64_t group, int64_t channels, int64_t pixels
     return;
   }
   if (to.first.is_computed_in() && to.pixel_stride == 1) {
-    transpose(from, group, pixels, channels, to.first.in_place(), to.channel_stride);
+    C* const lines = to.first.in_place();
+    const int64_t whole = whole_squares<Width, C>(channels);
+    transpose(from, group, pixels, whole, lines, to.channel_stride);
+    if constexpr (kHasSquares<Width, C>) {
+      if (whole == channels) return;
+      groups_to_lines<Width>(from + whole, group, pixels, channels - whole, lines + whole * to.channel_stride,
+                             to.channel_stride);
+    }
     return;
   }
   for (int64_t c = 0; c < channels; c += Width) {

@@ -30,12 +30,12 @@ struct WeightedRow {
   C weight;
 };
 
-// to[i] = the sum over Count rows of weight * from[i]; Further rows are added to what is there.
+// to[i] = the sum over Count rows of weight * from[first + i]; Further rows are added to what is there.
 template <bool Further, int Count, class C>
-[[gnu::noinline]] void sum_few_rows(const WeightedRow<C>* rows, int64_t length, C* __restrict to) {
+[[gnu::noinline]] void sum_few_rows(const WeightedRow<C>* rows, int64_t first, int64_t length, C* __restrict to) {
   const C* from[Count];
   C weight[Count];
-  for (int k = 0; k < Count; ++k) from[k] = rows[k].from, weight[k] = rows[k].weight;
+  for (int k = 0; k < Count; ++k) from[k] = rows[k].from + first, weight[k] = rows[k].weight;
   HANDGRAD_SIMD
   for (int64_t i = 0; i < length; ++i) {
     C total = Further ? to[i] + weight[0] * from[0][i] : weight[0] * from[0][i];
@@ -46,28 +46,27 @@ template <bool Further, int Count, class C>
 }
 
 template <bool Further, class C>
-int64_t sum_some_rows(const WeightedRow<C>* rows, int64_t count, int64_t length, C* to) {
-  if (count >= 6) return sum_few_rows<Further, 6>(rows, length, to), 6;
-  if (count >= 4) return sum_few_rows<Further, 4>(rows, length, to), 4;
-  if (count == 3) return sum_few_rows<Further, 3>(rows, length, to), 3;
-  if (count == 2) return sum_few_rows<Further, 2>(rows, length, to), 2;
-  return sum_few_rows<Further, 1>(rows, length, to), 1;
+int64_t sum_some_rows(const WeightedRow<C>* rows, int64_t count, int64_t first, int64_t length, C* to) {
+  if (count >= 6) return sum_few_rows<Further, 6>(rows, first, length, to), 6;
+  if (count >= 4) return sum_few_rows<Further, 4>(rows, first, length, to), 4;
+  if (count == 3) return sum_few_rows<Further, 3>(rows, first, length, to), 3;
+  if (count == 2) return sum_few_rows<Further, 2>(rows, first, length, to), 2;
+  return sum_few_rows<Further, 1>(rows, first, length, to), 1;
 }
 
-// to[i] = the sum over all rows, in their order; they are moved on as they are read.
+// to[i] = the sum over all rows, in their order.
 template <class C>
-void sum_rows(std::vector<WeightedRow<C>>& list, int64_t length, C* to) {
+void sum_rows(const std::vector<WeightedRow<C>>& list, int64_t length, C* to) {
   // What the nearest cache holds while all rows are added.
   constexpr int64_t kRun = 8192 / sizeof(C);
   const int64_t count = static_cast<int64_t>(list.size());
-  WeightedRow<C>* const rows = list.data();
+  const WeightedRow<C>* const rows = list.data();
   if (count == 0) std::fill_n(to, length, C(0));
   for (int64_t first = 0; count > 0 && first < length; first += kRun) {
     const int64_t some = count <= 6 ? length : std::min(kRun, length - first);
-    int64_t done = sum_some_rows<false>(rows, count, some, to + first);
-    while (done < count) done += sum_some_rows<true>(rows + done, count - done, some, to + first);
+    int64_t done = sum_some_rows<false>(rows, count, first, some, to + first);
+    while (done < count) done += sum_some_rows<true>(rows + done, count - done, first, some, to + first);
     if (some == length) return;
-    for (WeightedRow<C>& row : list) row.from += some;
   }
 }
 
@@ -200,8 +199,9 @@ class FirRing {
   // Row i, which make(memory) fills if it is not there.
   template <class Make>
   const C* row(int64_t i, const Make& make) {
-    const size_t slot = static_cast<size_t>(i) % tags_.size();
-    C* const to = memory_.data() + static_cast<int64_t>(slot) * pitch_;
+    // Of 32 bits, which is enough for rows, a division takes half as long.
+    const uint32_t slot = static_cast<uint32_t>(i) % static_cast<uint32_t>(tags_.size());
+    C* const to = memory_.data() + int64_t{slot} * pitch_;
     if (tags_[slot] != i) make(to), tags_[slot] = i;
     return to;
   }
@@ -226,54 +226,47 @@ inline int64_t fir_window(const FirAxis& axis) {
   return most;
 }
 
-// Input columns of a strip, from memory to lanes.
+// Input columns of a strip, from memory to lanes. Those beyond the ends that are zeros are never written: they are what
+// scratch memory begins with.
 template <class C>
 class FirColumns {
  public:
   FirColumns(const FirAxis& axis, const FirPhases& phases, int64_t group)
-      : axis_(axis), phases_(phases), group_(group), pitch_(fir_pitch<C>(phases.lane_width * group)) {}
+      : low_(phases.low), lanes_(phases.lanes), group_(group), pitch_(fir_pitch<C>(phases.lane_width * group)) {
+    const int64_t end = low_ + lanes_ * phases.lane_width;
+    first_ = std::clamp<int64_t>(0, low_, end);
+    last_ = std::clamp<int64_t>(axis.in, first_, end);
+    for (int64_t i = low_; i < end; ++i) {
+      if (i >= first_ && i < last_) continue;
+      const int32_t seen = axis.shown(static_cast<int32_t>(i));
+      if (seen >= 0) shown_.push_back({offset(i), seen});
+    }
+    for (int64_t k = 0; k < 2; ++k) begin_[k] = offset(first_ + k);
+  }
 
-  int64_t length() const { return phases_.lanes * pitch_; }
+  int64_t length() const { return lanes_ * pitch_; }
   const C* at(const C* row, int64_t lane, int64_t shift) const { return row + lane * pitch_ + shift * group_; }
 
   void load(const SourceRows& rows, int64_t n, int64_t c, int64_t y, C* to) {
-    const int64_t lanes = phases_.lanes, width = phases_.lane_width, stride = rows.stride(group_);
-    const int64_t end = phases_.low + lanes * width;
-    // Those of the image, if there are any.
-    const int64_t first = std::clamp<int64_t>(0, phases_.low, end);
-    const int64_t last = std::clamp<int64_t>(axis_.in, first, end);
-    const int64_t at = rows.at(n, c, y, 0);
-    const auto pixel = [&](int64_t i) {
-      return to + (i - phases_.low) % lanes * pitch_ + (i - phases_.low) / lanes * group_;
-    };
-    const auto fill = [&](int64_t from, int64_t to_before) {
-      for (int64_t i = from; i < to_before; ++i) {
-        const int32_t seen = axis_.shown(static_cast<int32_t>(i));
-        C* const there = pixel(i);
-        if (seen < 0) {
-          std::fill_n(there, group_, C(0));
-        } else {
-          load_run(rows.dtype, rows.data, at + seen * rows.column, int64_t{1}, group_, there);
-        }
-      }
-    };
-    fill(phases_.low, first);
-    if (lanes == 1) {
-      load_run(rows.dtype, rows.data, at + first * rows.column, stride, (last - first) * group_, pixel(first));
+    const int64_t stride = rows.stride(group_), at = rows.at(n, c, y, 0), from = at + first_ * rows.column;
+    for (const Shown& beyond : shown_) {
+      load_run(rows.dtype, rows.data, at + beyond.seen * rows.column, int64_t{1}, group_, to + beyond.offset);
+    }
+    if (lanes_ == 1) {
+      load_run(rows.dtype, rows.data, from, stride, (last_ - first_) * group_, to + begin_[0]);
     } else if (group_ > 1) {
-      for (int64_t i = first; i < last; ++i) {
-        load_run(rows.dtype, rows.data, at + i * rows.column, int64_t{1}, group_, pixel(i));
+      for (int64_t i = first_; i < last_; ++i) {
+        load_run(rows.dtype, rows.data, at + i * rows.column, int64_t{1}, group_, to + offset(i));
       }
     } else {
-      loaded_.resize(static_cast<size_t>(last - first));
-      load_run(rows.dtype, rows.data, at + first * stride, stride, last - first, loaded_.data());
-      if (lanes == 2) {
-        deal_two(loaded_.data(), last - first, pixel(first), pixel(first + 1));
+      loaded_.resize(static_cast<size_t>(last_ - first_));
+      load_run(rows.dtype, rows.data, from, stride, last_ - first_, loaded_.data());
+      if (lanes_ == 2) {
+        deal_two(loaded_.data(), last_ - first_, to + begin_[0], to + begin_[1]);
       } else {
-        for (int64_t i = first; i < last; ++i) *pixel(i) = loaded_[static_cast<size_t>(i - first)];
+        for (int64_t i = first_; i < last_; ++i) to[offset(i)] = loaded_[static_cast<size_t>(i - first_)];
       }
     }
-    fill(last, end);
   }
 
  private:
@@ -287,9 +280,17 @@ class FirColumns {
     if (count % 2) one[count / 2] = from[count - 1];
   }
 
-  const FirAxis& axis_;
-  const FirPhases& phases_;
-  int64_t group_, pitch_;
+  // Of input column i.
+  int64_t offset(int64_t i) const { return (i - low_) % lanes_ * pitch_ + (i - low_) / lanes_ * group_; }
+
+  // A column beyond the ends, and the one that stands there.
+  struct Shown {
+    int64_t offset, seen;
+  };
+  int64_t low_, lanes_, group_, pitch_;
+  int64_t first_, last_;  // columns of the image
+  int64_t begin_[2];      // where the first two of them go
+  std::vector<Shown> shown_;
   ScratchVector<C> loaded_;
 };
 
@@ -331,7 +332,17 @@ class FirBand {
         phase_pitch_(fir_pitch<C>(phases.count(0) * cut.group)),
         apart_(static_cast<size_t>(phases.period > 1 ? phases.period * phase_pitch_ : 0)),
         result_(static_cast<size_t>(width_)),
-        added_(static_cast<size_t>(plus ? width_ : 0)) {}
+        added_(static_cast<size_t>(plus ? width_ : 0)) {
+    if (!taps.is_separable()) return;
+    for (const std::vector<FirPhases::Tap>& phase : phases.phases) {
+      std::vector<WeightedRow<C>>& terms = along_.emplace_back();
+      for (const FirPhases::Tap& tap : phase) {
+        const C* const from = columns_.at(dealt_.data(), tap.lane, tap.shift);
+        terms.push_back({from, taps.columns[static_cast<size_t>(tap.t)]});
+      }
+    }
+  }
+  FirBand(const FirBand&) = delete;
 
   // Rows [first, last) of channel c of image n.
   void run(int64_t n, int64_t c, int64_t first, int64_t last) {
@@ -377,11 +388,7 @@ class FirBand {
 
   void filter_row(int32_t i, C* to) {
     load(i, dealt_.data());
-    make_columns(to, [&](const std::vector<FirPhases::Tap>& taps) {
-      for (const FirPhases::Tap& tap : taps) {
-        terms_.push_back({columns_.at(dealt_.data(), tap.lane, tap.shift), taps_.columns[static_cast<size_t>(tap.t)]});
-      }
-    });
+    make_columns(to, [&](size_t phase) -> const auto& { return along_[phase]; });
     for (const FirPhases::Extra& extra : phases_.extras) {
       const C* const from = columns_.at(dealt_.data(), extra.lane, extra.shift);
       const C weight = taps_.columns[static_cast<size_t>(extra.t)];
@@ -393,24 +400,24 @@ class FirBand {
     reached_.clear();
     for_each_tap(planes_.rows, y,
                  [&](int32_t i, int32_t t) { reached_.push_back({ring_.row(i, [&](C* row) { load(i, row); }), t}); });
-    make_columns(to, [&](const std::vector<FirPhases::Tap>& taps) {
+    make_columns(to, [&](size_t phase) -> const auto& {
+      terms_.clear();
       for (const auto& [row, ty] : reached_) {
         const C* const weights = taps_.both.data() + int64_t{ty} * planes_.columns.taps;
-        for (const FirPhases::Tap& tap : taps)
+        for (const FirPhases::Tap& tap : phases_.phases[phase])
           terms_.push_back({columns_.at(row, tap.lane, tap.shift), weights[tap.t]});
       }
+      return terms_;
     });
   }
 
-  // A row of output columns, phase by phase; add(taps) lists what a phase is the sum of.
-  template <class Add>
-  void make_columns(C* to, const Add& add) {
+  // A row of output columns, phase by phase; terms_of(phase) lists what a phase is the sum of.
+  template <class TermsOf>
+  void make_columns(C* to, const TermsOf& terms_of) {
     const int64_t period = phases_.period, phases = static_cast<int64_t>(phases_.phases.size());
     for (int64_t p = 0; p < phases; ++p) {
-      terms_.clear();
-      add(phases_.phases[static_cast<size_t>(p)]);
       C* const phase = period == 1 ? to : apart_.data() + p * phase_pitch_;
-      sum_rows(terms_, phases_.count(p) * group_, phase);
+      sum_rows(terms_of(static_cast<size_t>(p)), phases_.count(p) * group_, phase);
     }
     if (period == 1) return;
     if (period == 2 && group_ == 1) return join_two(apart_.data(), apart_.data() + phase_pitch_, width_, to);
@@ -437,6 +444,8 @@ class FirBand {
   int64_t phase_pitch_;
   ScratchVector<C> apart_, result_, added_;
   std::vector<WeightedRow<C>> rows_, terms_;
+  // The terms of phases of a separable filter, which are the same for each row.
+  std::vector<std::vector<WeightedRow<C>>> along_;
   std::vector<std::pair<const C*, int32_t>> reached_;
   int64_t n_ = 0, c_ = 0;
 };

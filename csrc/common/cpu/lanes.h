@@ -57,6 +57,15 @@ struct PackedOf {
 template <class C, int64_t Count>
 using Packed = typename PackedOf<C, Count>::type;
 
+template <int64_t Count, class C>
+const typename PackedOf<C, Count>::unaligned& load_packed(const C* from) {
+  return *reinterpret_cast<const typename PackedOf<C, Count>::unaligned*>(from);
+}
+template <int64_t Count, class C>
+void store_packed(const Packed<C, Count>& packed, C* to) {
+  *reinterpret_cast<typename PackedOf<C, Count>::unaligned*>(to) = packed;
+}
+
 // The processor's own, at most as wide as a cache line: for loops that need all of its registers, where Lanes would be
 // several of them. The compiler says how wide they are by the largest alignment that it knows.
 inline constexpr int64_t kOwnBytes = std::min<int64_t>(__BIGGEST_ALIGNMENT__, kCacheLine);
@@ -67,11 +76,11 @@ using OwnLanes = Packed<C, kOwnLanes<C>>;
 
 template <class C>
 const typename PackedOf<C, kOwnLanes<C>>::unaligned& load_own_lanes(const C* from) {
-  return *reinterpret_cast<const typename PackedOf<C, kOwnLanes<C>>::unaligned*>(from);
+  return load_packed<kOwnLanes<C>>(from);
 }
 template <class C>
 void store_own_lanes(const OwnLanes<C>& lanes, C* to) {
-  *reinterpret_cast<typename PackedOf<C, kOwnLanes<C>>::unaligned*>(to) = lanes;
+  store_packed<kOwnLanes<C>>(lanes, to);
 }
 
 }  // namespace handgrad

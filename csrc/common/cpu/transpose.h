@@ -2,6 +2,9 @@
 //
 // A square is as wide as a vector of the processor, up to a cache line. Its rows are exchanged by halves, then by
 // quarters, and so on: one instruction for a vector and step. What is left at the edges are smaller squares.
+//
+// Where lines are fewer than a group has room for, a square of the group's size has zeros in place of those that are
+// missing: that costs less than the smaller squares.
 #pragma once
 
 #include <cstdint>
@@ -67,7 +70,55 @@ template <int64_t Side, class C>
   }
 }
 
+// Lines to groups, or back, that are as wide as a square; there are `lines` of them.
+template <int64_t Side, class C>
+inline void read_square(const C* from, int64_t step, int64_t lines, Packed<C, Side> (&rows)[Side]) {
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < Side; ++i) {
+    rows[i] = Packed<C, Side>{};
+    if (i < lines) std::memcpy(&rows[i], from + i * step, sizeof(rows[i]));
+  }
+}
+template <int64_t Side, class C>
+inline void write_square(const Packed<C, Side> (&rows)[Side], C* to, int64_t step, int64_t lines) {
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < Side; ++i) {
+    if (i < lines) std::memcpy(to + i * step, &rows[i], sizeof(rows[i]));
+  }
+}
+
 }  // namespace detail
+
+// Up to Side lines, `step` apart, to `count` groups of Side numbers, `group` apart. Those of missing lines are 0.
+template <int64_t Side, class C>
+[[gnu::noinline]] void lines_to_groups(const C* from, int64_t step, int64_t lines, int64_t count, C* to,
+                                       int64_t group) {
+  const int64_t whole = count / Side * Side;
+  Packed<C, Side> rows[Side];
+  for (int64_t j = 0; j < whole; j += Side) {
+    detail::read_square<Side>(from + j, step, lines, rows);
+    detail::exchange_all<Side / 2>(rows);
+    detail::write_square<Side>(rows, to + j * group, group, Side);
+  }
+  for (int64_t j = whole; j < count; ++j) {
+    for (int64_t i = 0; i < Side; ++i) to[j * group + i] = i < lines ? from[i * step + j] : C(0);
+  }
+}
+// Of `count` groups of Side numbers the first `lines`, up to Side, to lines.
+template <int64_t Side, class C>
+[[gnu::noinline]] void groups_to_lines(const C* from, int64_t group, int64_t count, int64_t lines, C* to,
+                                       int64_t step) {
+  const int64_t whole = count / Side * Side;
+  Packed<C, Side> rows[Side];
+  for (int64_t j = 0; j < whole; j += Side) {
+    detail::read_square<Side>(from + j * group, group, Side, rows);
+    detail::exchange_all<Side / 2>(rows);
+    detail::write_square<Side>(rows, to + j, step, lines);
+  }
+  for (int64_t j = whole; j < count; ++j) {
+    for (int64_t i = 0; i < lines; ++i) to[i * step + j] = from[j * group + i];
+  }
+}
 
 // to[j, i] = from[i, j]; `from` has rows `from_step` apart, `to` has those of the result `to_step` apart.
 template <class C>

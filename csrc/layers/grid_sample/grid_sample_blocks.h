@@ -1,5 +1,5 @@
 // Planes of Width channels of an image, and the loops over the channels of a point, on the CPU. Channels are innermost,
-// so that a tap is one run of memory; of an image with few channels each is a plane by itself, as it is in memory.
+// so that a tap is one run of memory; a plane of one channel is read as it is in memory.
 //
 // In order of appearance: planes; points, the same of the output; the sample; what it gives back to its pixels; the
 // sums for the gradient of its coordinates.
@@ -14,14 +14,18 @@ namespace handgrad::grid_sample {
 // Pixels that are turned at a time.
 inline constexpr int64_t kTurned = 256;
 
-// Channels that are turned at a time: lines that lie a power of two apart, as those of images often do, share few lines
-// of a first-level cache.
-inline constexpr int64_t kTurnedChannels = 8;
+// Channels that are turned at a time, at most: lines that lie a power of two apart, as those of images often do, share
+// few lines of a first-level cache.
+template <int64_t Width>
+inline constexpr int64_t kTurnedChannels = std::min<int64_t>(Width, 8);
+
+// The width of images of two to four channels: a tap is one vector of any processor, a missing channel is zeros.
+inline constexpr int64_t kQuad = 4;
 
 // Scratch memory of one thread.
 template <int64_t Width, class C>
-struct Turning : Transposer<kTurnedChannels, C> {
-  Turning() : Transposer<kTurnedChannels, C>(kTurned) {}
+struct Turning : Transposer<kTurnedChannels<Width>, C> {
+  Turning() : Transposer<kTurnedChannels<Width>, C>(kTurned) {}
 };
 template <class C>
 struct Turning<1, C> {};
@@ -59,13 +63,14 @@ template <int64_t Width, class C>
   if constexpr (Width == 1) {
     load_run(image.at(block.n, block.first, first), image.strides[2], count, to);
   } else {
-    const int64_t step = image.strides[1] == 1 ? Width : kTurnedChannels;
+    const int64_t step = image.strides[1] == 1 ? Width : kTurnedChannels<Width>;
     for (int64_t c = 0; c < block.count; c += step) {
       const ChannelBlock some{block.n, block.first + c, std::min(step, block.count - c)};
-      load_pixels<kTurnedChannels>(pixels_of(image, some, first), some.count, count, turning, to + c, Width);
+      load_pixels<kTurnedChannels<Width>>(pixels_of(image, some, first), some.count, count, turning, to + c, Width);
     }
     // Channels that there are none of.
-    const int64_t filled = (block.count + kTurnedChannels - 1) / kTurnedChannels * kTurnedChannels;
+    constexpr int64_t kAtATime = kTurnedChannels<Width>;
+    const int64_t filled = (block.count + kAtATime - 1) / kAtATime * kAtATime;
     for (int64_t i = 0; filled < Width && i < count; ++i) {
       std::fill(to + i * Width + filled, to + (i + 1) * Width, C(0));
     }
@@ -77,10 +82,10 @@ template <int64_t Width, class C>
   if constexpr (Width == 1) {
     store_run(from, count, image.at(block.n, block.first, first), image.strides[2]);
   } else {
-    const int64_t step = image.strides[1] == 1 ? Width : kTurnedChannels;
+    const int64_t step = image.strides[1] == 1 ? Width : kTurnedChannels<Width>;
     for (int64_t c = 0; c < block.count; c += step) {
       const ChannelBlock some{block.n, block.first + c, std::min(step, block.count - c)};
-      store_pixels<kTurnedChannels>(from + c, Width, some.count, count, turning, pixels_of(image, some, first));
+      store_pixels<kTurnedChannels<Width>>(from + c, Width, some.count, count, turning, pixels_of(image, some, first));
     }
   }
 }
@@ -142,6 +147,22 @@ void for_strides(const Plane<const C>& plane, const Body& body) {
   }
 }
 
+// body(p, taps, tap) for each point, where tap(t) is what lies at tap t; `taps` is a constant if there are four.
+template <int64_t Width, class C, class Body>
+void for_taps(const TapRun<C>& run, const Plane<const C>& plane, int64_t count, const Body& body) {
+  static constexpr Nothing<Width, C> nothing;
+  const auto all = [&](auto taps) {
+    for (int64_t p = 0; p < count; ++p) {
+      body(p, taps, [&](int t) { return run.pixel[t][p] < 0 ? nothing.data : plane.at(run.pixel[t][p]); });
+    }
+  };
+  if (run.taps == 4) {
+    all(std::integral_constant<int, 4>());
+  } else {
+    all(run.taps);
+  }
+}
+
 // `outputs`, Width numbers for each point, are set to the sums of what the taps weigh, or these are added.
 template <int64_t Width, class C>
 [[gnu::noinline]] void sample_points(const TapRun<C>& run, const typename TapRun<C>::OfTaps& weights,
@@ -153,6 +174,13 @@ template <int64_t Width, class C>
         HANDGRAD_SIMD
         for (int64_t p = 0; p < count; ++p) outputs[p] += weights[t][p] * pixel_of(plane.data, stride, run.pixel[t][p]);
       }
+    });
+  } else if constexpr (Width == kQuad) {
+    for_taps<Width>(run, plane, count, [&](int64_t p, auto taps, const auto& tap) {
+      Packed<C, kQuad> total{};
+      for (int t = 0; t < taps; ++t) total += weights[t][p] * load_packed<kQuad>(tap(t));
+      C* const output = outputs + p * kQuad;
+      store_packed<kQuad>(adds ? load_packed<kQuad>(output) + total : total, output);
     });
   } else {
     static constexpr Nothing<Width, C> nothing;
@@ -178,7 +206,8 @@ template <int64_t Width, class C>
 
 // ---- derivatives ----------------------------------------------------------------------------------------------------
 
-// What points give back to the pixels [begin, end): in the order of points, whoever takes which pixels.
+// What points give back to the pixels [begin, end) of an image, which `plane` has: in the order of points, whoever takes
+// which pixels.
 template <int64_t Width, class C>
 [[gnu::noinline]] void scatter_points(const TapRun<C>& run, const typename TapRun<C>::OfTaps& weights, const C* grads,
                                       int64_t count, int32_t begin, int32_t end, const Plane<C>& plane) {
@@ -187,8 +216,12 @@ template <int64_t Width, class C>
     for (int t = 0; t < run.taps; ++t) {
       const int32_t pixel = run.pixel[t][p];
       if (pixel < begin || pixel >= end) continue;
-      C* __restrict const to = plane.at(pixel);
+      C* __restrict const to = plane.at(pixel - begin);
       const C weight = weights[t][p];
+      if constexpr (Width == kQuad) {
+        store_packed<kQuad>(load_packed<kQuad>(to) + weight * load_packed<kQuad>(grad), to);
+        continue;
+      }
       HANDGRAD_SIMD
       for (int64_t c = 0; c < Width; ++c) to[c] += weight * grad[c];
     }
@@ -208,6 +241,20 @@ template <int64_t Width, int Axes, class C>
           const C product = grads[p] * pixel_of(plane.data, stride, run.pixel[t][p]);
           for (int a = 0; a < Axes; ++a) sums[a][p] += slopes[a][t][p] * product;
         }
+      }
+    });
+    return;
+  }
+  if constexpr (Width == kQuad) {
+    for_taps<Width>(run, plane, count, [&](int64_t p, auto taps, const auto& tap) {
+      Packed<C, kQuad> slope[Axes] = {};
+      for (int t = 0; t < taps; ++t) {
+        const Packed<C, kQuad> x = load_packed<kQuad>(tap(t));
+        for (int a = 0; a < Axes; ++a) slope[a] += slopes[a][t][p] * x;
+      }
+      for (int a = 0; a < Axes; ++a) {
+        const Packed<C, kQuad> lanes = slope[a] * load_packed<kQuad>(grads + p * kQuad);
+        sums[a][p] += (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
       }
     });
     return;

@@ -4,11 +4,12 @@
 // (grid_sample_taps.h). Channels are innermost, in memory or in a copy of a block (grid_sample_blocks.h).
 //
 // Backward, a block of channels of an image is one thread's, which adds to its own part of the gradient, in the order
-// of points; of an image that is its own plane, threads share the pixels and each looks at all points. So every sum has
-// one order, whatever the number of threads. The gradient of the grid is summed over blocks in their order.
+// of points; of an image of one block that is small or lies in place, threads share the pixels and each looks at all
+// points. So every sum has one order, whatever the number of threads. The gradient of the grid is summed over blocks in
+// their order.
 //
-// In order of appearance: Operands; Worker, what a thread does; the two walks over blocks and over points; the choice
-// of a width; the host entries.
+// In order of appearance: Operands; Worker, what a thread does; the walks over blocks, points, pixels and images of few
+// channels; the choice of a width; the host entries.
 #include <memory>
 
 #include "abi/registration.h"
@@ -22,6 +23,9 @@ constexpr int64_t kChunk = 16 * kRun;
 // Channels that are planes by themselves, below so many; and in a block, of images that have fewer pixels than so many:
 // what a copy of it may take.
 constexpr int64_t kPlanar = 4, kSmallImage = int64_t{1} << 16;
+// Pixels of an image that may be turned into quads, and how many for each point; numbers of images that are turned
+// together, which a cache holds.
+constexpr int64_t kMostQuads = int64_t{1} << 20, kQuadsOfPoint = 8, kTurnedTogether = int64_t{1} << 19;
 // Blocks that there should be, so that threads find work.
 constexpr int64_t kEnoughBlocks = 8;
 
@@ -33,6 +37,9 @@ struct Operands {
   StoredView<C, 3> grad_input;            // [N, C, pixels]
   View<const C, 3> grid, v_grid;          // [N, points, axes]
   View<C, 3> grad_grid;                   // [N, points, axes]
+  // In place of input, of images from `first_turned` on: [pixels, kQuad].
+  const C* turned = nullptr;
+  int64_t first_turned = 0;
 };
 
 // The gradient of the grid that the blocks but the first contribute.
@@ -89,17 +96,31 @@ class Worker {
     if (scatters()) store_plane<Width>(grad_plane_, operands_.grad_input, block, geometry_.pixels, turning_);
   }
 
-  // Those parts of an image's gradient that belong to the pixels [begin, end) of its planes, which lie in place and
-  // hold zeros.
+  // Those parts of an image's gradient that belong to the pixels [begin, end) of its planes: planes of one channel lie
+  // in place and hold zeros, others are made here.
   void take_pixels(int64_t n, int32_t begin, int32_t end) {
+    if constexpr (Width > 1) {
+      grad_memory_.assign(static_cast<size_t>((end - begin) * Width), C(0));
+      grad_plane_ = {grad_memory_.data(), Width};
+    }
     for (int64_t point = 0; point < geometry_.points; point += kRun) {
       const int64_t count = std::min(kRun, geometry_.points - point);
       run_->template find<What>(operands_.grid, operands_.v_grid, n, point, count);
-      for (int64_t c = 0; c < geometry_.channels; ++c) {
-        const ChannelBlock block{n, c, 1};
+      for (int64_t c = 0; c < geometry_.channels; c += Width) {
+        const ChannelBlock block{n, c, std::min(Width, geometry_.channels - c)};
         load_group<Width>(operands_.grad_output, block, point, count, turning_, grads_.data());
-        scatter_points<Width>(*run_, run_->weight, grads_.data(), count, begin, end,
-                              plane_in_place(operands_.grad_input, block));
+        if constexpr (Width == 1) {
+          grad_plane_ = plane_in_place(operands_.grad_input, block);
+          grad_plane_.data = grad_plane_.at(begin);
+        }
+        scatter_points<Width>(*run_, run_->weight, grads_.data(), count, begin, end, grad_plane_);
+      }
+    }
+    if constexpr (Width > 1) {
+      const ChannelBlock block{n, 0, geometry_.channels};
+      for (int64_t i = begin; i < end; i += kTurned) {
+        store_group<Width>(grad_plane_.at(static_cast<int32_t>(i - begin)), operands_.grad_input, block, i,
+                           std::min<int64_t>(kTurned, end - i), turning_);
       }
     }
   }
@@ -125,6 +146,10 @@ class Worker {
   bool sums() const { return Parts & kSums && operands_.grad_grid; }
 
   void load(const ChannelBlock& block) {
+    if (operands_.turned) {
+      plane_ = {operands_.turned + (block.n - operands_.first_turned) * geometry_.pixels * Width, Width};
+      return;
+    }
     if (makes_output() || sums()) {
       plane_ = load_plane<Width>(operands_.input, block, geometry_.pixels, memory_, turning_);
     }
@@ -207,36 +232,72 @@ void by_blocks(const Geometry& geometry, const Operands<C>& operands) {
   if (sums) contributions.add_to(operands.grad_grid.data);
 }
 
-// Chunk by chunk of the points of all images, whose blocks all lie in place.
+// Chunk by chunk of the points of images [first, last), whose blocks all lie in place.
 template <int64_t Width, Order What, int Parts, class C>
-void by_points(const Geometry& geometry, const Operands<C>& operands) {
+void by_points(const Geometry& geometry, const Operands<C>& operands, int64_t first, int64_t last) {
   const int64_t chunks = (geometry.points + kChunk - 1) / kChunk;
-  parallel_for(geometry.batch * chunks, work_of_points(geometry, kChunk, geometry.channels),
+  parallel_for((last - first) * chunks, work_of_points(geometry, kChunk, geometry.channels),
                [&](int64_t begin, int64_t end) {
                  Worker<C, Width, What, Parts> worker(geometry, operands);
                  for (int64_t i = begin; i < end; ++i) {
-                   const int64_t first = i % chunks * kChunk;
-                   worker.take_chunk(i / chunks, first, std::min(geometry.points, first + kChunk));
+                   const int64_t point = i % chunks * kChunk;
+                   worker.take_chunk(first + i / chunks, point, std::min(geometry.points, point + kChunk));
                  }
                });
 }
+template <int64_t Width, Order What, int Parts, class C>
+void by_points(const Geometry& geometry, const Operands<C>& operands) {
+  by_points<Width, What, Parts>(geometry, operands, 0, geometry.batch);
+}
 
-// The gradient of images whose channels are planes by themselves, in place: as many pieces of an image as threads find
-// work in, which changes no bit of it.
-template <class C>
+// The gradient of images that are one block, or whose channels are planes by themselves, in place: as many pieces of an
+// image as threads find work in, which changes no bit of it.
+template <int64_t Width, class C>
 void by_pixels(const Geometry& geometry, const Operands<C>& operands, const Tensor& grad_input) {
-  fill_zero(grad_input);
+  if (Width == 1) fill_zero(grad_input);
   const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
   const int64_t work = work_of_points(geometry, geometry.points, geometry.channels);
   const int64_t pieces = work < kElementsPerThread ? 1 : (threads + geometry.batch - 1) / geometry.batch;
   parallel_for(geometry.batch * pieces, work / pieces, [&](int64_t begin, int64_t end) {
-    Worker<C, 1, kWeights, kScatter> worker(geometry, operands);
+    Worker<C, Width, kWeights, kScatter> worker(geometry, operands);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t piece = i % pieces;
       worker.take_pixels(i / pieces, static_cast<int32_t>(geometry.pixels * piece / pieces),
                          static_cast<int32_t>(geometry.pixels * (piece + 1) / pieces));
     }
   });
+}
+
+// Whether the channels of every pixel are so many that lie side by side.
+template <int64_t Width, class C>
+bool all_in_place(const Geometry& geometry, const StoredView<const C, 3>& image) {
+  return geometry.channels % Width == 0 && is_in_place<Width>(image, Width);
+}
+
+// Images of two to four channels: some at a time are turned, so that a pixel is one vector, and then sampled; all threads
+// share both.
+template <Order What, int Parts, class C>
+void by_quads(const Geometry& geometry, const Operands<C>& operands) {
+  if (all_in_place<kQuad>(geometry, operands.input)) return by_points<kQuad, What, Parts>(geometry, operands);
+  const int64_t image = geometry.pixels * kQuad, pieces = (geometry.pixels + kTurned - 1) / kTurned;
+  const int64_t together = std::clamp<int64_t>(kTurnedTogether / image, 1, geometry.batch);
+  ScratchVector<C> memory(static_cast<size_t>(together * image));
+  Operands<C> turned = operands;
+  turned.turned = memory.data();
+  for (int64_t first = 0; first < geometry.batch; first += together) {
+    const int64_t last = std::min(geometry.batch, first + together);
+    parallel_for((last - first) * pieces, kTurned * kQuad, [&](int64_t begin, int64_t end) {
+      Turning<kQuad, C> turning;
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t n = i / pieces, pixel = i % pieces * kTurned;
+        load_group<kQuad>(operands.input, {first + n, 0, geometry.channels}, pixel,
+                          std::min(kTurned, geometry.pixels - pixel), turning,
+                          memory.data() + n * image + pixel * kQuad);
+      }
+    });
+    turned.first_turned = first;
+    by_points<kQuad, What, Parts>(geometry, turned, first, last);
+  }
 }
 
 // ---- widths ---------------------------------------------------------------------------------------------------------
@@ -251,14 +312,20 @@ int64_t width_of(const Geometry& geometry) {
   return narrow ? kFewChannels : kBlockChannels;
 }
 
-// Whether the channels of every pixel are so many that lie side by side.
-template <int64_t Width, class C>
-bool all_in_place(const Geometry& geometry, const StoredView<const C, 3>& image) {
-  return geometry.channels % Width == 0 && is_in_place<Width>(image, Width);
+// Whether it pays to turn images into quads, and takes little memory. (Of doubles they are planes: code that is rarely
+// run is carried by everybody.)
+template <class C>
+constexpr bool kHasQuads = std::is_same_v<C, float>;
+bool suits_quads(const Geometry& geometry) {
+  return geometry.channels > 1 && geometry.channels <= kQuad && geometry.pixels <= kMostQuads &&
+         geometry.pixels <= kQuadsOfPoint * geometry.points;
 }
 
 template <class C>
 void forward(const Geometry& geometry, const Operands<C>& operands) {
+  if constexpr (kHasQuads<C>) {
+    if (suits_quads(geometry)) return by_quads<kWeights, kOutput>(geometry, operands);
+  }
   if (geometry.channels < kPlanar) {
     if (all_in_place<1>(geometry, operands.input)) return by_points<1, kWeights, kOutput>(geometry, operands);
     return by_blocks<1, kWeights, kOutput>(geometry, operands);
@@ -276,9 +343,16 @@ void forward(const Geometry& geometry, const Operands<C>& operands) {
 template <class C>
 void backward(const Geometry& geometry, const Operands<C>& operands, const Results& results) {
   constexpr int kBoth = kScatter | kSums;
+  if constexpr (kHasQuads<C>) {
+    if (suits_quads(geometry)) {
+      if (results.wants_input) by_pixels<kQuad>(geometry, operands, results.grad_input);
+      if (results.wants_grid) by_quads<kSlopes, kSums>(geometry, operands);
+      return;
+    }
+  }
   const int64_t width = width_of<C>(geometry);
   if (width == 1 && all_in_place<1>(geometry, operands.input)) {
-    if (results.wants_input) by_pixels(geometry, operands, results.grad_input);
+    if (results.wants_input) by_pixels<1>(geometry, operands, results.grad_input);
     if (results.wants_grid) by_points<1, kSlopes, kSums>(geometry, operands);
     return;
   }
