@@ -44,6 +44,11 @@ struct PixelRow {
 // Whether a square of Width lines fits into registers: then what is left of the channels is one more, with zeros.
 template <int64_t Width, class C>
 inline constexpr bool kHasSquares = Width <= kOwnLanes<C>;
+// Whether channels that lie side by side are so few that a call for each pixel would take longer than lines.
+template <int64_t Width, class C>
+bool are_lines_sooner(int64_t channels) {
+  return kHasSquares<Width, C> && channels > 1 && channels < Width;
+}
 template <int64_t Width, class C>
 int64_t whole_squares(int64_t channels) {
   return kHasSquares<Width, C> ? channels / Width * Width : channels;
@@ -56,9 +61,10 @@ void load_pixels(const PixelRow<const C>& from, int64_t channels, int64_t pixels
                  int64_t group) {
   const auto clear = [&](int64_t first) {
     const int64_t filled = (channels + Width - 1) / Width * Width;
-    for (int64_t i = 0; first < filled && i < pixels; ++i) std::fill(to + i * group + first, to + i * group + filled, C(0));
+    for (int64_t i = 0; first < filled && i < pixels; ++i)
+      std::fill(to + i * group + first, to + i * group + filled, C(0));
   };
-  if (from.channel_stride == 1) {
+  if (from.channel_stride == 1 && !are_lines_sooner<Width, C>(channels)) {
     dispatch_storage<C>(from.first.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
       const T* data = from.first.template as<T>();
@@ -93,7 +99,7 @@ void load_pixels(const PixelRow<const C>& from, int64_t channels, int64_t pixels
 template <int64_t Width, class C>
 void store_pixels(const C* from, int64_t group, int64_t channels, int64_t pixels, Transposer<Width, C>& scratch,
                   const PixelRow<C>& to) {
-  if (to.channel_stride == 1) {
+  if (to.channel_stride == 1 && !are_lines_sooner<Width, C>(channels)) {
     dispatch_storage<C>(to.first.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
       T* data = to.first.template as<T>();

@@ -19,7 +19,8 @@ inline constexpr int64_t kTurned = 256;
 template <int64_t Width>
 inline constexpr int64_t kTurnedChannels = std::min<int64_t>(Width, 8);
 
-// The width of images of two to four channels: a tap is one vector of any processor, a missing channel is zeros.
+// The width of images of two to four channels: a tap is one vector of any processor, a missing channel is zeros. Before
+// the first pixel there are zeros too, for taps that have none.
 inline constexpr int64_t kQuad = 4;
 
 // Scratch memory of one thread.
@@ -44,7 +45,7 @@ struct Plane {
 // Whether a block of an image, (batch, channels, pixels), can be used as it lies in memory.
 template <int64_t Width, class P>
 bool is_in_place(const StoredView<P, 3>& image, int64_t channels) {
-  return image.first.is_computed_in() && (Width == 1 || (image.strides[1] == 1 && channels == Width));
+  return Width != kQuad && image.first.is_computed_in() && (Width == 1 || (image.strides[1] == 1 && channels == Width));
 }
 template <class P>
 Plane<P> plane_in_place(const StoredView<P, 3>& image, const ChannelBlock& block) {
@@ -56,6 +57,44 @@ PixelRow<P> pixels_of(const StoredView<P, 3>& image, const ChannelBlock& block, 
   return {image.at(block.n, block.first, first), image.strides[1], image.strides[2]};
 }
 
+// Between pixels of two to four channels that lie side by side and quads, which a call for each pixel would take longer
+// for: a vector reads some of the next pixel, or writes what the next one is written over. `channels` of body is a
+// constant.
+template <class P, class Body>
+bool is_side_by_side(const StoredView<P, 3>& image, int64_t channels, const Body& body) {
+  if (!image.first.is_computed_in() || image.strides[1] != 1 || image.strides[2] != channels) return false;
+  if (channels == 2) body(std::integral_constant<int64_t, 2>());
+  if (channels == 3) body(std::integral_constant<int64_t, 3>());
+  if (channels == 4) body(std::integral_constant<int64_t, 4>());
+  return channels > 1;
+}
+template <class C>
+bool load_side_by_side(const StoredView<const C, 3>& image, const ChannelBlock& block, int64_t first, int64_t count,
+                       C* to) {
+  return is_side_by_side(image, block.count, [&](auto channels) {
+    const C* const from = image.at(block.n, block.first, first).in_place();
+    for (int64_t i = 0; i + 1 < count; ++i) {
+      Packed<C, kQuad> pixel = load_packed<kQuad>(from + i * channels);
+      for (int64_t c = channels; c < kQuad; ++c) pixel[c] = 0;
+      store_packed<kQuad>(pixel, to + i * kQuad);
+    }
+    const int64_t last = count - 1;
+    for (int64_t c = 0; c < kQuad; ++c) to[last * kQuad + c] = c < channels ? from[last * channels + c] : C(0);
+  });
+}
+template <class C>
+bool store_side_by_side(const C* from, const StoredView<C, 3>& image, const ChannelBlock& block, int64_t first,
+                        int64_t count) {
+  return is_side_by_side(image, block.count, [&](auto channels) {
+    C* const to = image.at(block.n, block.first, first).in_place();
+    for (int64_t i = 0; i + 1 < count; ++i) {
+      store_packed<kQuad>(load_packed<kQuad>(from + i * kQuad), to + i * channels);
+    }
+    const int64_t last = count - 1;
+    for (int64_t c = 0; c < channels; ++c) to[last * channels + c] = from[last * kQuad + c];
+  });
+}
+
 // `count` pixels of a block, at most kTurned unless Width is 1, to Width numbers each, and back.
 template <int64_t Width, class C>
 [[gnu::noinline]] void load_group(const StoredView<const C, 3>& image, const ChannelBlock& block, int64_t first,
@@ -63,6 +102,9 @@ template <int64_t Width, class C>
   if constexpr (Width == 1) {
     load_run(image.at(block.n, block.first, first), image.strides[2], count, to);
   } else {
+    if constexpr (Width == kQuad) {
+      if (load_side_by_side(image, block, first, count, to)) return;
+    }
     const int64_t step = image.strides[1] == 1 ? Width : kTurnedChannels<Width>;
     for (int64_t c = 0; c < block.count; c += step) {
       const ChannelBlock some{block.n, block.first + c, std::min(step, block.count - c)};
@@ -82,6 +124,9 @@ template <int64_t Width, class C>
   if constexpr (Width == 1) {
     store_run(from, count, image.at(block.n, block.first, first), image.strides[2]);
   } else {
+    if constexpr (Width == kQuad) {
+      if (store_side_by_side(from, image, block, first, count)) return;
+    }
     const int64_t step = image.strides[1] == 1 ? Width : kTurnedChannels<Width>;
     for (int64_t c = 0; c < block.count; c += step) {
       const ChannelBlock some{block.n, block.first + c, std::min(step, block.count - c)};
@@ -95,11 +140,13 @@ template <int64_t Width, class C>
 [[gnu::noinline]] Plane<const C> load_plane(const StoredView<const C, 3>& image, const ChannelBlock& block,
                                             int64_t pixels, ScratchVector<C>& memory, Turning<Width, C>& turning) {
   if (is_in_place<Width>(image, block.count)) return plane_in_place(image, block);
-  memory.resize(static_cast<size_t>(pixels * Width));
+  constexpr int64_t kBefore = Width == kQuad ? Width : 0;
+  memory.resize(static_cast<size_t>(kBefore + pixels * Width));
+  C* const plane = memory.data() + kBefore;
   for (int64_t i = 0; i < pixels; i += kTurned) {
-    load_group<Width>(image, block, i, std::min(kTurned, pixels - i), turning, memory.data() + i * Width);
+    load_group<Width>(image, block, i, std::min(kTurned, pixels - i), turning, plane + i * Width);
   }
-  return {memory.data(), Width};
+  return {plane, Width};
 }
 
 // Zeros to add to, which store_plane then puts where they belong.
@@ -147,13 +194,14 @@ void for_strides(const Plane<const C>& plane, const Body& body) {
   }
 }
 
-// body(p, taps, tap) for each point, where tap(t) is what lies at tap t; `taps` is a constant if there are four.
-template <int64_t Width, class C, class Body>
-void for_taps(const TapRun<C>& run, const Plane<const C>& plane, int64_t count, const Body& body) {
-  static constexpr Nothing<Width, C> nothing;
+// body(p, taps, tap) for each point of quads, where tap(t) is what lies at tap t; `taps` is a constant if there are
+// four.
+template <class C, class Body>
+void for_quads(const TapRun<C>& run, const Plane<const C>& plane, int64_t count, const Body& body) {
   const auto all = [&](auto taps) {
     for (int64_t p = 0; p < count; ++p) {
-      body(p, taps, [&](int t) { return run.pixel[t][p] < 0 ? nothing.data : plane.at(run.pixel[t][p]); });
+      // None is pixel -1.
+      body(p, taps, [&](int t) { return plane.data + int64_t{run.pixel[t][p]} * kQuad; });
     }
   };
   if (run.taps == 4) {
@@ -176,7 +224,7 @@ template <int64_t Width, class C>
       }
     });
   } else if constexpr (Width == kQuad) {
-    for_taps<Width>(run, plane, count, [&](int64_t p, auto taps, const auto& tap) {
+    for_quads(run, plane, count, [&](int64_t p, auto taps, const auto& tap) {
       Packed<C, kQuad> total{};
       for (int t = 0; t < taps; ++t) total += weights[t][p] * load_packed<kQuad>(tap(t));
       C* const output = outputs + p * kQuad;
@@ -206,8 +254,8 @@ template <int64_t Width, class C>
 
 // ---- derivatives ----------------------------------------------------------------------------------------------------
 
-// What points give back to the pixels [begin, end) of an image, which `plane` has: in the order of points, whoever takes
-// which pixels.
+// What points give back to the pixels [begin, end) of an image, which `plane` has: in the order of points, whoever
+// takes which pixels.
 template <int64_t Width, class C>
 [[gnu::noinline]] void scatter_points(const TapRun<C>& run, const typename TapRun<C>::OfTaps& weights, const C* grads,
                                       int64_t count, int32_t begin, int32_t end, const Plane<C>& plane) {
@@ -216,12 +264,13 @@ template <int64_t Width, class C>
     for (int t = 0; t < run.taps; ++t) {
       const int32_t pixel = run.pixel[t][p];
       if (pixel < begin || pixel >= end) continue;
-      C* __restrict const to = plane.at(pixel - begin);
       const C weight = weights[t][p];
       if constexpr (Width == kQuad) {
+        C* const to = plane.data + int64_t{pixel - begin} * kQuad;
         store_packed<kQuad>(load_packed<kQuad>(to) + weight * load_packed<kQuad>(grad), to);
         continue;
       }
+      C* __restrict const to = plane.at(pixel - begin);
       HANDGRAD_SIMD
       for (int64_t c = 0; c < Width; ++c) to[c] += weight * grad[c];
     }
@@ -246,7 +295,7 @@ template <int64_t Width, int Axes, class C>
     return;
   }
   if constexpr (Width == kQuad) {
-    for_taps<Width>(run, plane, count, [&](int64_t p, auto taps, const auto& tap) {
+    for_quads(run, plane, count, [&](int64_t p, auto taps, const auto& tap) {
       Packed<C, kQuad> slope[Axes] = {};
       for (int t = 0; t < taps; ++t) {
         const Packed<C, kQuad> x = load_packed<kQuad>(tap(t));

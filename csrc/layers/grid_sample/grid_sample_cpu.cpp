@@ -37,7 +37,7 @@ struct Operands {
   StoredView<C, 3> grad_input;            // [N, C, pixels]
   View<const C, 3> grid, v_grid;          // [N, points, axes]
   View<C, 3> grad_grid;                   // [N, points, axes]
-  // In place of input, of images from `first_turned` on: [pixels, kQuad].
+  // In place of input, of images from `first_turned` on: [1 + pixels, kQuad].
   const C* turned = nullptr;
   int64_t first_turned = 0;
 };
@@ -147,7 +147,8 @@ class Worker {
 
   void load(const ChannelBlock& block) {
     if (operands_.turned) {
-      plane_ = {operands_.turned + (block.n - operands_.first_turned) * geometry_.pixels * Width, Width};
+      const int64_t n = block.n - operands_.first_turned;
+      plane_ = {operands_.turned + (n * (geometry_.pixels + 1) + 1) * Width, Width};
       return;
     }
     if (makes_output() || sums()) {
@@ -268,22 +269,16 @@ void by_pixels(const Geometry& geometry, const Operands<C>& operands, const Tens
   });
 }
 
-// Whether the channels of every pixel are so many that lie side by side.
-template <int64_t Width, class C>
-bool all_in_place(const Geometry& geometry, const StoredView<const C, 3>& image) {
-  return geometry.channels % Width == 0 && is_in_place<Width>(image, Width);
-}
-
-// Images of two to four channels: some at a time are turned, so that a pixel is one vector, and then sampled; all threads
-// share both.
+// Images of two to four channels: some at a time are turned, so that a pixel is one vector, and then sampled; all
+// threads share both.
 template <Order What, int Parts, class C>
 void by_quads(const Geometry& geometry, const Operands<C>& operands) {
-  if (all_in_place<kQuad>(geometry, operands.input)) return by_points<kQuad, What, Parts>(geometry, operands);
-  const int64_t image = geometry.pixels * kQuad, pieces = (geometry.pixels + kTurned - 1) / kTurned;
+  const int64_t image = (geometry.pixels + 1) * kQuad, pieces = (geometry.pixels + kTurned - 1) / kTurned;
   const int64_t together = std::clamp<int64_t>(kTurnedTogether / image, 1, geometry.batch);
-  ScratchVector<C> memory(static_cast<size_t>(together * image));
+  const auto memory = std::make_unique_for_overwrite<C[]>(static_cast<size_t>(together * image));
   Operands<C> turned = operands;
-  turned.turned = memory.data();
+  turned.turned = memory.get();
+  for (int64_t n = 0; n < together; ++n) std::fill_n(memory.get() + n * image, kQuad, C(0));
   for (int64_t first = 0; first < geometry.batch; first += together) {
     const int64_t last = std::min(geometry.batch, first + together);
     parallel_for((last - first) * pieces, kTurned * kQuad, [&](int64_t begin, int64_t end) {
@@ -292,7 +287,7 @@ void by_quads(const Geometry& geometry, const Operands<C>& operands) {
         const int64_t n = i / pieces, pixel = i % pieces * kTurned;
         load_group<kQuad>(operands.input, {first + n, 0, geometry.channels}, pixel,
                           std::min(kTurned, geometry.pixels - pixel), turning,
-                          memory.data() + n * image + pixel * kQuad);
+                          memory.get() + n * image + (pixel + 1) * kQuad);
       }
     });
     turned.first_turned = first;
@@ -310,6 +305,12 @@ int64_t width_of(const Geometry& geometry) {
   const bool narrow = std::is_same_v<C, double> || geometry.channels <= kFewChannels || geometry.pixels > kSmallImage ||
                       wide < kEnoughBlocks;
   return narrow ? kFewChannels : kBlockChannels;
+}
+
+// Whether the channels of every pixel are so many that lie side by side.
+template <int64_t Width, class C>
+bool all_in_place(const Geometry& geometry, const StoredView<const C, 3>& image) {
+  return geometry.channels % Width == 0 && is_in_place<Width>(image, Width);
 }
 
 // Whether it pays to turn images into quads, and takes little memory. (Of doubles they are planes: code that is rarely
@@ -345,6 +346,11 @@ void backward(const Geometry& geometry, const Operands<C>& operands, const Resul
   constexpr int kBoth = kScatter | kSums;
   if constexpr (kHasQuads<C>) {
     if (suits_quads(geometry)) {
+      const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
+      // Of whole images both gradients are found at once: the same numbers, if there is an image for each thread.
+      if (geometry.batch == threads || geometry.batch >= 2 * threads) {
+        return by_blocks<kQuad, kSlopes, kBoth>(geometry, operands);
+      }
       if (results.wants_input) by_pixels<kQuad>(geometry, operands, results.grad_input);
       if (results.wants_grid) by_quads<kSlopes, kSums>(geometry, operands);
       return;
