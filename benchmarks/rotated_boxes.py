@@ -152,6 +152,8 @@ def pairs_case(n: int, name: str, ours: Measure, formula: Measure | None, compil
         inputs=inputs,
         handgrad=ours,
         peers=_peers(formula, compiles),
+        # The gradient of iou() in float32 is 8e-4 of the largest away from its own in float64, ours 6e-8.
+        tolerance=2e-3,
         # Both sets are read, and one gradient is written.
         forward_bytes=40 * n,
         backward_bytes=60 * n,

@@ -220,8 +220,8 @@ def test_equals_torch(sizes, mode, padding_mode, align_corners):
 @pytest.mark.parametrize("points", [11, 1], ids=["many_points", "few_points"])
 @pytest.mark.parametrize("sizes", [(7, 6), (3, 5, 4)], ids=["image", "volume"])
 def test_float32_images_of_few_channels(sizes, points):
-    """Two to four channels are one vector, if there are enough points to turn an image for: as near to float64 as torch's
-    float32 is."""
+    """Two to four channels are one vector, if there are enough points to turn an image for: as near to float64 as
+    torch's float32 is."""
     for channels, mode, dtype in itertools.product((2, 3, 4), MODES, (torch.float32, torch.bfloat16)):
         if len(sizes) == 3 and mode == "bicubic":
             continue

@@ -491,11 +491,36 @@ def test_the_same_bits_for_any_number_of_threads(channels):
 
 
 def test_images_do_not_see_each_other():
-    """More than are taken together on the CPU; each with pixels of all others' bands."""
+    """More than are taken together on the CPU; each with pixels of all others' bands. Metrics of every other image are
+    so far apart that exponentials are taken of what is above a target's largest, not above the image's."""
     image, flow, metric = tensors(7, 2, 300, 305, dtype=torch.float32, seed=3)
-    together = softsplat(image, flow, metric)
-    for n in (0, 3, 6):
-        assert torch.equal(softsplat(image[n : n + 1], flow[n : n + 1], metric[n : n + 1]), together[n : n + 1])
+    metric[::2] *= 40
+    leaves = [tensor.requires_grad_() for tensor in (image, flow, metric)]
+    output = softsplat(*leaves)
+    direction = torch.randn(output.shape, generator=reseeded())
+    together = (output, *torch.autograd.grad(output, leaves, direction))
+    for n in (0, 1, 3, 6):
+        alone = [tensor[n : n + 1].detach().requires_grad_() for tensor in leaves]
+        output = softsplat(*alone)
+        results = (output, *torch.autograd.grad(output, alone, direction[n : n + 1]))
+        assert all(torch.equal(result, whole[n : n + 1]) for result, whole in zip(results, together, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_near_and_far_metrics_are_the_same_softmax(dtype):
+    """A pixel that goes nowhere, whose metric alone is far from all others, changes nothing."""
+    for channels in (3, 5):
+        image, flow, metric = tensors(1, channels, 24, 30, dtype=dtype, seed=4)
+        flow[..., -1, -1] = 1000
+        results = []
+        for lost in (0.0, -60.0):
+            metric[..., -1, -1] = lost
+            leaves = [tensor.clone().requires_grad_() for tensor in (image, flow, metric)]
+            output = softsplat(*leaves)
+            results.append((output, *torch.autograd.grad(output.square().sum(), leaves)))
+        for near, far in zip(*results, strict=True):
+            # Gradients of the flow are differences: digits are lost of the largest, not of each number.
+            assert (near - far).abs().max() <= 16 * torch.finfo(dtype).eps * far.abs().max()
 
 
 def test_all_pixels_on_one():

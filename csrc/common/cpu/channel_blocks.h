@@ -21,6 +21,8 @@ namespace handgrad {
 // Channels in a block: enough for whole vectors, few enough for a block of an image to stay in the cache. An image of
 // few channels has a block that is not mostly empty.
 inline constexpr int64_t kBlockChannels = 32, kFewChannels = 8;
+// And one whose two to four channels are a vector of any processor; a missing one is zeros.
+inline constexpr int64_t kQuad = 4;
 
 // ---- a row of pixels ------------------------------------------------------------------------------------------------
 

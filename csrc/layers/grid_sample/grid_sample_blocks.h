@@ -1,5 +1,6 @@
 // Planes of Width channels of an image, and the loops over the channels of a point, on the CPU. Channels are innermost,
-// so that a tap is one run of memory; a plane of one channel is read as it is in memory.
+// so that a tap is one run of memory; a plane of one channel is read as it is in memory. Before the first pixel of
+// quads there are zeros too, for taps that have none.
 //
 // In order of appearance: planes; points, the same of the output; the sample; what it gives back to its pixels; the
 // sums for the gradient of its coordinates.
@@ -18,10 +19,6 @@ inline constexpr int64_t kTurned = 256;
 // few lines of a first-level cache.
 template <int64_t Width>
 inline constexpr int64_t kTurnedChannels = std::min<int64_t>(Width, 8);
-
-// The width of images of two to four channels: a tap is one vector of any processor, a missing channel is zeros. Before
-// the first pixel there are zeros too, for taps that have none.
-inline constexpr int64_t kQuad = 4;
 
 // Scratch memory of one thread.
 template <int64_t Width, class C>

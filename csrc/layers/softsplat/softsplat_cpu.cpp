@@ -68,7 +68,12 @@ class Passes {
     const auto put = [&](ScratchVector<C>& memory, const C*& array, int32_t& bits) {
       if (!memory.empty()) array = of_image(memory, n), bits = -1;
     };
-    put(largest_, arrays.largest, arrays.of_largest), put(scale_, arrays.scale, arrays.of_others);
+    if (is_near(n)) {
+      arrays.largest = &near_[static_cast<size_t>(n)];
+    } else {
+      put(largest_, arrays.largest, arrays.of_largest);
+    }
+    put(scale_, arrays.scale, arrays.of_others);
     put(scale_change_, arrays.scale_change, arrays.of_others), put(grad_total_, arrays.grad_total, arrays.of_others);
     put(grad_total_change_, arrays.grad_total_change, arrays.of_others);
     return arrays;
@@ -115,28 +120,39 @@ class Passes {
     }
   }
 
-  // Which targets each run reaches.
+  // Which targets each run reaches, and whether all metrics of an image are near each other.
   void find_reach() {
     first_targets_.resize(static_cast<size_t>(images_ * runs_)), last_targets_.resize(first_targets_.size());
+    ScratchVector<C> least(first_targets_.size()), most(first_targets_.size());
     for_runs([&] {
       return [&](SourceRun<C>& run, int64_t n, int64_t first) {
         run.find_targets_range();
         const auto index = static_cast<size_t>(n * runs_ + first / kRun);
         first_targets_[index] = run.first_target, last_targets_[index] = run.last_target;
+        run.find_metric_range(least[index], most[index]);
       };
     });
+    // Image by image: what others hold changes no bit.
+    near_.assign(static_cast<size_t>(images_), std::numeric_limits<C>::infinity());
+    for (int64_t n = 0; !Twice && n < images_; ++n) {
+      const int64_t begin = n * runs_, end = begin + runs_;
+      const C largest = *std::max_element(most.data() + begin, most.data() + end);
+      if (largest - *std::min_element(least.data() + begin, least.data() + end) <= C(kNear))
+        near_[static_cast<size_t>(n)] = largest;
+    }
   }
+  bool is_near(int64_t n) const { return near_[static_cast<size_t>(n)] < std::numeric_limits<C>::infinity(); }
 
   // ---- what targets are divided by ----
 
   void find_fields() {
-    if (geometry_.mode == kSoftmax) allocate(largest_);
+    if (geometry_.mode == kSoftmax && std::isinf(*std::max_element(near_.begin(), near_.end()))) allocate(largest_);
     allocate(scale_), allocate(pull_);
     if (Twice) allocate(scale_change_);
     for_bands(4 * sizeof(C), [&] {
       return [&, run = SourceRun<C>(), totals = ScratchVector<C>(), changes = ScratchVector<C>()](
                  int64_t n, int32_t begin, int32_t end) mutable {
-        if (!largest_.empty()) find_largest(n, begin, end, run, of_image(largest_, n));
+        if (geometry_.mode == kSoftmax && !is_near(n)) find_largest(n, begin, end, run, of_image(largest_, n));
         const FieldArrays<C> known = fields(n);
         totals.assign(static_cast<size_t>(end - begin), C(0));
         changes.assign(Twice ? totals.size() : 0, C(0));
@@ -151,13 +167,30 @@ class Passes {
   }
 
   void find_divisors(int64_t n, int32_t begin, int32_t end, const C* totals, const C* changes) {
+    C *const scale = of_image(scale_, n) + begin, *const pull = of_image(pull_, n) + begin;
     const FieldArrays<C> known = fields(n);
-    C *const scale = of_image(scale_, n), *const pull = of_image(pull_, n), *const moves = of_image(scale_change_, n);
-    for (int32_t t = begin; t < end; ++t) {
-      const Divisor<C> divisor(geometry_.mode, geometry_.normalization, static_cast<C>(geometry_.eps),
-                               totals[t - begin], known.largest_at(t));
+    if (geometry_.mode == kSoftmax) {
+      divide_by<true>(geometry_, known, begin, end, totals, scale, pull);
+    } else {
+      divide_by<false>(geometry_, known, begin, end, totals, scale, pull);
+    }
+    if constexpr (Twice) {
+      C* const moves = of_image(scale_change_, n) + begin;
+      HANDGRAD_SIMD
+      for (int32_t t = 0; t < end - begin; ++t) moves[t] = scale_change(scale[t], pull[t], changes[t]);
+    }
+  }
+  template <bool IsSoftmax>
+  [[gnu::noinline]] static void divide_by(const Geometry& geometry, const FieldArrays<C>& any, int32_t begin,
+                                          int32_t end, const C* __restrict totals, C* __restrict scale,
+                                          C* __restrict pull) {
+    const FieldArrays<C> known = any;
+    const int32_t normalization = geometry.normalization, mode = IsSoftmax ? int32_t{kSoftmax} : geometry.mode;
+    const C eps = static_cast<C>(geometry.eps);
+    HANDGRAD_SIMD
+    for (int32_t t = 0; t < end - begin; ++t) {
+      const Divisor<C> divisor(mode, normalization, eps, totals[t], known.largest_at(begin + t));
       scale[t] = divisor.scale, pull[t] = divisor.pull;
-      if (Twice) moves[t] = scale_change(divisor.scale, divisor.pull, changes[t - begin]);
     }
   }
 
@@ -165,15 +198,22 @@ class Passes {
     constexpr C kNone = -std::numeric_limits<C>::infinity();
     std::fill(largest + begin, largest + end, kNone);
     for_runs_of(n, begin, end, run, [&](int64_t) {
-      for (int64_t i = 0; i < run.count; ++i) {
-        for (int q = 0; q < 4; ++q) {
-          const int32_t t = run.target[q][i];
-          if (t < begin || t >= end || !(run.corner_value(q, i) > 0)) continue;
-          if (run.metric(i) > largest[t]) largest[t] = run.metric(i);
-        }
-      }
+      run.find_offers(kNone);
+      raise(run, begin, end, largest);
     });
+    HANDGRAD_SIMD
     for (int32_t t = begin; t < end; ++t) largest[t] = largest[t] > kNone ? largest[t] : C(0);
+  }
+  // Without a branch on what is larger, which no processor would guess. A metric that is NaN is none.
+  [[gnu::noinline]] static void raise(const SourceRun<C>& run, int32_t begin, int32_t end, C* largest) {
+    for (int64_t i = 0; i < run.count; ++i) {
+      for (int q = 0; q < 4; ++q) {
+        const int32_t t = run.target[q][i];
+        if (t < begin || t >= end) continue;
+        const C offer = run.weight[q][i], so_far = largest[t];
+        largest[t] = offer > so_far ? offer : so_far;
+      }
+    }
   }
 
   [[gnu::noinline]] static void add_scalars(const SourceRun<C>& run, const OfCorners& values, int32_t begin,
@@ -190,24 +230,23 @@ class Passes {
 
   void splat() {
     const StoredView<C, 3> output = mutable_stored_view<C>(ChannelTensor(results_.output));
-    for_bands(group() * static_cast<int64_t>(sizeof(C)), [&] {
-      return [&, run = SourceRun<C>(), band = Band<Planar, C>(geometry_.channels), turned = Turned<C>(),
-              features = ScratchVector<C>(static_cast<size_t>(kRun * group()))](int64_t n, int32_t begin,
-                                                                                int32_t end) mutable {
+    const int64_t group = Band<Planar, C>(geometry_.channels).group();
+    for_bands(group * static_cast<int64_t>(sizeof(C)), [&] {
+      return [&, run = SourceRun<C>(), band = Band<Planar, C>(geometry_.channels)](int64_t n, int32_t begin,
+                                                                                   int32_t end) mutable {
         band.clear(begin, end);
         for_runs_of(n, begin, end, run, [&](int64_t first) {
           run.template find_weights<Twice>(geometry_, fields(n));
           const auto add = [&](const StoredView<const C, 3>& image, const OfCorners& weight) {
-            load_group<Planar>(image, first_image_ + n, geometry_.channels, first, run.count, turned, features.data(),
-                               kRun);
-            band.add(run, weight, features.data());
+            band.load(image, first_image_ + n, first, run.count);
+            band.add(run, weight);
           };
           if (!Twice || operands_.v_flow || operands_.v_metric) {
             add(operands_.input, Twice ? run.weight_change : run.weight);
           }
           if (Twice && operands_.v_input) add(operands_.v_input, run.weight);
         });
-        band.store(output, first_image_ + n, turned);
+        band.store(output, first_image_ + n);
       };
     });
   }
@@ -332,6 +371,8 @@ class Passes {
   const Results& results_;
   int64_t first_image_, images_, runs_;
   ScratchVector<int32_t> first_targets_, last_targets_;
+  // Of each image the largest metric, if all of its metrics are near that; infinite otherwise.
+  ScratchVector<C> near_;
   ScratchVector<C> largest_, scale_, pull_, scale_change_, grad_total_, grad_total_change_;
   ScratchVector<C> dots_, v_dots_;
 };

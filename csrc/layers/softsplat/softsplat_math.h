@@ -69,6 +69,7 @@ struct Importance {
   // `largest` is the largest metric of what lands on the target with a weight, so that exp(metric - largest) is at most
   // 1, for one source at least it is 1, and nothing overflows. A source that lands exactly on a neighbour of the target
   // has no weight there, but a derivative, and may have a larger metric: its exponential is kept finite.
+  HANDGRAD_MATH explicit Importance(C power) : value(power), slope(power), curvature(power) {}
   HANDGRAD_MATH Importance(int32_t mode, C metric, C largest) {
     if (mode == kSoftmax) {
       constexpr C most = sizeof(C) == sizeof(double) ? C(1e250) : C(1e25);

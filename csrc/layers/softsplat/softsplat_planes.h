@@ -53,55 +53,55 @@ void store_group(const C* from, int64_t line, int64_t channels, const StoredView
 
 // ---- what sources add to targets ------------------------------------------------------------------------------------
 
-// The targets [begin, end) of an image.
+// The targets [begin, end) of an image, and the features of a run of sources that are added to them: channels
+// innermost, of planes too, whose pixels are quads here.
 template <bool Planar, class C>
 class Band {
  public:
-  explicit Band(int64_t channels) : channels_(channels), group_(group_of<Planar>(channels)) {}
+  explicit Band(int64_t channels)
+      : channels_(channels), group_(Planar ? kQuad : group_of<false>(channels)), features_(kRun * group_) {}
 
+  int64_t group() const { return group_; }
   void clear(int32_t begin, int32_t end) {
     begin_ = begin, end_ = end;
     memory_.assign(static_cast<size_t>((end - begin) * group_), C(0));
   }
 
-  // A run's features, each times its four weights, in the order of sources.
-  [[gnu::noinline]] void add(const SourceRun<C>& run, const typename SourceRun<C>::OfCorners& weight,
-                             const C* features) {
-    const int64_t pixels = end_ - begin_, group = group_;
+  void load(const StoredView<const C, 3>& image, int64_t n, int64_t first, int64_t count) {
+    load_pixels<kWidth>(pixels_of(image, n, first), channels_, count, turned_, features_.data(), group_);
+  }
+  // The features, each times its four weights, in the order of sources.
+  [[gnu::noinline]] void add(const SourceRun<C>& run, const typename SourceRun<C>::OfCorners& weight) {
     for (int64_t i = 0; i < run.count; ++i) {
       for (int q = 0; q < 4; ++q) {
         const int32_t t = run.target[q][i];
         if (t < begin_ || t >= end_) continue;
         const C by = weight[q][i];
+        C* __restrict const to = memory_.data() + (t - begin_) * group_;
+        const C* __restrict const from = features_.data() + i * group_;
         if constexpr (Planar) {
-          C* const to = memory_.data() + (t - begin_);
-          for (int64_t c = 0; c < group; ++c) to[c * pixels] += by * features[c * kRun + i];
+          store_packed<kQuad>(load_packed<kQuad>(to) + by * load_packed<kQuad>(from), to);
         } else {
-          C* __restrict const to = memory_.data() + (t - begin_) * group;
-          const C* __restrict const from = features + i * group;
           HANDGRAD_SIMD
-          for (int64_t c = 0; c < group; ++c) to[c] += by * from[c];
+          for (int64_t c = 0; c < group_; ++c) to[c] += by * from[c];
         }
       }
     }
   }
-
-  void store(const StoredView<C, 3>& output, int64_t n, Turned<C>& turned) const {
-    const int64_t pixels = end_ - begin_;
-    if constexpr (Planar) {
-      store_group<Planar>(memory_.data(), pixels, channels_, output, n, begin_, pixels, turned);
-    } else {
-      for (int64_t i = 0; i < pixels; i += kRun) {
-        store_group<Planar>(memory_.data() + i * group_, 0, channels_, output, n, begin_ + i,
-                            std::min(kRun, pixels - i), turned);
-      }
+  void store(const StoredView<C, 3>& output, int64_t n) {
+    for (int64_t i = 0; i < end_ - begin_; i += kRun) {
+      store_pixels<kWidth>(memory_.data() + i * group_, group_, channels_, std::min<int64_t>(kRun, end_ - begin_ - i),
+                           turned_, pixels_of(output, n, begin_ + i));
     }
   }
 
  private:
+  static constexpr int64_t kWidth = Planar ? kQuad : kFewChannels;
+
   int64_t channels_, group_;
   int32_t begin_ = 0, end_ = 0;
-  ScratchVector<C> memory_;
+  ScratchVector<C> memory_, features_;
+  Transposer<kWidth, C> turned_{kRun};
 };
 
 // ---- what sources read of targets -----------------------------------------------------------------------------------

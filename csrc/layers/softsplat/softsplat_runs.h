@@ -16,6 +16,13 @@ namespace handgrad::softsplat {
 // Sources that are taken at a time.
 inline constexpr int64_t kRun = 64;
 
+// softmax, where all metrics are so near each other that one number may be taken from all of them: exponentials are
+// found once for a source, not for each of its targets. (In first derivatives; of second ones it would be code that few
+// run.) No sum of weights vanishes then: exp(-32) times the smallest
+// bilinear weight, about 2^-48, is far above the smallest number.
+inline constexpr int32_t kNearSoftmax = kSoftmax + 1;
+inline constexpr double kNear = 32;
+
 template <class C>
 struct Operands {
   StoredView<const C, 3> input, v_input, grad_output;  // [N, C, pixels]
@@ -107,12 +114,30 @@ struct SourceRun {
     }
   }
 
-  C corner_value(int q, int64_t i) const { return Corner<C>(q, down_[i], right_[i]).value; }
-  C metric(int64_t i) const { return metric_[i]; }
+  // The least metric and the largest, which is infinite where one is not finite.
+  [[gnu::noinline]] void find_metric_range(C& least, C& most) const {
+    C low = metric_[0], high = metric_[0], sum_of_zeros = 0;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : sum_of_zeros)
+    for (int64_t i = 0; i < count; ++i) {
+      const C metric = metric_[i];
+      low = metric < low ? metric : low, high = metric > high ? metric : high, sum_of_zeros += metric - metric;
+    }
+    least = low, most = sum_of_zeros == 0 ? high : std::numeric_limits<C>::infinity();
+  }
+  // In place of the weights: the metric at those corners where a source weighs something, `none` at others.
+  [[gnu::noinline]] void find_offers(C none) {
+    for (int q = 0; q < 4; ++q) {
+      HANDGRAD_SIMD
+      for (int64_t i = 0; i < count; ++i) {
+        weight[q][i] = Corner<C>(q, down_[i], right_[i]).value > 0 ? metric_[i] : none;
+      }
+    }
+  }
 
   template <bool Twice>
   void find_products(const Geometry& geometry, const FieldArrays<C>& fields) {
-    dispatch_mode(geometry.mode, [&](auto mode) {
+    if (!Twice) find_powers(geometry.mode, fields);
+    dispatch_mode<Twice>(geometry.mode, fields, [&](auto mode) {
       for (int q = 0; q < 4; ++q) find_corner_products<Twice, mode.value>(q, fields);
     });
   }
@@ -125,9 +150,10 @@ struct SourceRun {
   // The gradients of the points and of the metric; dots[q][i] as in add_gradient.
   template <bool Twice>
   void find_gradients(const Geometry& geometry, const FieldArrays<C>& fields, const OfCorners& dots,
-                      const OfCorners& v_dots, C* grad_x, C* grad_y, C* grad_metric) const {
+                      const OfCorners& v_dots, C* grad_x, C* grad_y, C* grad_metric) {
+    if (!Twice) find_powers(geometry.mode, fields);
     std::fill_n(grad_x, count, C(0)), std::fill_n(grad_y, count, C(0)), std::fill_n(grad_metric, count, C(0));
-    dispatch_mode(geometry.mode, [&](auto mode) {
+    dispatch_mode<Twice>(geometry.mode, fields, [&](auto mode) {
       for (int q = 0; q < 4; ++q) {
         add_corner_gradients<Twice, mode.value>(q, fields, dots[q], v_dots[q], grad_x, grad_y, grad_metric);
       }
@@ -156,14 +182,34 @@ struct SourceRun {
   }
 
   // A constant of the loops over sources, which would else have branches.
-  template <class Body>
-  static void dispatch_mode(int32_t mode, const Body& body) {
+  template <bool Twice, class Body>
+  static void dispatch_mode(int32_t mode, const FieldArrays<C>& fields, const Body& body) {
+    if constexpr (!Twice) {
+      if (mode == kSoftmax && !fields.of_largest) return body(std::integral_constant<int32_t, kNearSoftmax>());
+    }
     if (mode == kSoftmax) {
       body(std::integral_constant<int32_t, kSoftmax>());
     } else if (mode == kLinear) {
       body(std::integral_constant<int32_t, kLinear>());
     } else {
       body(std::integral_constant<int32_t, kAverage>());
+    }
+  }
+
+  // Exponentials, where they are not those of a target.
+  void find_powers(int32_t mode, const FieldArrays<C>& fields) {
+    if (mode == kSoftmax && !fields.of_largest) find_powers_below(*fields.largest);
+  }
+  [[gnu::noinline]] void find_powers_below(C largest) {
+    HANDGRAD_SIMD
+    for (int64_t i = 0; i < count; ++i) power_[i] = exp(metric_[i] - largest);
+  }
+  template <int32_t Mode>
+  HANDGRAD_MATH Importance<C> importance(int64_t i, C metric, C largest) const {
+    if constexpr (Mode == kNearSoftmax) {
+      return Importance<C>(power_[i]);
+    } else {
+      return Importance<C>(Mode, metric, largest);
     }
   }
 
@@ -178,7 +224,7 @@ struct SourceRun {
   HANDGRAD_MATH void find_product(int q, int64_t i, const FieldArrays<C>& fields) {
     const int32_t t = target[q][i];
     const Corner<C> corner(q, down_[i], right_[i]);
-    const Importance<C> importance(Mode, metric_[i], fields.largest_at(t));
+    const Importance<C> importance = this->importance<Mode>(i, metric_[i], fields.largest_at(t));
     product[q][i] = t < 0 ? C(0) : corner.value * importance.value;
     if constexpr (Twice) {
       const C change = softsplat::product_change(corner, importance, motion(i));
@@ -218,7 +264,7 @@ struct SourceRun {
     Field<C> field = fields.template at<Twice>(t);
     field.scale = lands ? field.scale : C(0), field.grad_total = lands ? field.grad_total : C(0);
     const Corner<C> corner(q, down_[i], right_[i]);
-    const Importance<C> importance(Mode, metric, field.largest);
+    const Importance<C> importance = this->importance<Mode>(i, metric, field.largest);
     Motion<C> grad{grad_x[i], grad_y[i], grad_metric[i]};
     if constexpr (Twice) {
       field.scale_change = lands ? field.scale_change : C(0);
@@ -232,7 +278,7 @@ struct SourceRun {
 
   HANDGRAD_MATH Motion<C> motion(int64_t i) const { return {v_x_[i], v_y_[i], v_metric_[i]}; }
 
-  C x_[kRun], y_[kRun], metric_[kRun], down_[kRun], right_[kRun];
+  C x_[kRun], y_[kRun], metric_[kRun], down_[kRun], right_[kRun], power_[kRun];
   C v_x_[kRun], v_y_[kRun], v_metric_[kRun];
 };
 
